@@ -1,0 +1,1 @@
+"""The daemon: assembly, main loop, intake, outbox, heartbeat, lease, status."""

@@ -1,0 +1,1 @@
+"""YAML to frozen, validated settings; builds nothing."""

@@ -1,0 +1,1 @@
+"""Run tasks somewhere: thread pool, process pool, Parsl's HighThroughputExecutor."""

@@ -1,0 +1,105 @@
+"""What an engine is: five verbs, and the events it sends to the agent's mailbox.
+
+An engine runs tasks somewhere. It owns its threads and child processes; the agent calls the five
+verbs from its main thread only, and they never block on the work itself. Everything the engine
+has to say arrives through the `deliver` callable it was built with, from any thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, TypeAlias
+
+from cep.model import EngineStatus, Outcome, Task
+
+
+@dataclass(frozen=True, slots=True)
+class Outcomes:
+    """Some tasks have come to an end (or back); a batch, in any order."""
+
+    outcomes: Sequence[Outcome]
+
+
+@dataclass(frozen=True, slots=True)
+class SlotsChanged:
+    """The engine now wants to hold at most this many tasks (given and unfinished)."""
+
+    slots: int
+
+
+@dataclass(frozen=True, slots=True)
+class EngineDown:
+    """The engine as a whole broke (its interchange died, say).
+
+    Every task it held is possibly started, except those it has reported before this event. When
+    `rebuilding` is true the engine mends itself and a `SlotsChanged` follows; when false it is
+    finished, and the agent stops with exit code 70.
+    """
+
+    reason: str
+    rebuilding: bool
+
+
+EngineEvent: TypeAlias = Outcomes | SlotsChanged | EngineDown
+
+
+@dataclass(frozen=True, slots=True)
+class EngineRun:
+    """What an engine needs to know about the endpoint it works for.
+
+    Attributes:
+        endpoint_id: UUID, goes into each result's details.
+        endpoint_name: For labels and process titles.
+        run_dir: The shared half of the endpoint's directory.
+        start_slots: Directory for the workers' begun-task marks (local disk), or None when
+            workers may run on other hosts.
+        oversized_results: Where a worker keeps a result above the limit.
+    """
+
+    endpoint_id: str
+    endpoint_name: str
+    run_dir: Path
+    start_slots: Path | None
+    oversized_results: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A batch handed over, and how many more wait in the journal (the demand for blocks)."""
+
+    tasks: Sequence[Task] = field(default_factory=tuple)
+    waiting: int = 0
+
+
+class Engine(Protocol):
+    """Five verbs. See the module's docstring for threads."""
+
+    def start(self, run: EngineRun, deliver: Callable[[EngineEvent], None]) -> None:
+        """Start threads and processes; return when `submit` may be called.
+
+        A `SlotsChanged` is delivered as soon as the engine wants tasks.
+
+        Raises:
+            EngineError: It cannot be started; nothing of it is left behind.
+            ConfigError: The settings cannot work on this host.
+        """
+
+    def submit(self, submission: Submission) -> None:
+        """Take tasks; each gets exactly one outcome (or an `EngineDown`). Never blocks.
+
+        An empty batch is allowed: it tells a changed backlog.
+        """
+
+    def cancel(self, seqs: Sequence[int]) -> None:
+        """Give back tasks not yet begun (as NOT_BEGUN); those that run go on. Asynchronous."""
+
+    def status(self) -> EngineStatus:
+        """A picture of now; cheap, no round trip to other processes."""
+
+    def stop(self, deadline_s: float) -> None:
+        """End workers and blocks; running tasks become LOST. Returns within the deadline.
+
+        Idempotent, and safe after a failed `start`. No event is delivered afterwards.
+        """

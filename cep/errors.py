@@ -1,0 +1,106 @@
+"""The error tree on one page: every error of ours, its exit code, and its hint.
+
+Exit codes are those of BSD's sysexits.h, as the published endpoint uses them, so that systemd,
+Ansible and scripts can tell a wrong configuration (do not restart) from a passing trouble (do).
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class CepError(Exception):
+    """Base of all errors of cep: a full sentence for people, and an exit code for programs.
+
+    Args:
+        message: What failed, with which value, and what to do, as a sentence.
+        hint: An optional second line: the command to run or the line to change.
+    """
+
+    exit_code: ClassVar[int] = 70
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return self.message if self.hint is None else f"{self.message}\n{self.hint}"
+
+
+class UsageError(CepError):
+    """The command line asks for something that does not exist or was refused by rule."""
+
+    exit_code = 64
+
+
+class DataError(CepError):
+    """Data from outside (the service's answer, a message, a journal) cannot be understood."""
+
+    exit_code = 65
+
+
+class WireError(DataError):
+    """Bytes from the wire are not the message they should be."""
+
+
+class JournalError(DataError):
+    """The journal is corrupt, foreign, or of a newer schema; it was left untouched."""
+
+
+class InputMissing(CepError):
+    """A file or an input that the command needs is not there."""
+
+    exit_code = 66
+
+
+class Unavailable(CepError):
+    """A service refused us for now or is not there: port in use, registration blocked, no hub."""
+
+    exit_code = 69
+
+
+class SoftwareError(CepError):
+    """Something that should not happen inside cep."""
+
+    exit_code = 70
+
+
+class EngineError(SoftwareError):
+    """The engine cannot be started or has broken beyond what it can mend itself."""
+
+
+class CantCreate(CepError):
+    """A file, a lease or a directory cannot be made or belongs to somebody else."""
+
+    exit_code = 73
+
+
+class AlreadyRunning(CantCreate):
+    """Another agent of this endpoint holds the lease."""
+
+
+class LeaseLost(CantCreate):
+    """Another agent took the lease over; this one must stop and touch nothing more."""
+
+
+class DiskUnfit(CantCreate):
+    """A directory's file system cannot be trusted with what we keep there, or is full."""
+
+
+class TemporaryFailure(CepError):
+    """The network or a remote service does not answer; trying again later may help."""
+
+    exit_code = 75
+
+
+class NotAllowed(CepError):
+    """Credentials are missing, wrong or revoked; trying again without a change will not help."""
+
+    exit_code = 77
+
+
+class ConfigError(CepError):
+    """The configuration is wrong, or `endpoint_setup` failed; nothing was started."""
+
+    exit_code = 78

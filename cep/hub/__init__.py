@@ -1,0 +1,1 @@
+"""The self-hosted web service: REST application, store, relay, embedded AMQP broker."""

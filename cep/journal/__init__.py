@@ -1,0 +1,1 @@
+"""Accepted tasks and unsent results, durable until the broker has confirmed."""

@@ -1,0 +1,1 @@
+"""Site profiles: find the templates and render them."""

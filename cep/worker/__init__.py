@@ -1,0 +1,1 @@
+"""What runs where the work is done: bytes to user function to bytes."""
