@@ -41,7 +41,19 @@ class DataError(CepError):
 
 
 class WireError(DataError):
-    """Bytes from the wire are not the message they should be."""
+    """Bytes from the wire are not the message they should be.
+
+    Args:
+        message: What is wrong, as a sentence.
+        hint: As for every error here.
+        task_id: The task the message was about (canonical UUID text), when that much was readable.
+    """
+
+    def __init__(
+        self, message: str, *, hint: str | None = None, task_id: str | None = None
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.task_id = task_id
 
 
 class JournalError(DataError):

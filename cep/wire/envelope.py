@@ -1,0 +1,124 @@
+"""The envelope of every message: one version byte, then compact UTF-8 JSON with a type and data.
+
+Owns the rules that all messages share: what is packed is byte for byte what globus-compute-common
+1.0.0 packs, and what is unpacked is checked strictly, except that unknown fields are ignored, so
+that newer senders are understood. Pure functions; any thread.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from cep.errors import WireError
+
+# Source: globus-compute-common 1.0.0, messagepack protocol 1.
+PROTOCOL_VERSION = 1
+_VERSION_BYTE = bytes((PROTOCOL_VERSION,))
+
+_encode_text = json.JSONEncoder(
+    ensure_ascii=False, allow_nan=False, check_circular=True, separators=(",", ":")
+).encode
+
+# As uuid.UUID accepts from a message: with or without hyphens, in either case, ASCII only.
+_UUID = re.compile(
+    r"([0-9a-fA-F]{8})-?([0-9a-fA-F]{4})-?([0-9a-fA-F]{4})-?([0-9a-fA-F]{4})-?([0-9a-fA-F]{12})"
+)
+
+
+def pack(message_type: str, data: Mapping[str, Any]) -> bytes:
+    """Pack a message.
+
+    Args:
+        message_type: Name of the type, e.g. `result`.
+        data: The fields, in the order in which they go on the wire; JSON values only.
+
+    Returns:
+        The version byte and the JSON text. Characters that UTF-8 cannot carry (lone surrogates,
+        as they occur in file names) become `?`, since receivers refuse them.
+
+    Raises:
+        WireError: `data` holds something JSON has no word for.
+    """
+    try:
+        text = _encode_text({"message_type": message_type, "data": data})
+    except (TypeError, ValueError, RecursionError) as exc:
+        raise WireError(
+            f"A {message_type} message cannot be written as JSON ({type(exc).__name__}: {exc})."
+        ) from exc
+    return _VERSION_BYTE + to_utf8(text)
+
+
+def to_utf8(text: str) -> bytes:
+    """Encode text; lone surrogates become `?` because no receiver accepts them."""
+    return text.encode("utf-8", "replace")
+
+
+def unpack(body: bytes) -> tuple[str, dict[str, Any]]:
+    """Open an envelope and return the message's type and data.
+
+    Raises:
+        WireError: The body is empty, has another version byte, is not UTF-8 JSON, or is not an
+            object with a text `message_type` and an object `data`. Its `task_id` is set when the
+            data names one.
+    """
+    if not isinstance(body, (bytes, bytearray, memoryview)):
+        raise WireError(f"A message is bytes; got {type(body).__name__}.")
+    if len(body) == 0:
+        raise WireError("The message is empty.")
+    if body[0] != PROTOCOL_VERSION:
+        raise WireError(
+            f"The message has version byte {body[0]}; this endpoint speaks {PROTOCOL_VERSION} only."
+        )
+    try:
+        envelope = json.loads(str(memoryview(body)[1:], "utf-8"))
+    except UnicodeDecodeError as exc:
+        raise WireError(f"The message is not UTF-8 text (at byte {exc.start + 1}).") from exc
+    except (ValueError, RecursionError) as exc:
+        raise WireError(f"The message is not JSON ({_brief(exc)}).") from exc
+    if not isinstance(envelope, dict):
+        raise WireError(f"The message is a JSON {_json_kind(envelope)}, not an object.")
+    message_type = envelope.get("message_type")
+    data = envelope.get("data")
+    task_id = read_uuid(data.get("task_id")) if isinstance(data, dict) else None
+    if not isinstance(message_type, str):
+        raise WireError("The message has no text field 'message_type'.", task_id=task_id)
+    if not isinstance(data, dict):
+        raise WireError(f"The {message_type!r} message has no object field 'data'.")
+    return message_type, data
+
+
+def expect(body: bytes, message_type: str) -> dict[str, Any]:
+    """Open an envelope that must hold this type and return its data.
+
+    Raises:
+        WireError: As `unpack`, or the message is of another type.
+    """
+    found, data = unpack(body)
+    if found != message_type:
+        raise WireError(
+            f"The message is a {found[:64]!r}, not a {message_type!r}.",
+            task_id=read_uuid(data.get("task_id")),
+        )
+    return data
+
+
+def read_uuid(value: object) -> str | None:
+    """Return the canonical text (lower case, hyphens) of a UUID, or None when it is none."""
+    if not isinstance(value, str):
+        return None
+    match = _UUID.fullmatch(value)
+    return None if match is None else "-".join(match.groups()).lower()
+
+
+def _brief(exc: Exception) -> str:
+    if isinstance(exc, json.JSONDecodeError):
+        return f"{exc.msg} at character {exc.pos}"
+    return type(exc).__name__
+
+
+def _json_kind(value: object) -> str:
+    names = {str: "string", list: "array", bool: "boolean", int: "number", float: "number"}
+    return "null" if value is None else names.get(type(value), "value")
