@@ -1,0 +1,54 @@
+# Everything a newcomer types. Each target makes its own virtual environment (.venv) first; the
+# second time that costs milliseconds. `make help` lists the targets.
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test unit main-job lint format wheel constraints clean distclean
+
+# Extra arguments for pytest: make test ARGS="-k journal -x"
+ARGS ?=
+PY := .venv/bin/python
+
+help:  ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
+
+demo:  ## Run the two-minute demonstration: a hub, an endpoint, some functions
+	@.ci/environment demo
+	@.venv/bin/cep demo
+
+test:  ## Run all tests, unit and integration, and print the time of each part
+	@.ci/environment dev
+	@$(PY) -m pytest $(ARGS)
+
+unit:  ## Run the unit tests only
+	@.ci/environment dev
+	@$(PY) -m pytest tests/unit $(ARGS)
+
+main-job:  ## Run the tests of the main job only: configure, start, run functions, stop
+	@.ci/environment dev
+	@$(PY) -m pytest -m main_job $(ARGS)
+
+lint:  ## Check style and types
+	@.ci/environment dev
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+	@.venv/bin/mypy
+
+format:  ## Format the code
+	@.ci/environment dev
+	@.venv/bin/ruff format .
+	@.venv/bin/ruff check --fix .
+
+wheel:  ## Build the wheel and the source archive into dist/
+	@.ci/environment dev
+	@.venv/bin/hatchling build
+
+constraints:  ## Ask pip anew for the set of libraries (needs python3.10 ... python3.13)
+	@.ci/environment dev
+	@$(PY) constraints/renew.py python3.10 python3.11 python3.12 python3.13
+
+clean:  ## Remove what building and testing left, but not the virtual environment
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find cep tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean  ## Remove the virtual environments as well
+	rm -rf .venv .cache
