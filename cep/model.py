@@ -21,6 +21,7 @@ class Delivery:
         headers: AMQP headers of the message (may hold anything: they come from outside).
         body: The message, unopened.
         redelivered: The broker says it may have been delivered before.
+        routing_key: The key it was published with; the hub tells by it which endpoint sent it.
     """
 
     epoch: int
@@ -28,6 +29,7 @@ class Delivery:
     headers: Mapping[str, Any]
     body: bytes
     redelivered: bool = False
+    routing_key: str = ""
 
 
 @dataclass(frozen=True, slots=True)
