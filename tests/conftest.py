@@ -1,0 +1,131 @@
+"""Rules of every test run: three parts in order, no skip in CI, nothing left behind.
+
+Each test belongs to one part: `unit`, `main_job` (a user's way from configure to stop) or `rest`.
+They run in that order in one pytest process, and the summary tells the time of each. With the
+environment variable CI set, a skip counts as a failure: there everything a test needs is
+installed by the test command. What a run leaves behind (processes, containers, files in the home
+directory) fails it as well.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections import Counter, defaultdict
+from collections.abc import Generator
+from pathlib import Path
+
+import leftovers
+import pytest
+
+IN_CI = bool(os.environ.get("CI"))
+PARTS = {
+    "unit": "tests of one module, without a network",
+    "main_job": "the main job end to end: configure, start, run functions, stop",
+    "rest": "the other scenarios on real parts",
+}
+# The files of tests/integration that make up the main job, in the order they run.
+MAIN_JOB = (
+    "test_main_job.py",
+    "test_sdk_scenarios.py",
+    "test_quickstart.py",
+    "test_demo.py",
+)
+HERE = Path(__file__).resolve().parent
+RUN_MARK = f"{leftovers.RUN_VARIABLE}={uuid.uuid4()}"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare the parts, and mark every process this run will start."""
+    for name, meaning in PARTS.items():
+        config.addinivalue_line("markers", f"{name}: {meaning} (given automatically)")
+    name, _, value = RUN_MARK.partition("=")
+    os.environ[name] = value
+    config.stash[BEFORE] = leftovers.picture(RUN_MARK)
+    config.stash[TIMES] = defaultdict(float)
+    config.stash[COUNTS] = defaultdict(Counter)
+    config.stash[LEFT] = []
+
+
+BEFORE = pytest.StashKey[leftovers.Picture]()
+TIMES = pytest.StashKey[defaultdict[str, float]]()
+COUNTS = pytest.StashKey[defaultdict[str, Counter[str]]]()
+LEFT = pytest.StashKey[list[str]]()
+
+
+def part_of(path: Path) -> str:
+    """The part that a test file belongs to."""
+    relative = path.relative_to(HERE)
+    if relative.parts[0] == "unit":
+        return "unit"
+    return "main_job" if relative.name in MAIN_JOB else "rest"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give each test its part, and run the parts in their order."""
+    order = {name: number for number, name in enumerate(PARTS)}
+    places = {name: number for number, name in enumerate(MAIN_JOB)}
+    for item in items:
+        item.add_marker(part_of(item.path))
+    items.sort(key=lambda item: (order[part_of(item.path)], places.get(item.path.name, 0)))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Turn a skip into a failure in CI, and add up the time of the test's part."""
+    report = yield
+    part = part_of(item.path)
+    item.config.stash[TIMES][part] += report.duration
+    if report.skipped and not hasattr(report, "wasxfail"):
+        refuse_skip(report)
+    if report.when == "call" or report.outcome != "passed":
+        item.config.stash[COUNTS][part][report.outcome] += 1
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Turn the skip of a whole file into a failure in CI."""
+    report = yield
+    if report.outcome == "skipped":
+        refuse_skip(report)
+    return report
+
+
+def refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
+    """In CI, make a skipped report a failed one that says why it was skipped."""
+    if not IN_CI:
+        return
+    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    report.outcome = "failed"
+    report.longrepr = f"Skipped, which CI does not allow: {reason}"
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Look for what the run has left behind, after the last fixture was torn down."""
+    config = session.config
+    found = leftovers.compare(config.stash[BEFORE], leftovers.picture(RUN_MARK), thorough=IN_CI)
+    config.stash[LEFT].extend(found)
+    if found and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Say the time and the number of tests of each part, the skips, and what was left behind."""
+    write = terminalreporter.write_line
+    terminalreporter.section("parts")
+    for part in PARTS:
+        counts = config.stash[COUNTS][part]
+        if counts:
+            told = ", ".join(f"{number} {word}" for word, number in sorted(counts.items()))
+            write(f"{part:10} {config.stash[TIMES][part] / 60:5.1f} min  {told}")
+    skipped = len(terminalreporter.stats.get("skipped", ()))
+    write(f"{'skips':10} {skipped}")
+    for line in config.stash[LEFT]:
+        write(f"LEFT BEHIND: {line}", red=True)
+    if not config.stash[LEFT]:
+        write("nothing left behind (processes, containers, files in the home directory)")
