@@ -15,8 +15,9 @@ from collections import Counter, defaultdict
 from collections.abc import Generator
 from pathlib import Path
 
-import leftovers
 import pytest
+
+from tests import leftovers
 
 IN_CI = bool(os.environ.get("CI"))
 PARTS = {

@@ -20,8 +20,8 @@ RUN_VARIABLE = "CEP_TEST_RUN"
 # The test command starts the engine when there is none, and it may stay up.
 MAY_STAY = ("dockerd", "containerd", "containerd-shim", "docker-proxy")
 TITLES = ("Globus Compute Endpoint (", "parsl: HTEX", "cep hub", "cep.agent")
-# Of every container that testcontainers starts.
-CONTAINER_LABEL = "org.testcontainers"
+# On every container of the tests (tests/integration/docker_engine.py).
+CONTAINER_LABEL = "cep.tests.pid"
 # Caches of other programs in the home directory, which a test may fill.
 CACHES = frozenset({".cache", ".docker", ".local", ".config", ".npm", ".dotnet"})
 
