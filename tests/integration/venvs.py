@@ -1,0 +1,175 @@
+"""Virtual environments that tests need beside their own, made once and kept in `.cache/`.
+
+* `sdk`: the official SDK and nothing of ours, as a researcher's laptop has it;
+* `published`: the published endpoint 2.19 with its own SDK, which a site may still run;
+* `pipx`: the installer of the published guide's quickstart.
+
+And the wheelhouse: our wheel and all it needs, for an installation without a package index. Each is
+named after a hash of what decides its contents, so a change makes a new one. `python -m
+tests.integration.venvs` makes all of them ahead; done by a test, they cost that test their time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parents[2]
+CACHE = PROJECT / ".cache"
+CONSTRAINTS = PROJECT / "constraints" / "constraints.txt"
+PUBLISHED_CONSTRAINTS = PROJECT / "constraints" / "published-2.19.txt"
+
+SDK = ("globus-compute-sdk==4.19.0",)
+PUBLISHED = ("globus-compute-endpoint==2.19.0",)
+PIPX = ("pipx==1.7.1",)
+
+
+class CannotInstall(Exception):
+    """A set of packages cannot be installed here; the text is the end of pip's output."""
+
+
+def sdk_python() -> Path:
+    """The interpreter of an environment with the official SDK only."""
+    return _environment("sdk", SDK, CONSTRAINTS)
+
+
+def published_python() -> Path:
+    """The interpreter of an environment with the published endpoint 2.19.
+
+    Raises:
+        CannotInstall: Its libraries have no release for this Python, or no index is reachable.
+    """
+    return _environment("published", PUBLISHED, PUBLISHED_CONSTRAINTS)
+
+
+def pipx_python(python: str) -> Path:
+    """The interpreter of an environment with pipx, made by the given Python."""
+    return _environment("pipx", PIPX, None, python=python)
+
+
+def wheelhouse(python: str) -> Path:
+    """A directory with our wheel and everything it needs, for the given Python.
+
+    Our own wheel is built anew each time; the libraries are kept.
+    """
+    version = _text([python, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]).strip()
+    key = _key(version, (PROJECT / "pyproject.toml").read_text(), CONSTRAINTS.read_text())
+    home = CACHE / f"wheelhouse-{version}-{key}"
+    with _locked(home.name):
+        if not (home / ".complete").exists():
+            shutil.rmtree(home, ignore_errors=True)
+            pip = _environment("pip", ("pip",), CONSTRAINTS, python=python)
+            requirements = _requirements()
+            _pip(pip, "wheel", "--constraint", CONSTRAINTS, "--wheel-dir", home, *requirements)
+            (home / ".complete").touch()
+        for old in home.glob("cep_endpoint-*.whl"):
+            old.unlink()
+        _pip(
+            Path(sys.executable), "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", home,
+            PROJECT,
+        )  # fmt: skip
+    return home
+
+
+def _requirements() -> list[str]:
+    """What the distribution asks for, its hub included, as pyproject.toml says it."""
+    from importlib.metadata import requires
+
+    from packaging.requirements import Requirement
+
+    wanted = []
+    for text in requires("cep-endpoint") or []:
+        requirement = Requirement(text)
+        if requirement.marker is None or requirement.marker.evaluate({"extra": "hub"}):
+            requirement.marker = None
+            wanted.append(str(requirement))
+    return wanted
+
+
+def _environment(
+    name: str, packages: Sequence[str], constraints: Path | None, *, python: str | None = None
+) -> Path:
+    """Make the environment unless it is there; return its interpreter."""
+    base = python or getattr(sys, "_base_executable", sys.executable)
+    version = _text([base, "-VV"])
+    pins = constraints.read_text() if constraints else ""
+    home = CACHE / f"venv-{name}-{_key(base, version, *packages, pins)}"
+    interpreter = home / "bin" / "python"
+    with _locked(home.name):
+        if not (home / ".complete").exists():
+            shutil.rmtree(home, ignore_errors=True)
+            home.parent.mkdir(exist_ok=True)
+            subprocess.run([base, "-m", "venv", home], check=True)
+            narrow = ["--constraint", constraints] if constraints else []
+            _pip(interpreter, "install", *narrow, *packages)
+            (home / ".complete").touch()
+    return interpreter
+
+
+def _pip(python: Path, *words: str | os.PathLike[str]) -> None:
+    done = subprocess.run(
+        [python, "-m", "pip", "-qq", "--disable-pip-version-check", *words],
+        check=False,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    if done.returncode != 0:
+        told = " ".join(os.fspath(word) for word in words)
+        raise CannotInstall(f"pip {told} failed:\n{done.stdout[-2000:]}")
+
+
+def _key(*texts: str) -> str:
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:12]
+
+
+def _text(argv: Sequence[str | os.PathLike[str]]) -> str:
+    return subprocess.run(argv, check=True, capture_output=True, text=True).stdout
+
+
+@contextlib.contextmanager
+def _locked(name: str) -> Iterator[None]:
+    """Keep other test processes of this checkout from making the same thing."""
+    CACHE.mkdir(exist_ok=True)
+    with (CACHE / f"{name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def user_python() -> str | None:
+    """A suitable interpreter that every account of this machine may run, with venv in it."""
+    test = "import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 14))"
+    names = ["/usr/local/bin/python3", "/usr/bin/python3"]
+    names += [f"/usr/bin/python3.{minor}" for minor in (13, 12, 11, 10)]
+    for name in names:
+        if Path(name).exists():
+            done = subprocess.run([name, "-c", test], check=False, capture_output=True)
+            if done.returncode == 0:
+                return name
+    return None
+
+
+def prepare() -> None:
+    """Make everything ahead, side by side."""
+    jobs = [sdk_python, published_python]
+    python = user_python()
+    if python is not None:
+        jobs += [lambda: pipx_python(python), lambda: wheelhouse(python)]
+    with ThreadPoolExecutor(max_workers=2, thread_name_prefix="venv") as pool:
+        for made in [pool.submit(job) for job in jobs]:
+            try:
+                print(made.result())
+            except CannotInstall as exc:
+                print(exc, file=sys.stderr)
+
+
+if __name__ == "__main__":
+    prepare()
