@@ -1,0 +1,47 @@
+"""Turn what SQLite and the file system complain about into errors of the house.
+
+Owns no state; called by the rest of the room on the agent's main thread.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+from cep.errors import AlreadyRunning, CepError, DiskUnfit, JournalError
+
+# Beginnings of SQLite's own messages (sqlite3.c, sqlite3ErrStr). Python 3.10 gives no error code.
+_DISK = (
+    "database or disk is full",
+    "disk i/o error",
+    "attempt to write a readonly database",
+    "unable to open database file",
+    "large file support is disabled",
+)
+_LOCKED = ("database is locked", "locking protocol", "database table is locked")
+
+MOVE_AWAY = "Move the file away to start with an empty journal; the tasks in it are then lost."
+
+
+def from_sqlite(exc: sqlite3.Error, db: Path) -> CepError:
+    """Return the error of the house for a complaint of SQLite about the journal at `db`."""
+    text = str(exc).lower()
+    if text.startswith(_DISK):
+        return DiskUnfit(
+            f"The journal {db} cannot be written: {exc}. Free some space on its file system or "
+            "check its quota; nothing that was committed is lost."
+        )
+    if text.startswith(_LOCKED):
+        return AlreadyRunning(
+            f"The journal {db} is locked by another process: another agent of this endpoint "
+            "runs on this host, or did not end yet."
+        )
+    return JournalError(f"The journal {db} cannot be used: {exc}.", hint=MOVE_AWAY)
+
+
+def from_os(exc: OSError, path: Path) -> DiskUnfit:
+    """Return the error for a file that could not be written or read."""
+    return DiskUnfit(
+        f"{path} cannot be used: {exc.strerror or exc}. Check the space, the quota and the "
+        "permissions there; nothing that was committed is lost."
+    )
