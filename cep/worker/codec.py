@@ -175,12 +175,35 @@ def _sdk_dump(value: Any, strategies: Sequence[str]) -> str:
 # -- reading ---------------------------------------------------------------------------------
 
 
+class _NotPlain(Exception):
+    """An object that the C pickler alone would not read or write as dill does."""
+
+
 def _payload(buffer: str) -> bytes:
     return binascii.a2b_base64(buffer[buffers.IDENTIFIER_LENGTH :])
 
 
 def _load_dill(buffer: str) -> Any:
     return dill.loads(_payload(buffer))
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Reads numbers, text, bytes and built-in containers; anything that needs a name is refused.
+
+    Most arguments are such, and for them it does in C what dill does in Python.
+    """
+
+    def find_class(self, _module: str, _name: str) -> NoReturn:
+        raise _NotPlain
+
+
+def _load_data(buffer: str) -> Any:
+    data = _payload(buffer)
+    try:
+        return _PlainUnpickler(io.BytesIO(data)).load()
+    except Exception:
+        # An error, if it is one and not only an unknown name, shall be dill's own.
+        return dill.loads(data)
 
 
 def _load_pickle(buffer: str) -> Any:
@@ -227,7 +250,7 @@ def _load_first(buffer: str) -> Any:
 
 
 _READERS: dict[str, Callable[[str], Any]] = {
-    buffers.DILL_DATA: _load_dill,
+    buffers.DILL_DATA: _load_data,
     buffers.DILL_CODE: _load_dill,
     buffers.JSON_DATA: _load_json,
     buffers.PICKLE_CODE: _load_pickle,
@@ -241,10 +264,6 @@ _READERS: dict[str, Callable[[str], Any]] = {
 
 
 # -- writing ---------------------------------------------------------------------------------
-
-
-class _NotPlain(Exception):
-    """An object that the C pickler alone would not write as dill does."""
 
 
 class _PlainPickler(pickle.Pickler):

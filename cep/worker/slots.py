@@ -99,6 +99,19 @@ def begun_seqs(directory: Path) -> set[int]:
     return begun
 
 
+def written_this_boot(directory: Path) -> bool:
+    """Return whether any ring of this boot is there; without one, nothing is known."""
+    boot = boot_id().encode("ascii")
+    for path in _rings(directory):
+        try:
+            content = path.read_bytes()
+        except OSError:
+            continue
+        if len(content) == _SIZE and _HEADER.unpack_from(content)[:2] == (_MAGIC, boot):
+            return True
+    return False
+
+
 def clear(directory: Path) -> None:
     """Remove all rings. Only when no worker lives and what they say has been used."""
     for path in _rings(directory):
