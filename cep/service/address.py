@@ -1,0 +1,94 @@
+"""Which web service an endpoint belongs to. Pure: reads settings and the environment, no network.
+
+The configuration wins over the shell: what `configure` wrote holds at boot and in cron, where no
+shell variables are set.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Protocol
+from urllib.parse import urlsplit
+
+from cep.config.environments import ENVIRONMENTS, LOCAL, PRODUCTION
+from cep.config.kinds import WebAddress, WrongValue
+from cep.errors import ConfigError
+
+ENVIRONMENT_VARIABLE = "GLOBUS_SDK_ENVIRONMENT"
+URL_VARIABLE = "GLOBUS_SDK_SERVICE_URL_COMPUTE"
+
+
+class NamesService(Protocol):
+    """What of the settings says which service is meant."""
+
+    @property
+    def service_url(self) -> str | None: ...
+
+    @property
+    def environment(self) -> str | None: ...
+
+    @property
+    def local_compute_services(self) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceAddress:
+    """Where the web service is.
+
+    Attributes:
+        url: Scheme, host and port, no trailing slash.
+        environment: Name that separates stored logins of different services.
+        hosted: It is one of the published deployments, not a hub.
+    """
+
+    url: str
+    environment: str
+    hosted: bool
+
+
+def resolve_service(settings: NamesService | None = None) -> ServiceAddress:
+    """Return the service that the settings, or else the shell's variables, name.
+
+    Args:
+        settings: The endpoint's settings; None where there is no endpoint (`login`).
+
+    Raises:
+        ConfigError: A shell variable names no known environment or no address.
+    """
+    if settings is not None:
+        if settings.service_url is not None:
+            return of_url(settings.service_url)
+        if settings.environment is not None:
+            return _named(settings.environment, "The configuration's `environment`")
+        if settings.local_compute_services:
+            return _named(LOCAL, "")
+    url = os.environ.get(URL_VARIABLE)
+    if url:
+        return of_url(url, f"The shell variable {URL_VARIABLE}")
+    name = os.environ.get(ENVIRONMENT_VARIABLE) or PRODUCTION
+    return _named(name, f"The shell variable {ENVIRONMENT_VARIABLE}")
+
+
+def of_url(url: str, origin: str = "The service's address") -> ServiceAddress:
+    """Return the address for a URL, which may be that of a published deployment.
+
+    Raises:
+        ConfigError: It is not an http(s) URL without a path.
+    """
+    try:
+        clean: str = WebAddress().clean(url)
+    except WrongValue as exc:
+        raise ConfigError(f"{origin} is {url!r}, but it {exc.reason}.") from None
+    for name, known in ENVIRONMENTS.items():
+        if clean == known:
+            return ServiceAddress(clean, name, hosted=name != LOCAL)
+    parts = urlsplit(clean)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    return ServiceAddress(clean, f"hub-{parts.hostname}-{port}", hosted=False)
+
+
+def _named(name: str, origin: str) -> ServiceAddress:
+    if name not in ENVIRONMENTS:
+        raise ConfigError(f"{origin} is {name!r}, which is not one of {', '.join(ENVIRONMENTS)}.")
+    return ServiceAddress(ENVIRONMENTS[name], name, hosted=name != LOCAL)
