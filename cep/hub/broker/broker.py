@@ -1,4 +1,4 @@
-"""The embedded broker: its life cycle, its topology (exchanges, queues, bindings), its memory.
+"""The embedded broker: its life cycle and its topology (exchanges, queues, bindings).
 
 Owns the listening socket, every connection, every queue and the store. Runs on the event loop
 that called `start`; not thread-safe.
@@ -7,27 +7,39 @@ that called `start`; not thread-safe.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from cep.errors import Unavailable
 from cep.hub.broker.access import Identity, Limits
-from cep.hub.broker.replies import CONNECTION_FORCED
-from cep.hub.broker.store import Store
-
-if TYPE_CHECKING:
-    from cep.hub.broker.connection import Connection
-    from cep.hub.broker.queues import Queue
+from cep.hub.broker.connection import Connection
+from cep.hub.broker.queues import Memory, Message, Queue
+from cep.hub.broker.replies import (
+    CONNECTION_FORCED,
+    NOT_FOUND,
+    RESOURCE_LOCKED,
+    ChannelFault,
+)
+from cep.hub.broker.store import Done, Recovered, Store, StoredQueue
 
 log = logging.getLogger(__name__)
 
-Authenticate = Callable[[str, str], Identity | None | Awaitable[Identity | None]]
+Authenticate = Callable[[str, str], Identity | Awaitable[Identity | None] | None]
 
 _CLOSE_DEADLINE_S = 2.0
-_RESUME_SHARE = 0.8
+
+
+@dataclass(slots=True)
+class Exchange:
+    """A direct exchange: routing key -> queues, in the order of binding."""
+
+    name: str
+    durable: bool
+    bindings: dict[str, dict[str, Queue]] = field(default_factory=dict)
 
 
 class Broker:
@@ -40,7 +52,7 @@ class Broker:
         port: TCP port; 0 lets the system choose (`start` returns it).
         authenticate: Called on the event loop with user and password at each login; returns
             the identity, or None to refuse; may be a coroutine function when it has to wait
-            (a slow password hash belongs in a thread). It must not raise.
+            (a slow password hash belongs in a thread). An error it raises refuses the login.
         heartbeat_s: Heartbeat interval proposed to clients in seconds; the client's own wish
             wins, 0 turns it off. A peer silent for two intervals is dropped.
         frame_max: Largest frame in bytes, proposed to clients (RabbitMQ: 131072).
@@ -64,8 +76,13 @@ class Broker:
         self.authenticate = authenticate
         self.heartbeat_s = heartbeat_s
         self.frame_max = frame_max
+        self.memory = Memory(self.limits.memory_bytes)
         self.store = Store(state_dir / "broker.db")
-        self._state_dir = state_dir
+        self.queues: dict[str, Queue] = {}
+        self.exchanges: dict[str, Exchange] = {}
+        self.connections: set[Connection] = set()
+        self._server: asyncio.Server | None = None
+        self._all_closed = asyncio.Event()
         self._host = host
         self._port = port
         self._ssl_context = ssl_context
@@ -80,14 +97,249 @@ class Broker:
             Unavailable: The port is in use, or another broker uses `state_dir`.
             DataError: The database is damaged or of a newer version; it is left untouched.
         """
-        raise NotImplementedError
+        recovered = await self.store.open()
+        self._recover(recovered)
+        loop = asyncio.get_running_loop()
+        try:
+            self._server = await loop.create_server(
+                lambda: Connection(self), self._host, self._port, ssl=self._ssl_context
+            )
+        except OSError as exc:
+            await self.store.close([])
+            raise Unavailable(
+                f"The AMQP broker cannot listen on {self._host} port {self._port}: "
+                f"{exc.strerror or exc}."
+            ) from exc
+        port: int = self._server.sockets[0].getsockname()[1]
+        log.info(
+            "AMQP broker listens on %s port %s with %s queues and %s messages",
+            self._host,
+            port,
+            len(self.queues),
+            len(recovered.messages),
+            extra={"event": "broker.started"},
+        )
+        return port
 
     async def stop(self) -> None:
         """Close every connection (reply code 320), store what is due, close the store.
 
-        Idempotent. Messages not yet acknowledged are there again at the next start.
+        Idempotent. Messages not yet acknowledged are there again at the next start, and those
+        that had been delivered are flagged as redelivered.
         """
+        server, self._server = self._server, None
+        if server is None:
+            return
+        server.close()
+        if self.connections:
+            self._all_closed.clear()
+            for connection in list(self.connections):
+                connection.close(CONNECTION_FORCED, "the broker is stopping")
+            try:
+                await asyncio.wait_for(self._all_closed.wait(), _CLOSE_DEADLINE_S)
+            except (TimeoutError, asyncio.TimeoutError):
+                for connection in list(self.connections):
+                    connection.abort()
+                await self._all_closed.wait()
+        for queue in self.queues.values():
+            queue.rest()
+        delivered = [
+            message.seq
+            for queue in self.queues.values()
+            for message in queue.ready
+            if message.redelivered and message.persistent
+        ]
+        await self.store.close(delivered)
+        log.info("AMQP broker stopped", extra={"event": "broker.stopped"})
 
     def drop_connections(self, user: str) -> int:
         """Close every connection of the user (reply code 320), at once; return how many."""
-        raise NotImplementedError
+        theirs = [each for each in self.connections if each.user == user]
+        for connection in theirs:
+            connection.close(CONNECTION_FORCED, "the credentials were withdrawn")
+        return len(theirs)
+
+    def forget(self, connection: Connection) -> None:
+        """The connection is closed; its exclusive queues go with it."""
+        self.connections.discard(connection)
+        self.memory.forget(connection)
+        for queue in [each for each in self.queues.values() if each.owner is connection]:
+            self.delete_queue(queue, None)
+        if not self.connections:
+            self._all_closed.set()
+
+    # -- topology ----------------------------------------------------------------------
+
+    def queue(self, name: str, connection: Connection) -> Queue:
+        """The queue of that name, when the connection may use it.
+
+        Raises:
+            ChannelFault: 404 when there is none, 405 when it is exclusive to another.
+        """
+        found = self.queues.get(name)
+        if found is None:
+            raise ChannelFault(NOT_FOUND, f"no queue '{name}' in vhost '/'")
+        if found.owner is not None and found.owner is not connection:
+            raise ChannelFault(
+                RESOURCE_LOCKED,
+                f"cannot obtain exclusive access to locked queue '{name}' in vhost '/'",
+            )
+        return found
+
+    def exchange(self, name: str) -> Exchange:
+        """The exchange of that name.
+
+        Raises:
+            ChannelFault: 404 when there is none.
+        """
+        found = self.exchanges.get(name)
+        if found is None:
+            raise ChannelFault(NOT_FOUND, f"no exchange '{name}' in vhost '/'")
+        return found
+
+    def route(self, exchange: str, routing_key: str) -> list[Queue]:
+        """The queues that a message goes to.
+
+        Raises:
+            ChannelFault: 404 when there is no such exchange.
+        """
+        if not exchange:
+            queue = self.queues.get(routing_key)
+            return [] if queue is None else [queue]
+        bound = self.exchange(exchange).bindings.get(routing_key)
+        return [] if bound is None else list(bound.values())
+
+    def add_exchange(self, name: str, *, durable: bool, done: Done) -> None:
+        """Make a direct exchange; `done` once it is as durable as it shall be."""
+        self.exchanges[name] = Exchange(name, durable)
+        if durable:
+            self.store.save_exchange(name, done)
+        else:
+            done(True)
+
+    def add_queue(
+        self,
+        name: str,
+        *,
+        durable: bool,
+        auto_delete: bool,
+        owner: Connection | None,
+        arguments: Mapping[str, int | str],
+        done: Done,
+    ) -> Queue:
+        """Make a queue; `done` once it is as durable as it shall be."""
+        queue = self._new_queue(
+            name,
+            next(self._numbers),
+            durable=durable,
+            auto_delete=auto_delete,
+            owner=owner,
+            arguments=arguments,
+        )
+        if durable and owner is None:
+            self.store.save_queue(StoredQueue(queue.number, name, auto_delete, arguments), done)
+        else:
+            done(True)
+        return queue
+
+    def bind(self, exchange: Exchange, routing_key: str, queue: Queue, done: Done) -> None:
+        """Bind a queue; a second time changes nothing."""
+        exchange.bindings.setdefault(routing_key, {})[queue.name] = queue
+        if exchange.durable and queue.stored:
+            self.store.save_binding(exchange.name, routing_key, queue.number, done)
+        else:
+            done(True)
+
+    def unbind(self, exchange: Exchange, routing_key: str, queue: Queue, done: Done) -> None:
+        """Take a binding away; one that is not there is fine."""
+        bound = exchange.bindings.get(routing_key, {})
+        bound.pop(queue.name, None)
+        if not bound:
+            exchange.bindings.pop(routing_key, None)
+        if exchange.durable and queue.stored:
+            self.store.delete_binding(exchange.name, routing_key, queue.number, done)
+        else:
+            done(True)
+
+    def delete_queue(self, queue: Queue, done: Done | None) -> int:
+        """Delete a queue with its bindings and messages; its consumers are told.
+
+        Returns:
+            How many ready messages went with it.
+        """
+        del self.queues[queue.name]
+        for exchange in self.exchanges.values():
+            for key in [key for key, bound in exchange.bindings.items() if queue.name in bound]:
+                del exchange.bindings[key][queue.name]
+                if not exchange.bindings[key]:
+                    del exchange.bindings[key]
+        consumers = list(queue.consumers)
+        queue.deleted = True
+        queue.consumers.clear()
+        queue.touch()
+        for consumer in consumers:
+            consumer.cancelled()
+        count = queue.purge()
+        finish: Done = done or (lambda _safe: None)
+        if queue.stored:
+            self.store.delete_queue(queue.number, finish)
+        else:
+            finish(True)
+        return count
+
+    def _expire(self, queue: Queue) -> None:
+        log.info("Queue %s expired", queue.name, extra={"event": "broker.queue_expired"})
+        self.delete_queue(queue, None)
+
+    def _new_queue(
+        self,
+        name: str,
+        number: int,
+        *,
+        durable: bool,
+        auto_delete: bool,
+        owner: Connection | None,
+        arguments: Mapping[str, int | str],
+    ) -> Queue:
+        queue = Queue(
+            name,
+            number,
+            durable=durable,
+            auto_delete=auto_delete,
+            owner=owner,
+            arguments=arguments,
+            limits=self.limits,
+            memory=self.memory,
+            store=self.store,
+            expire=self._expire,
+        )
+        self.queues[name] = queue
+        queue.touch()
+        return queue
+
+    def _recover(self, recovered: Recovered) -> None:
+        for name in recovered.exchanges:
+            self.exchanges[name] = Exchange(name, durable=True)
+        by_number: dict[int, Queue] = {}
+        for stored in recovered.queues:
+            by_number[stored.id] = self._new_queue(
+                stored.name,
+                stored.id,
+                durable=True,
+                auto_delete=stored.auto_delete,
+                owner=None,
+                arguments=stored.arguments,
+            )
+        for exchange, key, number in recovered.bindings:
+            queue = by_number[number]
+            self.exchanges[exchange].bindings.setdefault(key, {})[queue.name] = queue
+        last = 0
+        for found in recovered.messages:
+            message = Message(
+                found.seq, found.route, found.properties, found.size, None, persistent=True
+            )
+            message.redelivered = found.redelivered
+            by_number[found.queue].recover(message)
+            last = found.seq
+        self.sequence = itertools.count(last + 1)
+        self._numbers = itertools.count(max(by_number, default=0) + 1)
