@@ -1,0 +1,318 @@
+"""The agent's life: lease, clean-up, setup, registration, engine, links, main loop, and back.
+
+This is the only place in the room that builds things; everything it builds it takes down again,
+in the reverse order, however the life ends.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cep import SPOKEN_ENDPOINT_VERSION, __version__
+from cep.agent import hooks, lease, logs, process
+from cep.agent.control import ControlServer, socket_path
+from cep.agent.disk import check_disk
+from cep.agent.dispatcher import Dispatcher
+from cep.agent.intake import Intake
+from cep.agent.launch import Announcer
+from cep.agent.links import Links
+from cep.agent.loop import MainLoop
+from cep.agent.mailbox import Mailbox, Signalled, Timers
+from cep.agent.options import StartOptions
+from cep.agent.outbox import Outbox
+from cep.agent.parts import Desk, Parts
+from cep.agent.recovery import recover
+from cep.agent.report import Reporter, registration_metadata, write_atomically
+from cep.amqp.probe import check_connection
+from cep.config.load import load
+from cep.config.settings import EndpointSettings
+from cep.engines.base import Engine, EngineRun
+from cep.engines.begun import begin_slots, begun_before, workers_are_local
+from cep.engines.build import build_engine
+from cep.engines.leftovers import end_leftovers
+from cep.errors import CepError, DataError
+from cep.journal.journal import Journal
+from cep.model import Registered
+from cep.paths import EndpointPaths
+
+if TYPE_CHECKING:
+    from cep.service.client import ServiceClient
+
+log = logging.getLogger(__name__)
+
+REPORT_FAILURE_S = 5.0
+RUNS_AS_ROOT = "This endpoint runs as root: every task it receives will run as root, too."
+
+
+def run_endpoint(
+    root: Path, options: StartOptions, announcer: Announcer, *, detached: bool = False
+) -> int:
+    """Load the configuration of the endpoint in `root` and run its agent until it stops."""
+    settings = load(root / "config.yaml")
+    paths = EndpointPaths.of(root, run_dir=settings.run_dir, state_dir=settings.state_dir)
+    return run(paths, settings, options, announcer.ready, note=announcer.note, detached=detached)
+
+
+def run(
+    paths: EndpointPaths,
+    settings: EndpointSettings,
+    options: StartOptions,
+    ready: Callable[[str], None],
+    *,
+    note: Callable[[str], None] = lambda _text: None,
+    detached: bool = False,
+) -> int:
+    """Run the agent in this process, in the main thread, until it stops.
+
+    Args:
+        paths: The endpoint's files.
+        settings: Its validated configuration.
+        options: How it was started.
+        ready: Called once, with the endpoint's id, when tasks can be taken.
+        note: Takes sentences for the person at the terminal.
+        detached: There is no terminal; the log file takes what the process prints.
+
+    Returns:
+        0 after an orderly stop.
+
+    Raises:
+        CepError: Why it could not start or had to stop; its exit code is the process's.
+    """
+    os.umask(0o077)
+    logs.set_up(
+        paths.log,
+        settings.log,
+        debug=options.debug or settings.debug,
+        console=options.log_to_console,
+        detached=detached,
+    )
+    if options.die_with_parent:
+        process.die_with_parent()
+    if os.getuid() == 0:
+        note(RUNS_AS_ROOT)
+    log.info("cep %s starts endpoint %s", __version__, paths.name, extra={"event": "agent.start"})
+    try:
+        _Life(paths, settings, options, ready).run()
+    except process.StopRequested:
+        log.info("stopped before it was ready", extra={"event": "agent.stopped"})
+    except CepError as error:
+        log.critical("%s", error, extra={"event": "agent.failed"})
+        raise
+    return 0
+
+
+class _Life:
+    """One life of an agent, from lease to lease; each method is a phase of it."""
+
+    def __init__(
+        self,
+        paths: EndpointPaths,
+        settings: EndpointSettings,
+        options: StartOptions,
+        ready: Callable[[str], None],
+    ) -> None:
+        self._paths = paths
+        self._settings = settings
+        self._options = options
+        self._ready = ready
+        self._mailbox = Mailbox()
+        self._signals = process.StopSignals(lambda number: self._mailbox.put(Signalled(number)))
+
+    def run(self) -> None:
+        """Everything, inside the lease."""
+        self._signals.install()
+        check_disk(self._paths)
+        held = lease.acquire(
+            self._paths,
+            period_s=self._settings.heartbeat_period_s,
+            control_socket=str(socket_path(self._paths)),
+            take_over=self._options.take_over,
+        )
+        try:
+            self._clean_up()
+            self._set_up_and_serve(held)
+        finally:
+            held.release()
+
+    def _clean_up(self) -> None:
+        """End what an earlier life left running, and run the teardown it still owes."""
+        paths = self._paths
+        ended = end_leftovers(paths.run, stored_endpoint_id(paths) or "", paths.name)
+        if ended:
+            log.warning(
+                "ended %d left-over processes of an earlier life",
+                len(ended),
+                extra={"event": "recovery.leftovers"},
+            )
+        self._tear_down()
+
+    def _tear_down(self) -> None:
+        if self._paths.teardown_due.exists():
+            script = self._settings.endpoint_teardown
+            hooks.run_teardown(script, self._paths.root, self._paths.teardown_due)
+
+    def _set_up_and_serve(self, held: lease.HeldLease) -> None:
+        settings, paths = self._settings, self._paths
+        service = self._service()
+        if settings.endpoint_setup:
+            hooks.run_setup(settings.endpoint_setup, paths.root, paths.teardown_due)
+        elif settings.endpoint_teardown:
+            paths.teardown_due.touch(mode=0o600)
+        try:
+            with ExitStack() as down:
+                loop = self._build(service, held, down)
+                self._signals.loop_begins()
+                loop.run()
+        finally:
+            self._tear_down()
+        if loop.error is not None:
+            raise loop.error
+
+    def _service(self) -> ServiceClient:
+        """The service's client; from here on no secret is in our environment, nor a child's."""
+        from cep.service.address import resolve_service
+        from cep.service.client import connect
+
+        service = connect(resolve_service(self._settings), interactive=False)
+        os.environ.pop("GLOBUS_COMPUTE_CLIENT_SECRET", None)
+        return service
+
+    def _build(self, service: ServiceClient, held: lease.HeldLease, down: ExitStack) -> MainLoop:
+        """Build every part; `down` takes each one down again, last built first."""
+        paths, settings, mailbox = self._paths, self._settings, self._mailbox
+        journal = Journal.open(paths.journal, paths.journal_bodies)
+        down.callback(journal.close)
+        register = self._registration(service)
+        service.check_version()
+        registered = register()
+        endpoint_id = registered.endpoint_id
+        write_atomically(paths.endpoint_json, {"endpoint_id": endpoint_id})
+        process.set_title(endpoint_id, paths.name)
+        for address in (registered.tasks, registered.results):
+            check_connection(address.url, port=settings.amqp_port)
+        agent_links = Links(registered, port=settings.amqp_port, put=mailbox.put, guard=held.check)
+        down.callback(agent_links.stop, 0.0)
+        engine = build_engine(settings.engine)
+        down.callback(engine.stop, 5.0)
+        outbox = Outbox(journal, agent_links.publisher)
+        dispatcher = Dispatcher(
+            journal,
+            engine,
+            endpoint_id=endpoint_id,
+            max_retries=settings.engine.max_retries_on_system_failure,
+        )
+        intake = Intake(
+            journal,
+            agent_links.consumer,
+            Desk(dispatcher, outbox),
+            endpoint_id=endpoint_id,
+            allowed_functions=settings.allowed_functions,
+            task_size_limit=settings.task_size_limit,
+            limits=settings.intake,
+        )
+        reporter = Reporter(endpoint_id, settings)
+        self._recover(journal, dispatcher, outbox, endpoint_id)
+        agent_links.start()
+        self._start_engine(engine, endpoint_id, agent_links, reporter)
+        control = ControlServer(socket_path(paths), mailbox.put)
+        down.callback(control.stop)
+        control.start()
+        return MainLoop(
+            Parts(
+                endpoint_id=endpoint_id,
+                paths=paths,
+                settings=settings,
+                lease=held,
+                mailbox=mailbox,
+                timers=Timers(),
+                journal=journal,
+                links=agent_links,
+                engine=engine,
+                dispatcher=dispatcher,
+                outbox=outbox,
+                intake=intake,
+                reporter=reporter,
+                register=register,
+                ready=self._ready,
+            )
+        )
+
+    def _recover(
+        self, journal: Journal, dispatcher: Dispatcher, outbox: Outbox, endpoint_id: str
+    ) -> None:
+        """Classify what an earlier life left; its start slots go only once that is committed."""
+        settings, start_slots = self._settings, self._paths.start_slots
+        recover(
+            journal,
+            dispatcher,
+            outbox,
+            endpoint_id=endpoint_id,
+            begun=begun_before(start_slots),
+            on_restart=settings.on_restart,
+            max_retries=settings.engine.max_retries_on_system_failure,
+        )
+        begin_slots(start_slots, settings.engine)
+
+    def _start_engine(
+        self, engine: Engine, endpoint_id: str, agent_links: Links, reporter: Reporter
+    ) -> None:
+        """Start it; a failure is told to the service, which fails the users' waiting futures."""
+        paths = self._paths
+        local = workers_are_local(self._settings.engine)
+        run = EngineRun(
+            endpoint_id=endpoint_id,
+            endpoint_name=paths.name,
+            run_dir=paths.run,
+            start_slots=paths.start_slots if local else None,
+            oversized_results=paths.oversized_results,
+        )
+        try:
+            engine.start(run, self._mailbox.put)
+        except CepError as error:
+            agent_links.report(reporter.failed(str(error)))
+            agent_links.stop(REPORT_FAILURE_S)
+            raise
+
+    def _registration(self, service: ServiceClient) -> Callable[[], Registered]:
+        """A call that registers this endpoint, under its id once it has one."""
+        from cep.service.client import Registration
+
+        settings, paths = self._settings, self._paths
+        asked_id = self._options.endpoint_uuid
+        request = Registration(
+            endpoint_name=paths.name,
+            display_name=settings.display_name,
+            metadata=registration_metadata(settings, SPOKEN_ENDPOINT_VERSION),
+            allowed_functions=settings.allowed_functions,
+            authentication_policy=settings.authentication_policy,
+            subscription_id=settings.subscription_id,
+            public=settings.public,
+            high_assurance=settings.high_assurance,
+            admins=settings.admins,
+        )
+        return lambda: service.register(request, asked_id or stored_endpoint_id(paths))
+
+
+def stored_endpoint_id(paths: EndpointPaths) -> str | None:
+    """The id of an earlier registration, or None.
+
+    Raises:
+        DataError: `endpoint.json` is there and cannot be understood.
+    """
+    try:
+        text = paths.endpoint_json.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    try:
+        return str(json.loads(text)["endpoint_id"])
+    except (ValueError, KeyError, TypeError) as exc:
+        raise DataError(
+            f"{paths.endpoint_json} does not hold an endpoint id. Restore it, or remove it to "
+            "register as a new endpoint."
+        ) from exc

@@ -1,0 +1,174 @@
+"""The control socket: one JSON request and one JSON answer per connection, from this user only.
+
+The server is one small thread that owns the socket; it puts each request into the mailbox and the
+main loop answers. `call` is the other side, used by the command line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import queue
+import socket
+import stat
+import struct
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from cep.agent.lease import read as read_lease
+from cep.agent.mailbox import ControlRequest
+from cep.errors import CantCreate, DataError, TemporaryFailure, Unavailable
+from cep.paths import EndpointPaths, control_dir
+
+log = logging.getLogger(__name__)
+
+MAX_REQUEST_BYTES = 64 * 1024
+PEER_TIMEOUT_S = 5.0
+ANSWER_TIMEOUT_S = 30.0
+
+
+def socket_path(paths: EndpointPaths) -> Path:
+    """Where the agent of this endpoint listens: short, local, and its own."""
+    digest = hashlib.sha256(os.fsencode(paths.root.absolute())).hexdigest()[:16]
+    return control_dir() / f"{digest}.sock"
+
+
+class ControlServer:
+    """Accepts requests of this user and passes them to the mailbox."""
+
+    def __init__(self, path: Path, put: Callable[[ControlRequest], None]) -> None:
+        self._path = path
+        self._put = put
+        self._socket: socket.socket | None = None
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Listen.
+
+        Raises:
+            CantCreate: The directory is not ours alone, or the socket cannot be made.
+        """
+        _make_private(self._path.parent)
+        self._path.unlink(missing_ok=True)
+        server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            server.bind(str(self._path))
+            self._path.chmod(0o600)
+            server.listen(8)
+        except OSError as exc:
+            server.close()
+            raise CantCreate(f"The control socket {self._path} cannot be made: {exc}.") from exc
+        self._socket = server
+        self._thread = threading.Thread(
+            target=self._serve, args=(server,), name="control", daemon=True
+        )
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Close the socket, end the thread, remove the file. Idempotent."""
+        if self._socket is None or self._thread is None:
+            return
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)  # wakes accept
+        self._socket.close()
+        self._socket = None
+        self._path.unlink(missing_ok=True)
+        self._thread.join(PEER_TIMEOUT_S)
+
+    def _serve(self, server: socket.socket) -> None:
+        while True:
+            try:
+                connection, _ = server.accept()
+            except OSError:
+                return  # closed by stop()
+            with connection:
+                try:
+                    self._answer(connection)
+                except (OSError, ValueError) as exc:
+                    log.debug("a control connection broke: %s", exc)
+
+    def _answer(self, connection: socket.socket) -> None:
+        connection.settimeout(PEER_TIMEOUT_S)
+        if _peer_uid(connection) not in (os.getuid(), 0):
+            log.warning(
+                "a control request of another user was refused", extra={"event": "control.refused"}
+            )
+            return
+        request = json.loads(_read_line(connection))
+        if not isinstance(request, dict):
+            raise ValueError("a control request is a JSON object")
+        answers: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self._put(ControlRequest(request, answers.put))
+        try:
+            answer = answers.get(timeout=ANSWER_TIMEOUT_S)
+        except queue.Empty:
+            answer = {"error": "The agent did not answer; its main loop may be busy."}
+        connection.sendall(json.dumps(answer).encode() + b"\n")
+
+
+def call(paths: EndpointPaths, request: dict[str, Any], timeout_s: float = 5.0) -> dict[str, Any]:
+    """Ask the running agent of this endpoint, on this host.
+
+    Raises:
+        Unavailable: No agent listens, or it refused the request.
+        TemporaryFailure: It did not answer in time.
+        DataError: The answer is not the JSON object it should be.
+    """
+    lease = read_lease(paths)
+    where = socket_path(paths) if lease is None else Path(lease.control_socket)
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+            client.settimeout(timeout_s)
+            client.connect(str(where))
+            client.sendall(json.dumps(request).encode() + b"\n")
+            line = _read_line(client, limit=16 * 1024 * 1024)
+    except TimeoutError as exc:
+        raise TemporaryFailure(
+            f"The agent of endpoint {paths.name} did not answer within {timeout_s:g} s."
+        ) from exc
+    except OSError as exc:
+        raise Unavailable(
+            f"The agent of endpoint {paths.name} cannot be reached on this host: {exc}."
+        ) from exc
+    try:
+        answer = json.loads(line)
+    except ValueError as exc:
+        raise DataError(f"The agent of endpoint {paths.name} gave no readable answer.") from exc
+    if "error" in answer:
+        raise Unavailable(str(answer["error"]))
+    return dict(answer)
+
+
+def _read_line(connection: socket.socket, limit: int = MAX_REQUEST_BYTES) -> bytes:
+    data = bytearray()
+    while not data.endswith(b"\n"):
+        piece = connection.recv(65536)
+        if not piece:
+            break
+        data += piece
+        if len(data) > limit:
+            raise ValueError(f"a control message is over {limit} bytes")
+    return bytes(data)
+
+
+def _peer_uid(connection: socket.socket) -> int:
+    # struct ucred of unix(7): pid, uid, gid.
+    size = struct.calcsize("3i")
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+    return int(struct.unpack("3i", credentials)[1])
+
+
+def _make_private(directory: Path) -> None:
+    """Make the directory, or check that the one that is there is ours alone."""
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = directory.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise CantCreate(
+            f"The directory {directory} for control sockets is not a directory of yours alone "
+            "(mode 0700). Remove it or set XDG_RUNTIME_DIR."
+        )

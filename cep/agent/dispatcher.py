@@ -1,0 +1,211 @@
+"""Steps 4 to 6 of a task's path: which task the engine gets next, and what comes back.
+
+Owned by the main thread. It holds sequence numbers, never bodies: those wait in the journal. The
+window (`slots`) is the engine's word: at most two dispatches per worker, so that after a crash only
+few tasks are *possibly started*.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from cep.engines.base import Engine, Submission
+from cep.journal.journal import Journal
+from cep.model import Outcome, OutcomeKind
+from cep.wire.result import REMOTE_EXECUTION_ERROR, WORKER_LOST, error_result
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Entry:
+    """One unfinished task."""
+
+    task_id: str
+    size: int
+    attempts: int = 0  # how often it was handed to an engine and not handed back untouched
+    losses: list[str] = field(default_factory=list)  # one sentence per lost attempt
+
+
+class Dispatcher:
+    """Keeps the order of waiting tasks and the window of given ones."""
+
+    def __init__(
+        self, journal: Journal, engine: Engine, *, endpoint_id: str, max_retries: int
+    ) -> None:
+        self._journal = journal
+        self._engine = engine
+        self._endpoint_id = endpoint_id
+        self._max_retries = max_retries
+        self._entries: dict[int, Entry] = {}
+        self._waiting: deque[int] = deque()
+        self._given: set[int] = set()
+        self._chosen: list[int] = []
+        self._slots = 0
+        self._told_waiting = 0
+        self._bytes = 0
+        self._closed = False
+        self.counters: Counter[str] = Counter()
+
+    # -- the picture ---------------------------------------------------------------------------
+
+    @property
+    def unfinished(self) -> int:
+        """Tasks without a result, waiting and given."""
+        return len(self._entries)
+
+    @property
+    def unfinished_bytes(self) -> int:
+        """Sum of their message sizes."""
+        return self._bytes
+
+    @property
+    def waiting(self) -> int:
+        """Tasks not yet handed over."""
+        return len(self._waiting)
+
+    @property
+    def given(self) -> int:
+        """Tasks handed over and not back."""
+        return len(self._given)
+
+    # -- coming in -----------------------------------------------------------------------------
+
+    def add(self, seq: int, task_id: str, size: int, attempts: int = 0) -> None:
+        """A journaled task waits for its turn, behind all others."""
+        self._entries[seq] = Entry(task_id, size, attempts)
+        self._bytes += size
+        self._waiting.append(seq)
+
+    def forget(self, seqs: Iterable[int]) -> None:
+        """These were never journaled after all."""
+        gone = set(seqs)
+        for seq in gone:
+            self._drop(seq)
+        if gone:
+            self._waiting = deque(seq for seq in self._waiting if seq not in gone)
+
+    # -- going to the engine -------------------------------------------------------------------
+
+    def slots_changed(self, slots: int) -> None:
+        """The engine widened or narrowed its window."""
+        self._slots = slots
+
+    def close(self) -> None:
+        """Hand over nothing more, and ask for what was not begun; the agent is stopping."""
+        self._closed = True
+        if self._given:
+            self._engine.cancel(sorted(self._given))
+
+    def choose(self) -> None:
+        """Pick what fits the window and mark it given in the journal's buffer."""
+        if self._closed:
+            return
+        room = self._slots - len(self._given)
+        while room > 0 and self._waiting:
+            seq = self._waiting.popleft()
+            self._chosen.append(seq)
+            self._given.add(seq)
+            self._entries[seq].attempts += 1
+            room -= 1
+        if self._chosen:
+            self._journal.give(self._chosen)
+
+    def unchoose(self) -> None:
+        """The mark could not be committed: nothing was handed over, the order is as before."""
+        if self._chosen:
+            self._journal.ungive(self._chosen)
+            self._back_to_front(self._chosen)
+            self._chosen = []
+
+    def hand_over(self) -> None:
+        """After the commit: give the chosen tasks, and the length of the line, to the engine."""
+        if self._closed or not (self._chosen or len(self._waiting) != self._told_waiting):
+            return
+        tasks = self._journal.load(self._chosen)
+        self._chosen = []
+        self._told_waiting = len(self._waiting)
+        self._engine.submit(Submission(tasks, waiting=self._told_waiting))
+
+    # -- coming back ---------------------------------------------------------------------------
+
+    def take_outcomes(self, outcomes: Sequence[Outcome]) -> list[tuple[int, int]]:
+        """Buffer results in the journal.
+
+        Returns:
+            (sequence number, size of the result in bytes) of each task that now has one.
+        """
+        finished: list[tuple[int, int]] = []
+        untouched: list[int] = []
+        for outcome in outcomes:
+            if outcome.seq not in self._given:
+                log.debug("outcome for task %s, which is not given", outcome.seq)
+                continue
+            if outcome.kind is OutcomeKind.NOT_BEGUN:
+                untouched.append(outcome.seq)
+                continue
+            result = self._result_of(outcome)
+            if result is None:
+                self._back_to_front([outcome.seq], untouched=False)
+            else:
+                self._finish(outcome.seq, result)
+                finished.append((outcome.seq, len(result)))
+        if untouched:
+            self._journal.ungive(untouched)
+            self._back_to_front(sorted(untouched))
+        return finished
+
+    def engine_down(self, reason: str) -> list[tuple[int, int]]:
+        """The engine lost all it held: each given task is possibly started."""
+        self._slots = 0
+        lost = [
+            Outcome(seq, OutcomeKind.LOST, code=WORKER_LOST, reason=reason)
+            for seq in sorted(self._given - set(self._chosen))
+        ]
+        return self.take_outcomes(lost)
+
+    def _result_of(self, outcome: Outcome) -> bytes | None:
+        """The result message, or None when the task is to be tried again."""
+        if outcome.kind is OutcomeKind.DONE:
+            self.counters["done"] += 1
+            return outcome.result
+        entry = self._entries[outcome.seq]
+        entry.losses.append(outcome.reason)
+        lost = outcome.kind is OutcomeKind.LOST
+        if lost and entry.attempts <= self._max_retries and not self._closed:
+            self.counters["retried"] += 1
+            return None
+        self.counters["lost" if lost else "refused"] += 1
+        return error_result(
+            entry.task_id,
+            outcome.code or REMOTE_EXECUTION_ERROR,
+            _history(entry.losses),
+            details={"endpoint_id": self._endpoint_id},
+        )
+
+    def _finish(self, seq: int, result: bytes) -> None:
+        self._given.discard(seq)
+        self._drop(seq)
+        self._journal.finish(seq, result)
+
+    def _drop(self, seq: int) -> None:
+        entry = self._entries.pop(seq, None)
+        if entry is not None:
+            self._bytes -= entry.size
+
+    def _back_to_front(self, seqs: Sequence[int], *, untouched: bool = True) -> None:
+        self._given.difference_update(seqs)
+        self._waiting.extendleft(reversed(seqs))
+        if untouched:
+            for seq in seqs:
+                self._entries[seq].attempts -= 1
+
+
+def _history(losses: Sequence[str]) -> str:
+    """What happened, attempt by attempt when there was more than one."""
+    if len(losses) == 1:
+        return losses[0]
+    return "\n".join(f"Attempt {n}: {reason}" for n, reason in enumerate(losses, 1))

@@ -1,0 +1,261 @@
+"""Steps 1 to 3 of a task's path: a delivery becomes a journaled task, or an error result.
+
+Owned by the main thread. `take` only fills the journal's buffer; `acknowledge`, after the commit,
+settles at the broker what the disk now holds. A delivery is settled exactly once: acked, rejected
+without requeue (no task id in it), or given back (the disk could not take it).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from typing import Protocol
+
+from cep.config.settings import IntakeLimits
+from cep.errors import WireError
+from cep.journal.journal import Journal
+from cep.model import Delivery
+from cep.wire.headers import TaskHeaders, parse_task_headers
+from cep.wire.result import (
+    COULD_NOT_EXECUTE,
+    FUNCTION_NOT_ALLOWED,
+    TASK_TOO_LARGE,
+    error_result,
+)
+from cep.wire.task import unpack_task
+
+log = logging.getLogger(__name__)
+
+# A broken message is opened only to look for its task id, and only when it is this small: half a
+# megabyte of JSON costs milliseconds of the loop.
+OPEN_BROKEN_UP_TO_BYTES = 512 * 1024
+
+# Reasons not to consume. The consumer runs only while none holds.
+HOLD_FULL = "high mark reached"
+HOLD_PAUSED = "paused"
+HOLD_DISK = "disk full"
+HOLD_STOPPING = "stopping"
+
+
+class TaskConsumer(Protocol):
+    """What intake needs of `cep.amqp.consumer.Consumer`."""
+
+    def consume(self) -> None: ...
+    def pause(self) -> None: ...
+    def ack(self, epoch: int, tags: Sequence[int]) -> None: ...
+    def reject(self, epoch: int, tags: Sequence[int]) -> None: ...
+    def give_back(self, epoch: int, tags: Sequence[int]) -> None: ...
+    def probe(self, epoch: int, mark: int) -> None: ...
+
+
+class Accepted(Protocol):
+    """Who is told of tasks: those to run, and those answered at once with an error."""
+
+    def accepted(self, seq: int, headers: TaskHeaders, size: int) -> None: ...
+    def answered(self, seq: int, size: int) -> None: ...
+
+
+class Intake:
+    """Takes deliveries and keeps the consumer within its marks."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        consumer: TaskConsumer,
+        onward: Accepted,
+        *,
+        endpoint_id: str,
+        allowed_functions: Sequence[str] | None,
+        task_size_limit: int,
+        limits: IntakeLimits,
+        holds: Sequence[str] = (),
+    ) -> None:
+        self._journal = journal
+        self._consumer = consumer
+        self._onward = onward
+        self._endpoint_id = endpoint_id
+        self._allowed = None if allowed_functions is None else frozenset(allowed_functions)
+        self._task_size_limit = task_size_limit
+        self._limits = limits
+        self._holds: set[str] = set(holds)
+        self._epoch = 0
+        self._mark = 0
+        self._acks: list[tuple[int, int | None]] = []  # (tag, seq or None for a repeat)
+        self._rejects: list[int] = []
+        self._returns: list[int] = []
+        self._complained: set[str] = set()
+        self.counters: Counter[str] = Counter()
+
+    # -- consuming -----------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Start consuming, unless something holds."""
+        if not self._holds:
+            self._consumer.consume()
+
+    def hold(self, reason: str) -> None:
+        """Stop consuming for one more reason; what is already delivered is still taken."""
+        if not self._holds:
+            self._consumer.pause()
+        if reason not in self._holds:
+            log.info("taking no more tasks: %s", reason, extra={"event": "intake.hold"})
+        self._holds.add(reason)
+
+    def release(self, reason: str) -> None:
+        """This reason is gone; consume again when it was the last."""
+        if reason not in self._holds:
+            return
+        self._holds.discard(reason)
+        if not self._holds:
+            log.info("taking tasks again", extra={"event": "intake.release"})
+            self._consumer.consume()
+
+    def held(self) -> list[str]:
+        """The reasons that hold now, sorted."""
+        return sorted(self._holds)
+
+    def balance(self, unfinished: int, unfinished_bytes: int) -> None:
+        """Hold at the high mark, release at the low one."""
+        limits = self._limits
+        if unfinished >= limits.high_tasks or unfinished_bytes >= limits.high_bytes:
+            self.hold(HOLD_FULL)
+        elif unfinished <= limits.low_tasks and unfinished_bytes <= limits.low_bytes:
+            self.release(HOLD_FULL)
+
+    # -- deliveries ----------------------------------------------------------------------------
+
+    def channel(self, epoch: int) -> None:
+        """A new channel consumes: nothing of an older one can be settled any more."""
+        if epoch == self._epoch:
+            return
+        if self._epoch:
+            self._journal.channel_lost(self._epoch)
+        self._epoch = epoch
+        self._acks.clear()
+        self._rejects.clear()
+        self._returns.clear()
+
+    def take(self, deliveries: Sequence[Delivery]) -> None:
+        """Buffer each delivery as a task, an error answer, a repeat, or a reject."""
+        for delivery in deliveries:
+            self.channel(delivery.epoch)
+            self.counters["received"] += 1
+            if HOLD_DISK in self._holds:
+                self._returns.append(delivery.tag)
+            else:
+                self._take_one(delivery)
+
+    def _take_one(self, delivery: Delivery) -> None:
+        try:
+            headers = parse_task_headers(delivery.headers)
+        except WireError as error:
+            self._take_broken(delivery, error)
+            return
+        if self._journal.knows(headers.task_id):
+            self.counters["repeated"] += 1
+            self._acks.append((delivery.tag, None))
+            return
+        size = len(delivery.body)
+        refusal = self._refusal(headers, size)
+        if refusal is not None:
+            self._answer(delivery.tag, headers.task_id, *refusal)
+            return
+        seq = self._journal.accept(
+            headers.task_id,
+            headers.function_id,
+            delivery.body,
+            headers.resource_specification,
+            headers.result_serializers,
+        )
+        self._acks.append((delivery.tag, seq))
+        self._onward.accepted(seq, headers, size)
+
+    def _refusal(self, headers: TaskHeaders, size: int) -> tuple[str, str] | None:
+        """Code and text when policy forbids the task, else None."""
+        if self._allowed is not None and headers.function_id not in self._allowed:
+            return FUNCTION_NOT_ALLOWED, (
+                f"Function {headers.function_id} is not permitted on endpoint {self._endpoint_id}."
+            )
+        if size > self._task_size_limit:
+            return TASK_TOO_LARGE, (
+                f"The task's message of {size} bytes is over this endpoint's limit of "
+                f"{self._task_size_limit} bytes (task_size_limit in its configuration)."
+            )
+        return None
+
+    def _take_broken(self, delivery: Delivery, error: WireError) -> None:
+        self._complain_once(str(error))
+        self.counters["malformed"] += 1
+        task_id = error.task_id or _task_id_inside(delivery.body)
+        if task_id is None:
+            self._rejects.append(delivery.tag)
+        elif self._journal.knows(task_id):
+            self._acks.append((delivery.tag, None))
+        else:
+            self._answer(delivery.tag, task_id, COULD_NOT_EXECUTE, str(error))
+
+    def _answer(self, tag: int, task_id: str, code: str, text: str) -> None:
+        self.counters["refused"] += 1
+        details = {"endpoint_id": self._endpoint_id}
+        result = error_result(task_id, code, text, details=details)
+        seq = self._journal.accept_finished(task_id, result)
+        self._acks.append((tag, seq))
+        self._onward.answered(seq, len(result))
+
+    def _complain_once(self, text: str) -> None:
+        level = logging.DEBUG if text in self._complained else logging.WARNING
+        if len(self._complained) < 1000:  # a flood of different garbage must not fill memory
+            self._complained.add(text)
+        log.log(
+            level,
+            "a message of the task queue is broken: %s",
+            text,
+            extra={"event": "intake.malformed"},
+        )
+
+    # -- settling ------------------------------------------------------------------------------
+
+    def acknowledge(self) -> None:
+        """Settle at the broker what has been committed."""
+        if self._acks:
+            self._mark += 1
+            self._consumer.ack(self._epoch, [tag for tag, _ in self._acks])
+            seqs = [seq for _, seq in self._acks if seq is not None]
+            self._journal.ack_sent(seqs, self._epoch, self._mark)
+            self._acks.clear()
+        if self._rejects:
+            self._consumer.reject(self._epoch, self._rejects)
+            self._rejects = []
+
+    def probe(self) -> None:
+        """Ask the broker, on the same channel, for proof that the acks so far were processed."""
+        if self._epoch:
+            self._consumer.probe(self._epoch, self._mark)
+
+    def withdraw(self) -> list[int]:
+        """The disk could not take this turn's tasks: they will go back to the broker.
+
+        Returns:
+            Sequence numbers that must be forgotten everywhere.
+        """
+        seqs = [seq for _, seq in self._acks if seq is not None]
+        self._returns.extend(tag for tag, _ in self._acks)
+        self._acks.clear()
+        return seqs
+
+    def consuming_stopped(self, epoch: int) -> None:
+        """The cancel is through: what could not be taken goes back, and cannot come again now."""
+        if epoch == self._epoch and self._returns:
+            self._consumer.give_back(epoch, self._returns)
+            self._returns = []
+
+
+def _task_id_inside(body: bytes) -> str | None:
+    """The task id of a message whose headers are broken, if it can be read."""
+    if len(body) > OPEN_BROKEN_UP_TO_BYTES:
+        return None
+    try:
+        return unpack_task(body).task_id
+    except WireError as error:
+        return error.task_id

@@ -1,0 +1,78 @@
+"""The agent's AMQP links: tasks in, results out, and a third for status reports where the service
+gives them another address. Owned by the main thread; the work is done in the AMQP thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from cep.amqp.consumer import Consumer
+from cep.amqp.events import AmqpEvent
+from cep.amqp.loop import AmqpLoop
+from cep.amqp.publisher import Publisher
+from cep.model import PublishKwargs, Registered
+
+TASKS = "tasks"
+RESULTS = "results"
+HEARTBEATS = "heartbeats"
+
+# The token of a message that is sent once and never repeated (cep.amqp.publisher).
+UNTRACKED = -1
+
+
+class Links:
+    """Builds, readdresses and stops the links of one endpoint."""
+
+    def __init__(
+        self,
+        registered: Registered,
+        *,
+        port: int | None,
+        put: Callable[[AmqpEvent], None],
+        guard: Callable[[], None],
+    ) -> None:
+        self._loop = AmqpLoop()
+        self.consumer = Consumer(
+            self._loop, registered.tasks, name=TASKS, put=put, port=port, guard=guard
+        )
+        self.publisher = Publisher(
+            self._loop, registered.results, name=RESULTS, put=put, port=port, guard=guard
+        )
+        self._report_route: PublishKwargs | None = None
+        self._reports = self.publisher
+        heartbeats = registered.heartbeats
+        if heartbeats is not None:
+            self._report_route = heartbeats.publish
+            if heartbeats.url != registered.results.url:
+                self._reports = Publisher(
+                    self._loop, heartbeats, name=HEARTBEATS, put=put, port=port, guard=guard
+                )
+        self.up: dict[str, bool] = {TASKS: False, RESULTS: False}
+        if self._reports is not self.publisher:
+            self.up[HEARTBEATS] = False
+
+    def start(self) -> None:
+        """Begin to connect; the consumer does not consume before it is told to."""
+        self._loop.start()
+        self.consumer.start()
+        self.publisher.start()
+        if self._reports is not self.publisher:
+            self._reports.start()
+
+    def report(self, message: bytes) -> None:
+        """Send a status report now if connected, else as soon as possible; newest wins."""
+        self._reports.publish([(UNTRACKED, message)], self._report_route)
+
+    def readdress(self, registered: Registered) -> None:
+        """Use new credentials and addresses, keeping what is unconfirmed."""
+        self.consumer.readdress(registered.tasks)
+        self.publisher.readdress(registered.results)
+        if registered.heartbeats is not None and self._reports is not self.publisher:
+            self._reports.readdress(registered.heartbeats)
+
+    def stop(self, deadline_s: float) -> None:
+        """Close all links, results and reports flushed as far as the deadline allows."""
+        self.consumer.stop(deadline_s)
+        self.publisher.stop(deadline_s)
+        if self._reports is not self.publisher:
+            self._reports.stop(deadline_s)
+        self._loop.stop(deadline_s)

@@ -1,0 +1,95 @@
+"""The agent's log: a bounded file, an optional console, and no secret in either.
+
+The file also takes what the process itself writes to standard output and error (a detached agent
+has no terminal), and takes it with it when it is rotated.
+"""
+
+from __future__ import annotations
+
+import logging
+import logging.handlers
+import os
+import re
+import sys
+import time
+from pathlib import Path
+
+from cep.config.settings import LogSettings
+
+FORMAT = "%(asctime)sZ %(levelname)s %(process)d %(threadName)s %(name)s: %(message)s"
+
+# What must never be written: passwords in URLs, bearer and basic credentials, secrets and tokens
+# named as such.
+_SECRETS = (
+    (re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s:/@]*):[^\s@]+@", re.I), r"\1:***@"),
+    (re.compile(r"\b(Bearer|Basic)\s+[A-Za-z0-9._~+/=-]{6,}", re.I), r"\1 ***"),
+    (
+        re.compile(
+            r"((?:client_)?secret|password|passwd|(?:access_|refresh_)?token)"
+            r"(['\"]?\s*[:=]\s*['\"]?)[^\s'\",}]+",
+            re.I,
+        ),
+        r"\1\2***",
+    ),
+)
+
+
+def redact(text: str) -> str:
+    """Return the text with passwords, tokens and secrets replaced by `***`."""
+    for pattern, replacement in _SECRETS:
+        text = pattern.sub(replacement, text)
+    return text
+
+
+class RedactingFormatter(logging.Formatter):
+    """Formats in UTC and redacts the finished line, traceback included."""
+
+    converter = time.gmtime
+
+    def __init__(self) -> None:
+        super().__init__(FORMAT, "%Y-%m-%dT%H:%M:%S")
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the redacted line, with control characters made visible."""
+        line = redact(super().format(record))
+        return "".join(c if c.isprintable() or c in "\n\t" else f"\\x{ord(c):02x}" for c in line)
+
+
+class LogFile(logging.handlers.RotatingFileHandler):
+    """A rotating file of mode 0600 that can also carry the process's own output."""
+
+    def __init__(self, path: Path, settings: LogSettings, *, take_output: bool) -> None:
+        self._take_output = take_output
+        super().__init__(
+            path, maxBytes=settings.max_bytes, backupCount=settings.backups, encoding="utf-8"
+        )
+        self._redirect()
+
+    def doRollover(self) -> None:
+        """Rotate, and let standard output and error follow to the new file."""
+        super().doRollover()
+        self._redirect()
+
+    def _redirect(self) -> None:
+        os.fchmod(self.stream.fileno(), 0o600)
+        if self._take_output:
+            os.dup2(self.stream.fileno(), sys.stdout.fileno())
+            os.dup2(self.stream.fileno(), sys.stderr.fileno())
+
+
+def set_up(
+    path: Path, settings: LogSettings, *, debug: bool, console: bool, detached: bool
+) -> None:
+    """Send the log of the whole process to `path`, and to standard error with `console`."""
+    root = logging.getLogger()
+    root.setLevel(logging.DEBUG if debug else logging.INFO)
+    handlers: list[logging.Handler] = [LogFile(path, settings, take_output=detached)]
+    if console and not detached:
+        handlers.append(logging.StreamHandler())
+    for handler in handlers:
+        handler.setFormatter(RedactingFormatter())
+        root.addHandler(handler)
+    # Libraries speak of their own matters at info; ours are what an operator reads.
+    for library in ("pika", "parsl", "urllib3", "globus_sdk"):
+        logging.getLogger(library).setLevel(logging.WARNING)
+    logging.captureWarnings(True)

@@ -1,0 +1,422 @@
+"""The agent's main loop: one thread that owns all state, one function per event.
+
+Each turn: take what has arrived, choose what the engine gets, commit it all in one transaction,
+and only then act on it: settle deliveries, publish results, hand tasks over. Nothing here sleeps,
+polls or locks; an idle endpoint waits in `Mailbox.gather` for its next heartbeat.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable
+from datetime import datetime, timezone
+from typing import Any
+
+from cep.agent import links as link_names
+from cep.agent.idle import IdleWatch
+from cep.agent.intake import HOLD_DISK, HOLD_PAUSED, HOLD_STOPPING
+from cep.agent.mailbox import (
+    ControlRequest,
+    RegisteredAgain,
+    RegistrationFailed,
+    Signalled,
+)
+from cep.agent.parts import Parts
+from cep.agent.picture import picture
+from cep.agent.report import write_atomically
+from cep.amqp import events as amqp
+from cep.engines.base import EngineDown, Outcomes, SlotsChanged
+from cep.errors import CepError, DiskUnfit, EngineError, TemporaryFailure
+from cep.journal import crash
+
+log = logging.getLogger(__name__)
+
+DEFAULT_DRAIN_S = 10.0  # what a signal means; source: the published endpoint waits 10 s
+FLUSH_S = 10.0  # results still unconfirmed after this stay in the journal for the next start
+LINKS_CLOSE_S = 5.0
+ENGINE_STOP_S = 15.0
+DISK_RETRY_S = 5.0
+REFUSED_RETRY_S = 5.0
+REGISTER_RETRY_S = 10.0
+# An old connection of ours may hold the task queue until the broker misses two heartbeats (60 s
+# each on RabbitMQ), so a start waits longer than that for its turn.
+START_LIMIT_S = 180.0
+LEASE_CHECK_S = 1.0
+
+STOPPED_WHILE_RUNNING = (
+    "The endpoint was stopped while this task was running, and the task was ended with it. "
+    "If running it twice does no harm, submit it again."
+)
+
+
+class MainLoop:
+    """Runs until an orderly stop; `error` then says whether it was a failure."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._p = parts
+        self._since = datetime.now(timezone.utc)
+        self._is_ready = False
+        self._consuming = False
+        self._stopping = False
+        self._drained = False
+        self._flushed = False
+        self._lease_checked_at = time.monotonic()
+        self._moved = 0
+        self._idle = IdleWatch(
+            parts.settings.idle_heartbeats_soft, parts.settings.idle_heartbeats_hard
+        )
+        self.error: CepError | None = None
+        self._on_event: dict[type, Callable[[Any], None]] = {
+            amqp.Delivered: lambda event: parts.intake.take(event.deliveries),
+            amqp.Consuming: self._on_consuming,
+            amqp.ConsumeStopped: lambda event: parts.intake.consuming_stopped(event.epoch),
+            amqp.AcksProcessed: lambda e: parts.journal.acks_processed(e.epoch, e.mark),
+            amqp.Confirmed: self._on_confirmed,
+            amqp.Unroutable: self._on_unroutable,
+            amqp.LinkUp: self._on_link_up,
+            amqp.LinkDown: self._on_link_down,
+            amqp.LinkRefused: self._on_link_refused,
+            amqp.LinkBlocked: lambda event: log.warning(
+                "the broker takes no results for now: %s",
+                event.reason,
+                extra={"event": "link.blocked"},
+            ),
+            amqp.LinkUnblocked: lambda _event: log.info("the broker takes results again"),
+            Outcomes: lambda event: self._finished(parts.dispatcher.take_outcomes(event.outcomes)),
+            SlotsChanged: lambda event: parts.dispatcher.slots_changed(event.slots),
+            EngineDown: self._on_engine_down,
+            Signalled: self._on_signal,
+            ControlRequest: self._on_control,
+            RegisteredAgain: self._on_registered_again,
+            RegistrationFailed: self._on_registration_failed,
+        }
+        self._on_timer: dict[str, Callable[[], None]] = {
+            "heartbeat": self._heartbeat,
+            "start": self._start_took_too_long,
+            "drain": self._drain_ends,
+            "flush": self._flush_ends,
+            "disk": lambda: None,  # the turn that follows tries the commit again
+            "refused": parts.outbox.retry_refused,
+            "register": self._register_again,
+        }
+
+    # -- the loop ------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Take tasks until told to stop, then come to an orderly end."""
+        parts = self._p
+        parts.timers.set("heartbeat", parts.settings.heartbeat_period_s)
+        parts.timers.set("start", START_LIMIT_S)
+        if parts.paths.paused_mark.exists():
+            parts.intake.hold(HOLD_PAUSED)
+        parts.intake.begin()
+        self._turn()
+        while not self._over():
+            events = parts.mailbox.gather(parts.timers.next_in_s())
+            self._guard_lease()
+            for event in events:
+                self._on_event[type(event)](event)
+            for name in parts.timers.take_due():
+                self._on_timer[name]()
+            self._turn()
+        self._finish()
+
+    def _turn(self) -> None:
+        parts = self._p
+        if HOLD_DISK not in parts.intake.held():
+            parts.dispatcher.choose()
+        if not self._commit():
+            return
+        parts.intake.acknowledge()
+        crash.reach("acknowledged")
+        parts.outbox.send()
+        crash.reach("published")
+        parts.dispatcher.hand_over()
+        crash.reach("handed-over")
+        parts.intake.balance(parts.dispatcher.unfinished, parts.dispatcher.unfinished_bytes)
+
+    def _commit(self) -> bool:
+        parts = self._p
+        try:
+            parts.journal.commit()
+        except DiskUnfit as error:
+            self._disk_is_full(error)
+            return False
+        parts.intake.release(HOLD_DISK)
+        return True
+
+    def _disk_is_full(self, error: DiskUnfit) -> None:
+        """Nothing of this turn has happened: tasks go back to the broker, results wait here."""
+        parts = self._p
+        if HOLD_DISK not in parts.intake.held():
+            log.error("%s", error, extra={"event": "journal.full"})
+        parts.dispatcher.unchoose()
+        withdrawn = parts.intake.withdraw()
+        parts.journal.discard(withdrawn)
+        parts.dispatcher.forget(withdrawn)
+        parts.outbox.withdraw(withdrawn)
+        parts.intake.hold(HOLD_DISK)
+        parts.timers.set("disk", DISK_RETRY_S)
+
+    def _guard_lease(self) -> None:
+        """Before anything is published or consumed after a pause of ours: are we still wanted?
+
+        A process that was suspended, or whose host hung, may find its lease taken over.
+        """
+        now = time.monotonic()
+        if now - self._lease_checked_at >= LEASE_CHECK_S:
+            self._p.lease.check()
+            self._lease_checked_at = now
+
+    def _finished(self, results: list[tuple[int, int]]) -> None:
+        self._moved += len(results)
+        self._p.outbox.add(results)
+
+    # -- links ---------------------------------------------------------------------------------
+
+    def _on_consuming(self, event: amqp.Consuming) -> None:
+        self._p.intake.channel(event.epoch)
+        self._consuming = True
+        self._perhaps_ready()
+
+    def _on_confirmed(self, event: amqp.Confirmed) -> None:
+        self._p.outbox.confirmed(event.tokens)
+
+    def _on_unroutable(self, event: amqp.Unroutable) -> None:
+        log.error(
+            "the broker did not take %d results: %s",
+            len(event.tokens),
+            event.reason,
+            extra={"event": "outbox.refused"},
+        )
+        self._p.outbox.refused(event.tokens)
+        self._p.timers.set_if_unset("refused", REFUSED_RETRY_S)
+
+    def _on_link_up(self, event: amqp.LinkUp) -> None:
+        self._p.links.up[event.link] = True
+        if self._is_ready:
+            log.info("link %s is up again", event.link, extra={"event": "link.up"})
+        if event.link != link_names.TASKS and self._is_ready:
+            self._report()
+        self._perhaps_ready()
+
+    def _on_link_down(self, event: amqp.LinkDown) -> None:
+        was_up = self._p.links.up[event.link]
+        self._p.links.up[event.link] = False
+        if event.link == link_names.TASKS:
+            self._consuming = False
+        log.log(
+            logging.WARNING if was_up or not self._is_ready else logging.DEBUG,
+            "link %s is down: %s; next try in %.1f s",
+            event.link,
+            event.reason,
+            event.retry_in_s,
+            extra={"event": "link.down"},
+        )
+
+    def _on_link_refused(self, event: amqp.LinkRefused) -> None:
+        """The credentials do not hold any more; perhaps the service has newer ones for us."""
+        self._p.links.up[event.link] = False
+        if not self._is_ready:
+            self._begin_stop(0.0, event.error)
+            return
+        log.warning(
+            "link %s was refused: %s", event.link, event.error, extra={"event": "link.refused"}
+        )
+        self._p.timers.set_if_unset("register", 0.0)
+
+    def _register_again(self) -> None:
+        """Ask the service in a thread of its own, so that a slow answer stops nothing here."""
+
+        def ask() -> None:
+            try:
+                self._p.mailbox.put(RegisteredAgain(self._p.register()))
+            except CepError as error:
+                self._p.mailbox.put(RegistrationFailed(error))
+
+        threading.Thread(target=ask, name="register", daemon=True).start()
+
+    def _on_registered_again(self, event: RegisteredAgain) -> None:
+        log.info("registered again", extra={"event": "service.registered"})
+        self._p.links.readdress(event.registered)
+
+    def _on_registration_failed(self, event: RegistrationFailed) -> None:
+        if isinstance(event.error, TemporaryFailure):
+            log.warning("%s", event.error, extra={"event": "service.unreachable"})
+            self._p.timers.set("register", REGISTER_RETRY_S)
+        else:
+            self._begin_stop(0.0, event.error)
+
+    def _perhaps_ready(self) -> None:
+        up = self._p.links.up
+        consuming = self._consuming or bool(self._p.intake.held())
+        if self._is_ready or not (consuming and up[link_names.TASKS] and up[link_names.RESULTS]):
+            return
+        self._is_ready = True
+        self._p.timers.cancel("start")
+        log.info("ready to take tasks", extra={"event": "agent.ready"})
+        self._report()
+        self._write_status()
+        self._p.ready(self._p.endpoint_id)
+
+    def _start_took_too_long(self) -> None:
+        self._begin_stop(
+            0.0,
+            TemporaryFailure(
+                f"The task queue could not be consumed within {START_LIMIT_S:g} s; another "
+                "consumer may hold it, or the broker does not answer. The log has the details."
+            ),
+        )
+
+    # -- engine --------------------------------------------------------------------------------
+
+    def _on_engine_down(self, event: EngineDown) -> None:
+        log.error("the engine broke: %s", event.reason, extra={"event": "engine.down"})
+        self._finished(self._p.dispatcher.engine_down(event.reason))
+        if not event.rebuilding:
+            self._begin_stop(
+                0.0, EngineError(f"The engine broke and cannot mend itself: {event.reason}")
+            )
+
+    # -- heartbeat -----------------------------------------------------------------------------
+
+    def _heartbeat(self) -> None:
+        parts = self._p
+        parts.timers.set("heartbeat", parts.settings.heartbeat_period_s)
+        parts.lease.renew()
+        self._report()
+        parts.intake.probe()
+        parts.journal.compact()
+        self._write_status()
+        self._perhaps_idle()
+
+    def _report(self) -> None:
+        self._p.links.report(self._p.reporter.alive(self._p.engine.status()))
+
+    def _perhaps_idle(self) -> None:
+        parts = self._p
+        movement = parts.intake.counters["received"] + self._moved
+        idle = parts.dispatcher.unfinished == 0 and parts.outbox.unconfirmed == 0
+        if self._idle.beat(movement, idle=idle):
+            log.info("idle for long enough; stopping as configured", extra={"event": "agent.idle"})
+            self._begin_stop(0.0)
+
+    # -- requests ------------------------------------------------------------------------------
+
+    def _on_signal(self, event: Signalled) -> None:
+        log.info(
+            "signal %s: stopping",
+            signal.Signals(event.number).name,
+            extra={"event": "agent.signal"},
+        )
+        self._begin_stop(DEFAULT_DRAIN_S)
+
+    def _on_control(self, event: ControlRequest) -> None:
+        verb = event.request.get("do")
+        if verb == "status":
+            event.reply(self.status())
+        elif verb == "pause":
+            self._p.paths.paused_mark.touch(mode=0o600)
+            self._p.intake.hold(HOLD_PAUSED)
+            event.reply(self.status())
+        elif verb == "resume":
+            self._p.paths.paused_mark.unlink(missing_ok=True)
+            self._p.intake.release(HOLD_PAUSED)
+            event.reply(self.status())
+        elif verb in ("stop", "drain"):
+            drain_s = event.request.get("drain_s", DEFAULT_DRAIN_S)
+            log.info("asked to stop within %s s", drain_s, extra={"event": "agent.asked"})
+            event.reply({"stopping": True})
+            self._begin_stop(float(drain_s))
+        else:
+            event.reply({"error": f"The agent knows no request {verb!r}."})
+
+    # -- the end -------------------------------------------------------------------------------
+
+    def _begin_stop(self, drain_s: float, error: CepError | None = None) -> None:
+        """The first call begins to drain; a further one shortens what is left to nothing."""
+        self.error = self.error or error
+        if self._stopping:
+            self._p.timers.set("drain", 0.0)
+            return
+        self._stopping = True
+        self._p.timers.cancel("start")
+        self._p.intake.hold(HOLD_STOPPING)
+        self._p.dispatcher.close()
+        self._p.timers.set("drain", drain_s)
+        self._write_status()
+
+    def _drain_ends(self) -> None:
+        """Time is up for running tasks: the engine goes down, and they are answered."""
+        if self._drained:
+            return
+        parts = self._p
+        parts.engine.stop(ENGINE_STOP_S)
+        for event in parts.mailbox.gather(0.0):
+            self._on_event[type(event)](event)
+        self._drained = True
+        parts.timers.set("flush", FLUSH_S)
+        if parts.settings.on_restart == "fail":
+            self._finished(parts.dispatcher.engine_down(STOPPED_WHILE_RUNNING))
+
+    def _flush_ends(self) -> None:
+        self._flushed = True
+
+    def _over(self) -> bool:
+        """Whether nothing is left to do before the links close."""
+        if not self._stopping:
+            return False
+        parts = self._p
+        if not self._drained and parts.dispatcher.given:
+            return False
+        if not self._drained:
+            self._drained = True
+            parts.timers.cancel("drain")
+            parts.timers.set("flush", FLUSH_S)
+        can_flush = parts.links.up[link_names.RESULTS] and not self._flushed
+        return not (parts.outbox.unconfirmed and can_flush)
+
+    def _finish(self) -> None:
+        parts = self._p
+        parts.links.report(parts.reporter.last(parts.engine.status()))
+        parts.links.stop(LINKS_CLOSE_S)
+        parts.engine.stop(ENGINE_STOP_S)
+        self._take_late_confirms()
+        self._write_status()
+        log.info(
+            "stopped; %d tasks and %d results stay in the journal for the next start",
+            parts.dispatcher.unfinished,
+            parts.outbox.unconfirmed,
+            extra={"event": "agent.stopped"},
+        )
+
+    def _take_late_confirms(self) -> None:
+        while events := self._p.mailbox.gather(0.0):
+            for event in events:
+                if isinstance(event, amqp.Confirmed | Outcomes):
+                    self._on_event[type(event)](event)
+        self._commit()
+
+    # -- the picture ---------------------------------------------------------------------------
+
+    def status(self) -> dict[str, Any]:
+        """What `status.json` and the control socket show."""
+        return picture(self._p, self._word(), self._since)
+
+    def _word(self) -> str:
+        if self._stopping:
+            return "stopping"
+        if not self._is_ready:
+            return "starting"
+        if HOLD_PAUSED in self._p.intake.held():
+            return "paused"
+        return "running" if all(self._p.links.up.values()) else "disconnected"
+
+    def _write_status(self) -> None:
+        try:
+            write_atomically(self._p.paths.status_json, self.status())
+        except OSError as exc:
+            log.debug("status.json could not be written: %s", exc)

@@ -1,0 +1,91 @@
+"""What an earlier life of this endpoint left behind, and what becomes of its tasks.
+
+Runs once at start, in this order: left-over processes are ended *before* anything is classified,
+so that no old worker can begin a task that we are about to run again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Set
+
+from cep.agent.dispatcher import Dispatcher
+from cep.agent.outbox import Outbox
+from cep.config.settings import OnRestart
+from cep.journal.journal import Journal
+from cep.journal.report import Unfinished
+from cep.wire.result import ENDPOINT_RESTARTED, UNKNOWN_TASK_FAILURE, error_result
+
+LOST_BODY = (
+    "The endpoint's journal lost the body of this task or of its result: its file was removed or "
+    "cut short. The endpoint's owner finds more in its log."
+)
+
+log = logging.getLogger(__name__)
+
+
+def recover(
+    journal: Journal,
+    dispatcher: Dispatcher,
+    outbox: Outbox,
+    *,
+    endpoint_id: str,
+    begun: Set[int] | None,
+    on_restart: OnRestart,
+    max_retries: int,
+) -> None:
+    """Queue what was certainly not started, answer or retry what possibly was, resend the rest.
+
+    Args:
+        journal: Opened, not yet recovered.
+        dispatcher: Takes the tasks to run.
+        outbox: Takes the results to send.
+        endpoint_id: Goes into error results.
+        begun: Tasks that local workers of the earlier life had begun, from their start slots;
+            None when that cannot be known (another boot, or workers on other hosts): then every
+            task handed to the engine counts as possibly started.
+        on_restart: What the owner wants for possibly started tasks.
+        max_retries: `max_retries_on_system_failure`, which bounds `retry`.
+    """
+    recovered = journal.recover()
+    rerun = answered = 0
+    for task in recovered.unfinished:
+        started = task.given and (begun is None or task.seq in begun)
+        attempts = task.attempts if started or not task.given else task.attempts - 1
+        if started and not (on_restart == "retry" and attempts <= max_retries):
+            answered += 1
+            _answer(journal, outbox, task, endpoint_id)
+            continue
+        rerun += 1
+        if task.given and not started:
+            journal.ungive([task.seq])
+        dispatcher.add(task.seq, task.task_id, task.size, attempts)
+    for seq, task_id in recovered.damaged:
+        result = error_result(task_id, UNKNOWN_TASK_FAILURE, LOST_BODY)
+        journal.finish(seq, result)
+        outbox.add([(seq, len(result))])
+    outbox.add(recovered.unsent)
+    journal.commit()
+    if recovered.unfinished or recovered.unsent:
+        log.warning(
+            "from the endpoint's earlier life: %d tasks to run, %d answered with %s because they "
+            "may have begun, %d results to send",
+            rerun,
+            answered,
+            ENDPOINT_RESTARTED,
+            len(recovered.unsent),
+            extra={"event": "recovery.done"},
+        )
+
+
+def _answer(journal: Journal, outbox: Outbox, task: Unfinished, endpoint_id: str) -> None:
+    result = error_result(
+        task.task_id,
+        ENDPOINT_RESTARTED,
+        "The endpoint was restarted while this task may have been running, so it was not run "
+        "again. If running it twice does no harm, submit it again, or set on_restart: retry and "
+        "max_retries_on_system_failure in the endpoint's configuration.",
+        details={"endpoint_id": endpoint_id},
+    )
+    journal.finish(task.seq, result)
+    outbox.add([(task.seq, len(result))])
