@@ -137,3 +137,20 @@ class Registered:
     tasks: QueueAddress
     results: QueueAddress
     heartbeats: QueueAddress | None = None
+
+
+#: The published deployments of the web service: name -> address. `local` is where a hub listens
+#: unless it was told otherwise, the one other address that the official SDK knows.
+#: Source: the environment tables of globus-compute-sdk 2.19.0 and 4.19.0.
+PRODUCTION = "production"
+LOCAL = "local"
+SERVICE_ENVIRONMENTS: Mapping[str, str] = {
+    PRODUCTION: "https://compute.api.globus.org",
+    "preview": "https://compute.api.preview.globus.org",
+    "dev": "https://api.dev.funcx.org",
+    "sandbox": "https://compute.api.sandbox.globuscs.info",
+    "test": "https://compute.api.test.globuscs.info",
+    "integration": "https://compute.api.integration.globuscs.info",
+    "staging": "https://compute.api.staging.globuscs.info",
+    LOCAL: "http://localhost:5000",
+}

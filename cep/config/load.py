@@ -16,7 +16,6 @@ from typing import Any
 from cep.config import retired
 from cep.config.components import OWN_CONTAINERS
 from cep.config.document import Lines, parse
-from cep.config.environments import ENVIRONMENTS, LOCAL
 from cep.config.settings import (
     EndpointSettings,
     EngineSettings,
@@ -29,6 +28,7 @@ from cep.config.settings import (
 from cep.config.tables import ENGINES, HTEX_PASSED, MINIMUM_HEARTBEAT_S, TOP
 from cep.config.walk import Walk, without
 from cep.errors import ConfigError, InputMissing
+from cep.model import LOCAL, SERVICE_ENVIRONMENTS
 
 log = logging.getLogger(__name__)
 
@@ -133,7 +133,7 @@ def _check_service(walk: Walk, named: dict[str, Any]) -> None:
             "environment", None, f"{environment!r} contradicts local_compute_services: true"
         )
     meant = environment or local
-    if url is not None and meant is not None and ENVIRONMENTS[meant] != url:
+    if url is not None and meant is not None and SERVICE_ENVIRONMENTS[meant] != url:
         walk.problem("service_url", None, f"{url!r} contradicts the environment {meant!r}")
 
 

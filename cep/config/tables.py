@@ -7,7 +7,6 @@ docs/configuration.md is generated from these tables.
 
 from __future__ import annotations
 
-from cep.config.environments import ENVIRONMENTS
 from cep.config.kinds import (
     AnyOf,
     Block,
@@ -29,6 +28,7 @@ from cep.config.settings import (
     IntakeLimits,
     LogSettings,
 )
+from cep.model import SERVICE_ENVIRONMENTS
 
 #: The ports that the hosted service listens on, as the published guide says.
 AMQP_PORTS = (443, 5671, 5672)
@@ -59,7 +59,7 @@ TOP = (
         "Port for AMQP in place of the one in the addresses that the service hands out.",
     ),
     Key("service_url", WebAddress(), None, "Address of the web service or hub.", ours=True),
-    Key("environment", Choice(tuple(ENVIRONMENTS)), None, "Deployment of the web service."),
+    Key("environment", Choice(tuple(SERVICE_ENVIRONMENTS)), None, "Deployment of the web service."),
     Key("local_compute_services", Flag(), False, "The same as `environment: local`."),
     Key("allowed_functions", ListOf(Uuid()), None, "Only these functions may run here."),
     Key("authentication_policy", Uuid(), None, "Policy that users of the endpoint must meet."),

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from typing import Protocol
 from urllib.parse import urlsplit
 
-from cep.config.environments import ENVIRONMENTS, LOCAL, PRODUCTION
-from cep.config.kinds import WebAddress, WrongValue
 from cep.errors import ConfigError
+from cep.model import LOCAL, PRODUCTION, SERVICE_ENVIRONMENTS
 
 ENVIRONMENT_VARIABLE = "GLOBUS_SDK_ENVIRONMENT"
 URL_VARIABLE = "GLOBUS_SDK_SERVICE_URL_COMPUTE"
@@ -76,11 +75,12 @@ def of_url(url: str, origin: str = "The service's address") -> ServiceAddress:
     Raises:
         ConfigError: It is not an http(s) URL without a path.
     """
-    try:
-        clean: str = WebAddress().clean(url)
-    except WrongValue as exc:
-        raise ConfigError(f"{origin} is {url!r}, but it {exc.reason}.") from None
-    for name, known in ENVIRONMENTS.items():
+    clean = _clean(url)
+    if clean is None:
+        raise ConfigError(
+            f"{origin} is {url!r}, but it must be an address like https://hub.example.org:5000."
+        )
+    for name, known in SERVICE_SERVICE_ENVIRONMENTS.items():
         if clean == known:
             return ServiceAddress(clean, name, hosted=name != LOCAL)
     parts = urlsplit(clean)
@@ -89,6 +89,22 @@ def of_url(url: str, origin: str = "The service's address") -> ServiceAddress:
 
 
 def _named(name: str, origin: str) -> ServiceAddress:
-    if name not in ENVIRONMENTS:
-        raise ConfigError(f"{origin} is {name!r}, which is not one of {', '.join(ENVIRONMENTS)}.")
-    return ServiceAddress(ENVIRONMENTS[name], name, hosted=name != LOCAL)
+    if name not in SERVICE_ENVIRONMENTS:
+        raise ConfigError(
+            f"{origin} is {name!r}, which is not one of {', '.join(SERVICE_ENVIRONMENTS)}."
+        )
+    return ServiceAddress(SERVICE_ENVIRONMENTS[name], name, hosted=name != LOCAL)
+
+
+def _clean(url: str) -> str | None:
+    """Scheme, host and port in lower case; None when it is anything else than just these."""
+    try:
+        parts = urlsplit(url.rstrip("/"))
+        port = parts.port
+    except ValueError:
+        return None
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
+        return None
+    if parts.username or parts.password or parts.path or parts.query or parts.fragment:
+        return None
+    return f"{parts.scheme}://{parts.netloc.lower()}"

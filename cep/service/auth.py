@@ -23,8 +23,8 @@ from globus_sdk.scopes import AuthScopes, ComputeScopes
 from globus_sdk.token_storage import SQLiteTokenStorage
 
 from cep import paths
-from cep.config.environments import PRODUCTION
 from cep.errors import CantCreate, DataError, NotAllowed
+from cep.model import PRODUCTION
 from cep.service import refusal
 from cep.service.address import ServiceAddress
 
