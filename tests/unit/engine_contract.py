@@ -1,322 +1,56 @@
 """What every engine must do: one suite, run on all of them.
 
-A test module for an engine subclasses `EngineContract`, gives `make_engine`, and pytest runs all
-tests below on it. The class attributes say where engines may differ. `Rig` plays the agent: it
-keeps given and unfinished tasks within the engine's slots, and gives handed back tasks again.
+A test module for an engine has a class `Test...(EngineContract, ...)` that gives `make_engine` and
+adds those of the classes below that say something about this engine; pytest runs all their tests
+on it. `Rig` plays the agent: it keeps given and unfinished tasks within the engine's slots, and
+gives handed back tasks again.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import queue
 import signal
 import threading
 import time
 import uuid
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
 import psutil
 import pytest
-from task_payloads import make_task, value_of
 
-from cep.engines.base import Engine, EngineDown, EngineEvent, EngineRun, Outcomes, SlotsChanged
-from cep.engines.base import Submission
-from cep.model import Outcome, OutcomeKind, Task
+from cep.engines.base import Engine, Submission
+from cep.model import OutcomeKind, Task
 from cep.wire import result
 from cep.wire.result import unpack_result
-
-ENDPOINT_ID = "1f0e9a52-0000-4000-8000-000000000001"
-MARK = "CEP_ENDPOINT_DIR"
-
-# -- functions that run in workers; they travel as source and import what they need ------------
-
-
-def add(a, b):
-    return a + b
-
-
-def touch_and_wait(started, gate):
-    """Say that the task has begun, then wait for the file `gate` (or for ever)."""
-    import os
-    import time
-
-    open(started, "w").write(str(os.getpid()))
-    until = time.monotonic() + 100
-    while not os.path.exists(gate) and time.monotonic() < until:
-        time.sleep(0.01)
-    return os.getpid()
-
-
-def append_line(path, text):
-    with open(path, "a") as file:
-        file.write(text + "\n")
-    return text
-
-
-def raise_value_error(text):
-    def inner():
-        raise ValueError(text)
-
-    inner()
-
-
-def raise_system_exit():
-    import sys
-
-    sys.exit(3)
-
-
-def raise_keyboard_interrupt():
-    raise KeyboardInterrupt
-
-
-def exit_at_once():
-    import os
-
-    os._exit(7)
-
-
-def surroundings():
-    import os
-    import subprocess
-    import time
-
-    time.sleep(0.05)  # so that tasks on several workers overlap
-    return {
-        "uuid": os.environ.get("GC_TASK_UUID"),
-        "sandbox": os.environ.get("GC_TASK_SANDBOX_DIR"),
-        "copied": os.environ.copy().get("GC_TASK_UUID"),
-        "child": subprocess.run(
-            ["sh", "-c", "echo $GC_TASK_UUID"], capture_output=True, text=True, check=True
-        ).stdout.strip(),
-        "cwd": os.getcwd(),
-        "pid": os.getpid(),
-        "mark": os.environ.get("CEP_ENDPOINT_DIR"),
-    }
-
-
-def spin(seconds):
-    import time
-
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        time.sleep(0.005)
-    return "not interrupted"
-
-
-def make_bytes(count):
-    return b"x" * count
-
-
-def print_much(lines):
-    import os
-    import sys
-
-    for number in range(lines):
-        print("line", number, "\0\1\2 payload")
-    sys.stdout.flush()
-    os.write(1, b"\0" * 4096)
-    return lines
-
-
-def hostile_value(path):
-    """A value that writes its reader's pid into `path` when it is unpickled."""
-
-    class Trap:
-        def __reduce__(self):
-            return (exec, (f"import os; open({path!r}, 'a').write(str(os.getpid()) + ' ')",))
-
-    return Trap()
-
-
-def raise_hostile(path):
-    class Trap:
-        def __reduce__(self):
-            return (exec, (f"import os; open({path!r}, 'a').write(str(os.getpid()) + ' ')",))
-
-    class Bad(Exception):
-        def __str__(self):
-            raise RuntimeError("no text")
-
-        def __reduce__(self):
-            return (exec, (f"import os; open({path!r}, 'a').write(str(os.getpid()) + ' ')",))
-
-    raise Bad(Trap())
-
-
-def unpicklable():
-    class Refuses:
-        def __reduce__(self):
-            raise SystemExit("cannot be pickled")
-
-    return Refuses()
-
-
-class Trap:
-    """An argument that writes its reader's pid into a file when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = str(path)
-
-    def __reduce__(self) -> Any:
-        code = f"__import__('builtins').open({self.path!r}, 'a').write(str(__import__('os').getpid()) + ' ')"
-        return (eval, (code,))
-
-
-class Rig:
-    """Plays the agent for one engine.
-
-    Args:
-        engine: Not yet started.
-        run_dir: The endpoint's directory.
-        deadline_s: How long any wait may last.
-    """
-
-    def __init__(self, engine: Engine, run_dir: Path, deadline_s: float) -> None:
-        self.engine = engine
-        self.run = EngineRun(
-            endpoint_id=ENDPOINT_ID,
-            endpoint_name="contract",
-            run_dir=run_dir,
-            start_slots=run_dir / "start-slots",
-            oversized_results=run_dir / "oversized_results",
-        )
-        self.deadline_s = deadline_s
-        self.events: queue.SimpleQueue[EngineEvent] = queue.SimpleQueue()
-        self.slots = 0
-        self.given: dict[int, Task] = {}
-        self.backlog: deque[Task] = deque()
-        self.outcomes: dict[int, Outcome] = {}
-        self.order: list[int] = []
-        self.downs: list[EngineDown] = []
-        self.give_back_again = True
-        self._seq = 0
-
-    def start(self) -> Rig:
-        self.engine.start(self.run, self.events.put)
-        return self
-
-    def task(self, function: Callable[..., Any] | str, *args: Any, **kwargs: Any) -> Task:
-        self._seq += 1
-        return make_task(self._seq, function, *args, **kwargs)
-
-    def add(self, function: Callable[..., Any] | str, *args: Any, **kwargs: Any) -> int:
-        """Put a task into the backlog; return its sequence number."""
-        task = self.task(function, *args, **kwargs)
-        self.backlog.append(task)
-        return task.seq
-
-    def feed(self) -> None:
-        """Give as much of the backlog as the engine's slots allow."""
-        room = max(0, self.slots - len(self.given))
-        batch = [self.backlog.popleft() for _ in range(min(room, len(self.backlog)))]
-        self.given.update((task.seq, task) for task in batch)
-        if batch or self.backlog:
-            self.engine.submit(Submission(tuple(batch), waiting=len(self.backlog)))
-
-    def pump_until(self, done: Callable[[], bool], what: str) -> None:
-        """Handle events until something is so, or fail at the deadline."""
-        until = time.monotonic() + self.deadline_s
-        self.feed()
-        while not done():
-            left = until - time.monotonic()
-            try:
-                if left <= 0:
-                    raise queue.Empty
-                self.handle(self.events.get(timeout=left))
-            except queue.Empty:
-                pytest.fail(
-                    f"no {what} within {self.deadline_s} s; status {self.engine.status()}, "
-                    f"given {sorted(self.given)}, backlog {len(self.backlog)}, {self.downs}"
-                )
-            self.feed()
-
-    def handle(self, event: EngineEvent) -> None:
-        if isinstance(event, SlotsChanged):
-            self.slots = event.slots
-        elif isinstance(event, EngineDown):
-            self.downs.append(event)
-        else:
-            self._take(event)
-
-    def _take(self, event: Outcomes) -> None:
-        for outcome in event.outcomes:
-            task = self.given.pop(outcome.seq, None)
-            assert task is not None, f"an outcome for task {outcome.seq}, which is not given"
-            if outcome.kind is OutcomeKind.NOT_BEGUN and self.give_back_again:
-                self.backlog.appendleft(task)
-                continue
-            assert outcome.seq not in self.outcomes, f"a second outcome for {outcome.seq}"
-            self.outcomes[outcome.seq] = outcome
-            self.order.append(outcome.seq)
-
-    def wait_for(self, seqs: Sequence[int]) -> list[Outcome]:
-        """Wait for the outcomes of these tasks, in their order."""
-        self.pump_until(
-            lambda: all(seq in self.outcomes for seq in seqs), f"outcome of {list(seqs)[:5]}"
-        )
-        return [self.outcomes[seq] for seq in seqs]
-
-    def call(self, function: Callable[..., Any] | str, *args: Any, **kwargs: Any) -> Outcome:
-        """Run one task to its end."""
-        return self.wait_for([self.add(function, *args, **kwargs)])[0]
-
-    def value(self, function: Callable[..., Any] | str, *args: Any, **kwargs: Any) -> Any:
-        """Run one task and return what it returned."""
-        outcome = self.call(function, *args, **kwargs)
-        assert outcome.kind is OutcomeKind.DONE, outcome
-        return value_of(outcome.result)
-
-    def error(self, function: Callable[..., Any] | str, *args: Any, **kwargs: Any) -> Any:
-        """Run one task and return its error result."""
-        outcome = self.call(function, *args, **kwargs)
-        assert outcome.kind is OutcomeKind.DONE, outcome
-        opened = unpack_result(outcome.result)
-        assert opened.is_error
-        return opened
-
-    def wait_for_file(self, path: Path) -> str:
-        """Pump events until a task has written this file; return its text."""
-        until = time.monotonic() + self.deadline_s
-        self.feed()
-        while not (path.exists() and path.read_text()):
-            assert time.monotonic() < until, f"{path.name} was not written"
-            with contextlib.suppress(queue.Empty):
-                self.handle(self.events.get(timeout=0.02))
-            self.feed()
-        return path.read_text()
-
-    def drain_events(self) -> list[EngineEvent]:
-        found = []
-        with contextlib.suppress(queue.Empty):
-            while True:
-                found.append(self.events.get_nowait())
-        return found
-
-
-def marked_processes(run_dir: Path) -> list[psutil.Process]:
-    """All processes that carry the endpoint's mark in their environment."""
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            if process.environ().get(MARK) == str(run_dir.resolve()):
-                found.append(process)
-    return found
+from cep.worker.slots import begun_seqs
+from tests.unit.engine_rig import ENDPOINT_ID, Rig, marked_processes
+from tests.unit.engine_tasks import (
+    Trap,
+    add,
+    append_line,
+    exit_at_once,
+    hostile_value,
+    make_bytes,
+    print_much,
+    raise_hostile,
+    raise_keyboard_interrupt,
+    raise_system_exit,
+    raise_value_error,
+    spin,
+    surroundings,
+    touch_and_wait,
+    unpicklable,
+)
+from tests.unit.task_payloads import value_of
 
 
 class EngineContract:
     """Subclass this as `Test...`; every method is a test."""
 
     deadline_s: ClassVar[float] = 30.0
-    isolated: ClassVar[bool] = True  # workers are processes; they can be killed one by one
-    changes_directory: ClassVar[bool] = True  # tasks run in the working directory
-    local_slots: ClassVar[bool] = True  # workers write start slots
-    has_cancel_before_start: ClassVar[bool] = True  # tasks wait inside the engine at times
-    takes_resources: ClassVar[bool] = False  # a resource specification is acceptable
 
     def make_engine(self, *, workers: int = 2, **common: Any) -> Engine:
         """Build an engine with that many workers and these keys of CommonEngineSettings."""
@@ -463,8 +197,7 @@ class EngineContract:
             seen = value_of(rig.outcomes[task.seq].result)
             assert seen["uuid"] == seen["copied"] == seen["child"] == task.task_id
             assert seen["sandbox"] is None
-            if self.changes_directory:
-                assert seen["cwd"] == str((rig.run.run_dir / "tasks_working_dir").resolve())
+            assert seen["cwd"] == str((rig.run.run_dir / "tasks_working_dir").resolve())
         assert Path.cwd() == here
         assert "GC_TASK_UUID" not in os.environ
 
@@ -478,8 +211,7 @@ class EngineContract:
             expected = rig.run.run_dir.resolve() / "boxes" / task.task_id
             assert seen["sandbox"] == str(expected)
             assert expected.is_dir()
-            if self.changes_directory:
-                assert seen["cwd"] == str(expected)
+            assert seen["cwd"] == str(expected)
 
     def test_the_task_timeout_raises_in_the_task(
         self, rigs: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
@@ -494,29 +226,7 @@ class EngineContract:
         outcome = rig.call(add, [1], [2], result_serializers=json_data)
         assert unpack_result(outcome.result).data == "11\n[1, 2]"
 
-    def test_a_resource_specification_is_refused_by_name(self, rigs: Callable[..., Rig]) -> None:
-        if self.takes_resources:
-            pytest.skip("this engine takes resource specifications")
-        outcome = rigs().start().call(add, 1, 1, resource_specification='{"num_nodes": 2}')
-        assert outcome.kind is OutcomeKind.REFUSED
-        assert outcome.code == result.TASK_REFUSED
-        assert "resource_specification" in outcome.reason
-
     # -- safety --
-
-    def test_no_payload_is_opened_in_the_agent(
-        self, rigs: Callable[..., Rig], tmp_path: Path
-    ) -> None:
-        if not self.isolated:
-            pytest.skip("threads of the agent run the tasks, the one stated exception")
-        rig = rigs().start()
-        trail = tmp_path / "trail"
-        rig.call(add, Trap(trail), 1)
-        rig.call(hostile_value, str(trail))
-        rig.call(raise_hostile, str(trail))
-        pids = set(trail.read_text().split()) if trail.exists() else set()
-        assert pids, "the trap in the arguments did not spring in the worker either"
-        assert str(os.getpid()) not in pids
 
     def test_a_hostile_exception_is_an_error_result(
         self, rigs: Callable[..., Rig], tmp_path: Path
@@ -525,58 +235,7 @@ class EngineContract:
         assert opened.error_code == result.REMOTE_EXECUTION_ERROR
         assert "Bad" in opened.data
 
-    # -- workers that die --
-
-    def test_fault_08_a_killed_worker_costs_only_the_task_it_ran(
-        self, rigs: Callable[..., Rig], tmp_path: Path
-    ) -> None:
-        if not self.isolated:
-            pytest.skip("threads cannot be killed")
-        rig = rigs(workers=2).start()
-        gate = tmp_path / "gate"
-        victim = rig.add(touch_and_wait, str(tmp_path / "a"), str(gate))
-        survivor = rig.add(touch_and_wait, str(tmp_path / "b"), str(gate))
-        others = [rig.add(add, number, 0) for number in range(6)]
-        pid = int(rig.wait_for_file(tmp_path / "a"))
-        rig.wait_for_file(tmp_path / "b")
-        os.kill(pid, signal.SIGKILL)
-        lost = rig.wait_for([victim])[0]
-        assert lost.kind is OutcomeKind.LOST
-        assert lost.code == result.WORKER_LOST
-        assert lost.reason
-        gate.touch()
-        for outcome in rig.wait_for([survivor, *others]):
-            assert outcome.kind is OutcomeKind.DONE
-
-    def test_a_task_that_ends_its_process_is_lost_and_the_next_runs(
-        self, rigs: Callable[..., Rig]
-    ) -> None:
-        if not self.isolated:
-            pytest.skip("it would end the agent, as user code in threads may")
-        rig = rigs(workers=1).start()
-        outcome = rig.call(exit_at_once)
-        assert outcome.kind is OutcomeKind.LOST
-        assert outcome.code == result.WORKER_LOST
-        assert rig.value(add, 1, 1) == 2
-
     # -- cancel, status, stop --
-
-    def test_cancelled_tasks_that_have_not_begun_come_back(
-        self, rigs: Callable[..., Rig], tmp_path: Path
-    ) -> None:
-        if not self.has_cancel_before_start:
-            pytest.skip("this engine hands tasks to workers at once")
-        rig = rigs(workers=1).start()
-        rig.give_back_again = False
-        gate = tmp_path / "gate"
-        running = rig.add(touch_and_wait, str(tmp_path / "started"), str(gate))
-        rig.wait_for_file(tmp_path / "started")
-        waiting = rig.add(add, 1, 1)
-        rig.pump_until(lambda: waiting in rig.given, "room for a second task")
-        rig.engine.cancel([running, waiting, 123456])
-        assert rig.wait_for([waiting])[0].kind is OutcomeKind.NOT_BEGUN
-        gate.touch()
-        assert rig.wait_for([running])[0].kind is OutcomeKind.DONE
 
     def test_the_status_tells_the_truth(self, rigs: Callable[..., Rig], tmp_path: Path) -> None:
         rig = rigs(workers=2).start()
@@ -629,23 +288,92 @@ class EngineContract:
         rig.engine.submit(Submission((), waiting=0))
         assert rig.value(add, 1, 1) == 2
 
-    # -- marks --
+
+class IsolatedContract:
+    """For engines whose workers are processes."""
+
+    def test_no_payload_is_opened_in_the_agent(
+        self, rigs: Callable[..., Rig], tmp_path: Path
+    ) -> None:
+        rig = rigs().start()
+        trail = tmp_path / "trail"
+        rig.call(add, Trap(trail), 1)
+        rig.call(hostile_value, str(trail))
+        rig.call(raise_hostile, str(trail))
+        pids = set(trail.read_text().split()) if trail.exists() else set()
+        assert pids, "the trap in the arguments did not spring in the worker either"
+        assert str(os.getpid()) not in pids
+
+    def test_fault_08_a_killed_worker_costs_only_the_task_it_ran(
+        self, rigs: Callable[..., Rig], tmp_path: Path
+    ) -> None:
+        rig = rigs(workers=2).start()
+        gate = tmp_path / "gate"
+        victim = rig.add(touch_and_wait, str(tmp_path / "a"), str(gate))
+        survivor = rig.add(touch_and_wait, str(tmp_path / "b"), str(gate))
+        others = [rig.add(add, number, 0) for number in range(6)]
+        pid = int(rig.wait_for_file(tmp_path / "a"))
+        rig.wait_for_file(tmp_path / "b")
+        os.kill(pid, signal.SIGKILL)
+        lost = rig.wait_for([victim])[0]
+        assert lost.kind is OutcomeKind.LOST
+        assert lost.code == result.WORKER_LOST
+        assert lost.reason
+        gate.touch()
+        for outcome in rig.wait_for([survivor, *others]):
+            assert outcome.kind is OutcomeKind.DONE
+
+    def test_a_task_that_ends_its_process_is_lost_and_the_next_runs(
+        self, rigs: Callable[..., Rig]
+    ) -> None:
+        rig = rigs(workers=1).start()
+        outcome = rig.call(exit_at_once)
+        assert outcome.kind is OutcomeKind.LOST
+        assert outcome.code == result.WORKER_LOST
+        assert rig.value(add, 1, 1) == 2
 
     def test_workers_carry_the_mark_of_their_endpoint(self, rigs: Callable[..., Rig]) -> None:
-        if not self.isolated:
-            pytest.skip("no processes")
         rig = rigs().start()
         seen = rig.value(surroundings)
         assert seen["mark"] == str(rig.run.run_dir.resolve())
         assert seen["pid"] in {process.pid for process in marked_processes(rig.run.run_dir)}
 
+
+class RefusesResourcesContract:
+    """For engines that have no use for a resource specification."""
+
+    def test_a_resource_specification_is_refused_by_name(self, rigs: Callable[..., Rig]) -> None:
+        outcome = rigs().start().call(add, 1, 1, resource_specification='{"num_nodes": 2}')
+        assert outcome.kind is OutcomeKind.REFUSED
+        assert outcome.code == result.TASK_REFUSED
+        assert "resource_specification" in outcome.reason
+
+
+class QueueContract:
+    """For engines that hold tasks which no worker has begun, and can give them back."""
+
+    def test_cancelled_tasks_that_have_not_begun_come_back(
+        self, rigs: Callable[..., Rig], tmp_path: Path
+    ) -> None:
+        rig = rigs(workers=1).start()
+        rig.give_back_again = False
+        gate = tmp_path / "gate"
+        running = rig.add(touch_and_wait, str(tmp_path / "started"), str(gate))
+        rig.wait_for_file(tmp_path / "started")
+        waiting = rig.add(add, 1, 1)
+        rig.pump_until(lambda: waiting in rig.given, "room for a second task")
+        rig.engine.cancel([running, waiting, 123456])
+        assert rig.wait_for([waiting])[0].kind is OutcomeKind.NOT_BEGUN
+        gate.touch()
+        assert rig.wait_for([running])[0].kind is OutcomeKind.DONE
+
+
+class StartSlotsContract:
+    """For engines whose workers run on the agent's host."""
+
     def test_begun_tasks_are_written_to_start_slots(
         self, rigs: Callable[..., Rig], tmp_path: Path
     ) -> None:
-        if not self.local_slots:
-            pytest.skip("workers may be on other hosts")
-        from cep.worker.slots import begun_seqs
-
         rig = rigs(workers=1).start()
         gate = tmp_path / "gate"
         running = rig.add(touch_and_wait, str(tmp_path / "started"), str(gate))
