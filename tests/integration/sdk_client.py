@@ -1,0 +1,191 @@
+"""What researchers do with the official SDK: run in an environment that has it and nothing of ours.
+
+`sdk_client.py VERB ENDPOINT_ID [ARGUMENT...]`; the last line on stdout is the answer as JSON. The
+tests (test_sdk_scenarios.py and others) start it and judge the answer.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from typing import Any
+
+from globus_compute_sdk import Client, Executor, ShellFunction
+
+TIMEOUT_S = 90.0
+
+
+def double(number: int) -> int:
+    return 2 * number
+
+
+def divide(number: int) -> float:
+    return number / 0
+
+
+def size_of(data: bytes) -> int:
+    return len(data)
+
+
+def make(size: int) -> bytes:
+    return b"x" * size
+
+
+def begin(number: int, witness: str, busy_s: float) -> int:
+    """Tell a witness that this task begins, be busy for a while, return the number."""
+    import socket
+    import time as clock
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as speaker:
+        speaker.sendto(str(number).encode(), witness)
+    end = clock.monotonic() + busy_s
+    while clock.monotonic() < end:
+        pass
+    return number
+
+
+def task_id() -> str:
+    import os
+
+    return os.environ["GC_TASK_UUID"]
+
+
+def many(endpoint_id: str, number: str) -> dict[str, Any]:
+    begun = time.monotonic()
+    with Executor(endpoint_id=endpoint_id) as executor:
+        futures = [executor.submit(double, value) for value in range(int(number))]
+        values = [future.result(timeout=TIMEOUT_S) for future in futures]
+    seconds = time.monotonic() - begun
+    return {"right": values == [2 * n for n in range(int(number))], "seconds": seconds}
+
+
+def exception(endpoint_id: str) -> dict[str, Any]:
+    with Executor(endpoint_id=endpoint_id) as executor:
+        error = executor.submit(divide, 1).exception(timeout=TIMEOUT_S)
+        after = executor.submit(double, 4).result(timeout=TIMEOUT_S)
+    return {"type": type(error).__name__, "text": str(error), "after": after}
+
+
+def shell(endpoint_id: str) -> dict[str, Any]:
+    with Executor(endpoint_id=endpoint_id) as executor:
+        good = executor.submit(ShellFunction("echo hello {name}; echo bad >&2"), name="you")
+        bad = executor.submit(ShellFunction("exit 7"))
+        answer, failed = good.result(timeout=TIMEOUT_S), bad.result(timeout=TIMEOUT_S)
+    return {
+        "stdout": answer.stdout,
+        "stderr": answer.stderr,
+        "code": answer.returncode,
+        "failed": failed.returncode,
+    }
+
+
+def own_task_id(endpoint_id: str) -> dict[str, Any]:
+    with Executor(endpoint_id=endpoint_id) as executor:
+        futures = [executor.submit(task_id) for _ in range(20)]
+        seen = [future.result(timeout=TIMEOUT_S) for future in futures]
+        right = [future.task_id for future in futures]
+    return {"seen": seen, "right": right}
+
+
+def reload(endpoint_id: str) -> dict[str, Any]:
+    with Executor(endpoint_id=endpoint_id) as executor:
+        first = [executor.submit(double, value) for value in range(10)]
+        values = [future.result(timeout=TIMEOUT_S) for future in first]
+        group = executor.task_group_id
+    with Executor(endpoint_id=endpoint_id, task_group_id=group) as executor:
+        again = [future.result(timeout=TIMEOUT_S) for future in executor.reload_tasks()]
+    return {"first": sorted(values), "again": sorted(again)}
+
+
+def by_client(endpoint_id: str) -> dict[str, Any]:
+    client = Client()
+    function_id = client.register_function(double)
+    task_ids = [
+        client.run(value, endpoint_id=endpoint_id, function_id=function_id) for value in range(5)
+    ]
+    failing = client.run(1, endpoint_id=endpoint_id, function_id=client.register_function(divide))
+    end = time.monotonic() + TIMEOUT_S
+    pause = threading.Event()
+    while any(task["pending"] for task in client.get_batch_result([*task_ids, failing]).values()):
+        if time.monotonic() > end:
+            raise TimeoutError("tasks are pending for too long")
+        pause.wait(0.1)  # tasks of Client.run can only be asked for
+    batch = client.get_batch_result(task_ids)
+    try:
+        client.get_result(failing)
+        error = ""
+    except Exception as exc:
+        error = str(exc)
+    return {
+        "one": client.get_result(task_ids[3]),
+        "batch": [batch[name]["result"] for name in task_ids],
+        "states": sorted({batch[name]["status"] for name in task_ids}),
+        "error": error,
+    }
+
+
+def large(endpoint_id: str, size: str) -> dict[str, Any]:
+    with Executor(endpoint_id=endpoint_id) as executor:
+        there = executor.submit(size_of, b"y" * int(size))
+        back = executor.submit(make, int(size))
+        return {
+            "there": there.result(timeout=TIMEOUT_S),
+            "back": len(back.result(timeout=TIMEOUT_S)),
+        }
+
+
+def too_large(endpoint_id: str, size: str) -> dict[str, Any]:
+    with Executor(endpoint_id=endpoint_id) as executor:
+        error = executor.submit(make, int(size)).exception(timeout=TIMEOUT_S)
+        after = executor.submit(double, 3).result(timeout=TIMEOUT_S)
+    return {"error": str(error), "after": after}
+
+
+def status(endpoint_id: str) -> dict[str, Any]:
+    return {"status": Client().get_endpoint_status(endpoint_id)["status"]}
+
+
+def until_status(endpoint_id: str, wanted: str, within_s: str) -> dict[str, Any]:
+    """Ask for the status until it is the wanted one; tell how long that took."""
+    client = Client()
+    begun = time.monotonic()
+    pause = threading.Event()
+    while True:
+        seen = client.get_endpoint_status(endpoint_id)["status"]
+        seconds = time.monotonic() - begun
+        if seen == wanted or seconds > float(within_s):
+            return {"status": seen, "seconds": seconds}
+        pause.wait(0.1)  # the service has no other way to tell
+
+
+def witnessed(endpoint_id: str, number: str, witness: str, busy_s: str) -> dict[str, Any]:
+    """Run functions that tell a witness when they begin; return the outcome of each."""
+    with Executor(endpoint_id=endpoint_id) as executor:
+        futures = [
+            executor.submit(begin, value, witness, float(busy_s)) for value in range(int(number))
+        ]
+        outcomes = {}
+        for value, future in enumerate(futures):
+            error = future.exception(timeout=TIMEOUT_S)
+            outcomes[value] = str(error) if error else future.result()
+    return {"outcomes": outcomes}
+
+
+VERBS = {
+    "many": many,
+    "exception": exception,
+    "shell": shell,
+    "own-task-id": own_task_id,
+    "reload": reload,
+    "client": by_client,
+    "large": large,
+    "too-large": too_large,
+    "status": status,
+    "until-status": until_status,
+    "witnessed": witnessed,
+}
+
+if __name__ == "__main__":
+    print(json.dumps(VERBS[sys.argv[1]](*sys.argv[2:])), flush=True)

@@ -1,0 +1,118 @@
+"""The main job as a user sees it: configure, start, run functions, crash, start again, stop."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections import Counter
+from collections.abc import Iterator
+
+import psutil
+import pytest
+
+from tests.integration.scene import ENGINES, Scene, Witness
+
+TASKS = 500
+WORKERS = 2
+BUSY_S = 0.01
+
+
+@pytest.fixture(scope="module")
+def scene() -> Iterator[Scene]:
+    with Scene() as made:
+        made.hub()
+        yield made
+
+
+def kill(scene: Scene, name: str) -> None:
+    """End the agent as a crash does, and wait until it is gone."""
+    process = psutil.Process(scene.agent_pid(name))
+    process.send_signal(signal.SIGKILL)
+    process.wait(10)
+
+
+def test_list_walks_through_all_states_and_back(scene: Scene) -> None:
+    assert scene.states() == {}
+    scene.configure("walk", ENGINES["threads"])
+    assert scene.states() == {"walk": "Initialized"}
+    first = scene.start("walk")
+    assert scene.states() == {"walk": "Running"}
+    assert scene.cep("stop", "walk").stdout == "> Endpoint <walk> is now stopped\n"
+    assert scene.states() == {"walk": "Stopped"}
+    second = scene.start("walk")
+    kill(scene, "walk")
+    assert scene.states() == {"walk": "Disconnected"}
+    third = scene.start("walk")
+    assert scene.states() == {"walk": "Running"}
+    scene.cep("stop", "walk")
+    assert scene.states() == {"walk": "Stopped"}
+    assert first == second == third
+
+
+def test_both_signals_stop_the_endpoint_in_good_order(scene: Scene) -> None:
+    scene.configure("signals", ENGINES["processes"])
+    for number in (signal.SIGTERM, signal.SIGQUIT):
+        scene.start("signals")
+        agent = psutil.Process(scene.agent_pid("signals"))
+        children = agent.children(recursive=True)
+        agent.send_signal(number)
+        agent.wait(20)
+        _, alive = psutil.wait_procs(children, timeout=5)
+        assert alive == []
+        assert scene.states()["signals"] == "Stopped"
+
+
+def test_stopping_what_does_not_run_says_so_and_succeeds(scene: Scene) -> None:
+    scene.configure("idle", ENGINES["threads"])
+    done = scene.cep("stop", "idle")
+    assert "Endpoint not active." in done.stdout + done.stderr
+
+
+def test_a_second_start_is_refused_and_says_where_the_first_runs(scene: Scene) -> None:
+    with scene.endpoint("once", "threads"):
+        again = scene.cep("start", "once", check=False)
+        assert again.returncode == 73
+        assert str(scene.agent_pid("once")) in again.stderr
+
+
+def test_processes_below_the_agent_carry_the_documented_titles(scene: Scene) -> None:
+    with scene.endpoint("titles", "htex") as endpoint_id:
+        assert scene.sdk("many", endpoint_id, "2")["right"]
+        agent = psutil.Process(scene.agent_pid("titles"))
+        assert agent.cmdline()[0].startswith(f"Globus Compute Endpoint ({endpoint_id}, titles)")
+        below = [" ".join(child.cmdline()) for child in agent.children(recursive=True)]
+        assert any(line.startswith("parsl: HTEX interchange") for line in below), below
+
+
+@pytest.mark.parametrize("engine", ["processes", "htex"])
+def test_every_task_has_one_answer_after_a_kill_in_the_middle(scene: Scene, engine: str) -> None:
+    name = f"crash-{engine}"
+    scene.configure(name, ENGINES[engine])
+    endpoint_id = scene.start(name)
+    with Witness(scene.root / f"{name}.sock") as witness:
+        client = scene.sdk_popen(
+            "witnessed", endpoint_id, str(TASKS), str(witness.path), str(BUSY_S)
+        )
+        try:
+            witness.wait_for(TASKS // 5, 60)
+            os.kill(scene.agent_pid(name), signal.SIGKILL)
+            begun_before = set(witness.heard)
+            assert scene.states()[name] == "Disconnected"
+            assert scene.start(name) == endpoint_id
+            outcomes = scene.sdk_answer(client)["outcomes"]
+        finally:
+            client.kill()
+            client.wait()
+            scene.cep("stop", name)
+        begun = Counter(witness.heard)
+
+    assert len(outcomes) == TASKS
+    failed = {task for task, outcome in outcomes.items() if outcome != int(task)}
+    # The 20 ms that the kill takes to be seen may begin a few tasks more.
+    told = json.dumps({task: outcomes[task] for task in sorted(failed)}, indent=1)
+    assert len(failed) <= 2 * WORKERS, told
+    assert failed <= begun.keys() | begun_before, "a task that never began must run, not fail"
+    assert all("restart" in outcomes[task].lower() for task in failed), told
+    assert begun.keys() == outcomes.keys()
+    assert max(begun.values()) == 1, "no task ran twice"
