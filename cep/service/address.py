@@ -80,7 +80,7 @@ def of_url(url: str, origin: str = "The service's address") -> ServiceAddress:
         raise ConfigError(
             f"{origin} is {url!r}, but it must be an address like https://hub.example.org:5000."
         )
-    for name, known in SERVICE_SERVICE_ENVIRONMENTS.items():
+    for name, known in SERVICE_ENVIRONMENTS.items():
         if clean == known:
             return ServiceAddress(clean, name, hosted=name != LOCAL)
     parts = urlsplit(clean)

@@ -1,0 +1,52 @@
+"""`version` and `validate`: commands that look and touch nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from cep import __version__
+from cep.cli.command import CepCommand, Shared
+from cep.errors import CepError
+
+
+@click.command(cls=CepCommand)
+def version() -> None:
+    """Show the version."""
+    click.echo(f"Globus Compute endpoint version: {__version__}")
+
+
+@click.command(cls=CepCommand)
+@click.argument("name_or_file")
+@click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
+@click.pass_obj
+def validate(shared: Shared, name_or_file: str, as_json: bool) -> int:
+    """Check the configuration of an endpoint, or a file, without starting anything.
+
+    Exit code 0: it is right; 78: it is wrong, and every problem is listed.
+    """
+    from cep.cli import naming
+    from cep.config.load import read
+
+    path = Path(name_or_file)
+    if not (path.is_file() or "/" in name_or_file):
+        path = naming.find_root(shared.base, name_or_file) / "config.yaml"
+    try:
+        loaded = read(path)
+    except CepError as exc:
+        if not as_json:
+            raise
+        problems = [line.strip() for line in exc.message.splitlines()[1:]] or [exc.message]
+        click.echo(json.dumps({"file": str(path), "valid": False, "problems": problems,
+                               "warnings": []}))
+        return exc.exit_code
+    if as_json:
+        click.echo(json.dumps({"file": str(path), "valid": True, "problems": [],
+                               "warnings": list(loaded.warnings)}))
+        return 0
+    for warning in loaded.warnings:
+        click.echo(warning, err=True)
+    click.echo(f"The configuration {path} is valid.")
+    return 0
