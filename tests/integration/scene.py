@@ -19,7 +19,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -96,13 +96,26 @@ class Scene:
         self, *words: str, check: bool = True, timeout_s: float = 90.0, program: str = "cep"
     ) -> subprocess.CompletedProcess[str]:
         """Run a cep command; unless `check` is false, its failure fails the test."""
-        argv = [str(Path(sys.executable).parent / program), *words]
+        argv = [Path(sys.executable).parent / program, *words]
+        return self.command(argv, check=check, timeout_s=timeout_s)
+
+    def command(
+        self,
+        argv: Sequence[str | os.PathLike[str]],
+        *,
+        check: bool = True,
+        timeout_s: float = 90.0,
+        env: Mapping[str, str] | None = None,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command in the scene's network; unless `check` is false, it must succeed."""
         # Files, not pipes: a daemon that kept one open would hide its parent's end.
         with (
             tempfile.TemporaryFile("w+", dir=self.root) as out,
             tempfile.TemporaryFile("w+", dir=self.root) as err,
         ):
-            process = self.network.popen(argv, env=self.environment, stdout=out, stderr=err)
+            process = self.network.popen(
+                argv, env=env or self.environment, stdout=out, stderr=err, cwd=self.root
+            )
             try:
                 code = process.wait(timeout=timeout_s)
             except subprocess.TimeoutExpired:
@@ -111,10 +124,11 @@ class Scene:
                 code = -9
             out.seek(0)
             err.seek(0)
-            done = subprocess.CompletedProcess(argv, code, out.read(), err.read())
+            words = [os.fspath(word) for word in argv]
+            done = subprocess.CompletedProcess(words, code, out.read(), err.read())
         if check and code != 0:
             pytest.fail(
-                f"{shlex.join(['cep', *words])} ended with {code}.\n{done.stdout}\n{done.stderr}"
+                f"{shlex.join(words)} ended with {code}.\n{done.stdout}\n{done.stderr}"
                 f"\n{self.logs()}",
                 pytrace=False,
             )

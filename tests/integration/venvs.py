@@ -67,7 +67,8 @@ def wheelhouse(python: str) -> Path:
         if not (home / ".complete").exists():
             shutil.rmtree(home, ignore_errors=True)
             pip = _environment("pip", ("pip",), CONSTRAINTS, python=python)
-            requirements = _requirements()
+            # pipx asks for a pip newer than that of some distributions.
+            requirements = [*_requirements(), "pip"]
             _pip(pip, "wheel", "--constraint", CONSTRAINTS, "--wheel-dir", home, *requirements)
             (home / ".complete").touch()
         for old in home.glob("cep_endpoint-*.whl"):

@@ -1,0 +1,84 @@
+"""`cep demo`: it shows the whole, and leaves neither process nor file, however it ends."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.scene import Scene
+
+CEP = Path(sys.executable).parent / "cep"
+OCCUPY = (
+    "import socket; s = socket.create_server(('127.0.0.1', 5000)); print('ready', flush=True); "
+    "s.accept()"
+)
+
+
+@pytest.fixture
+def scene() -> Iterator[Scene]:
+    with Scene() as made:
+        yield made
+
+
+def left_behind(scene: Scene) -> tuple[list[int], list[Path]]:
+    """Processes in the scene's network, and files in its home and temporary directories."""
+    return scene.network.pids(), [path for path in scene.root.rglob("*") if path.name != "tmp"]
+
+
+def test_the_demo_prints_its_account_and_leaves_nothing(scene: Scene) -> None:
+    done = scene.cep("demo")
+    assert re.search(r"^Endpoint ID: +[0-9a-f-]{36}$", done.stdout, re.M), done.stdout
+    run = re.search(r"^Functions run: +(\d+)$", done.stdout, re.M)
+    received = re.search(r"^Results received: +(\d+)$", done.stdout, re.M)
+    assert run and received, done.stdout
+    assert int(run.group(1)) == int(received.group(1)) > 20
+    assert left_behind(scene) == ([], [])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "term"])
+def test_an_interrupted_demo_leaves_nothing(scene: Scene, number: signal.Signals) -> None:
+    process = scene.network.popen([CEP, "demo"], env=scene.environment, cwd=scene.root)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("Endpoint ID:"):
+            break
+    process.send_signal(number)
+    rest, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, rest
+    assert "Traceback" not in rest
+    assert left_behind(scene) == ([], [])
+
+
+def test_a_taken_port_is_named_with_its_owner(scene: Scene) -> None:
+    owner = scene.network.popen([sys.executable, "-c", OCCUPY], env=scene.environment)
+    try:
+        assert owner.stdout is not None
+        assert owner.stdout.readline() == "ready\n"
+        done = scene.cep("demo", check=False)
+        assert done.returncode == 69, done.stderr
+        assert "5000" in done.stderr
+        assert str(owner.pid) in done.stderr, "the owner is named"
+        assert "Traceback" not in done.stderr
+    finally:
+        owner.kill()
+        owner.communicate()
+    assert left_behind(scene) == ([], [])
+
+
+def test_a_failing_step_gives_its_words_and_leaves_nothing(scene: Scene) -> None:
+    # Without a hub's libraries there is no demo: hide one of them.
+    (scene.root / "tmp" / "uvicorn.py").write_text("raise ImportError('not here')\n")
+    environment = {**scene.environment, "PYTHONPATH": str(scene.root / "tmp")}
+    done = scene.command([CEP, "demo"], env=environment, check=False)
+    assert done.returncode not in (0, 1)
+    assert "Traceback" not in done.stderr
+    assert scene.network.pids() == []
+    assert subprocess.run(["ls", scene.root / "tmp"], capture_output=True, check=True).stdout == (
+        b"uvicorn.py\n"
+    )

@@ -1,0 +1,66 @@
+"""The unmodified published endpoint 2.19: served by our hub, and replaced by our agent.
+
+Optional: skipped where its libraries cannot be installed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration import venvs
+from tests.integration.scene import Scene
+
+NAME = "old"
+
+
+@pytest.fixture(scope="module")
+def published() -> Path:
+    """The published program."""
+    try:
+        return venvs.published_python().parent / "globus-compute-endpoint"
+    except venvs.CannotInstall as exc:
+        pytest.skip(f"NOT TESTED: the published endpoint 2.19 cannot be installed. {exc}")
+
+
+@pytest.fixture(scope="module")
+def scene(published: Path) -> Iterator[Scene]:
+    """A hub, and an endpoint configured by the published program."""
+    with Scene() as made:
+        made.hub()
+        made.command([published, "configure", NAME])
+        config = made.user_dir / NAME / "config.yaml"
+        # Port 443 is for the hosted service; a hub hands out its own.
+        lines = [line for line in config.read_text().splitlines() if "amqp_port" not in line]
+        config.write_text("\n".join(lines) + "\n")
+        yield made
+
+
+def test_the_published_endpoint_registers_with_the_hub_and_runs_tasks(
+    scene: Scene, published: Path
+) -> None:
+    said = scene.command([published, "start", NAME]).stdout
+    found = re.search(r"registered ID: ([0-9a-f-]{36})", said)
+    assert found, said
+    try:
+        assert scene.sdk("many", found.group(1), "20")["right"]
+        assert "ZeroDivisionError" in scene.sdk("exception", found.group(1))["text"]
+        status = scene.sdk("until-status", found.group(1), "online", "35")
+        assert status["status"] == "online"
+    finally:
+        scene.command([published, "stop", NAME])
+
+
+def test_its_directory_runs_unchanged_with_our_agent(scene: Scene, published: Path) -> None:
+    assert scene.states()[NAME] in ("Initialized", "Stopped")
+    endpoint_id = scene.start(NAME)
+    try:
+        assert scene.sdk("many", endpoint_id, "20")["right"]
+        again = scene.command([published, "start", NAME], check=False)
+        assert again.returncode != 0, "the published program must see that it runs"
+    finally:
+        scene.cep("stop", NAME)
+    assert scene.states()[NAME] == "Stopped"
