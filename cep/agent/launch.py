@@ -12,15 +12,18 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from cep import errors
 from cep.agent.options import StartOptions
 from cep.errors import CepError, SoftwareError, UsageError
 from cep.paths import EndpointPaths
+
+# One line of the pipe: {"note": text}, {"ready": endpoint id}, or {"error", "hint", "kind"}.
+Word: TypeAlias = dict[str, Any]
 
 LOG_LINES_SHOWN = 15
 
@@ -72,9 +75,17 @@ def start(
             child.returncode = child.returncode or 0  # detached: its end is not ours to reap
 
 
-def _wait_for_word(pipe: Any, note: Callable[[str], None], base: Path, name: str) -> str:
+def read_words(pipe: Iterable[str]) -> Iterator[Word]:
+    """What the child says, in order, until "ready", "error" or the end."""
     for line in pipe:
-        word = json.loads(line)
+        word: Word = json.loads(line)
+        yield word
+        if "ready" in word or "error" in word:
+            return
+
+
+def _wait_for_word(pipe: Iterable[str], note: Callable[[str], None], base: Path, name: str) -> str:
+    for word in read_words(pipe):
         if "ready" in word:
             return str(word["ready"])
         if "error" in word:
@@ -86,7 +97,7 @@ def _wait_for_word(pipe: Any, note: Callable[[str], None], base: Path, name: str
     )
 
 
-def _revive(word: dict[str, Any]) -> CepError:
+def _revive(word: Word) -> CepError:
     """The child's error as an exception of the same class, hence the same exit code."""
     kind = getattr(errors, str(word.get("kind")), SoftwareError)
     if not (isinstance(kind, type) and issubclass(kind, CepError)):
@@ -123,7 +134,7 @@ class Announcer:
             {"error": error.message, "hint": error.hint, "kind": type(error).__name__}, last=True
         )
 
-    def _say(self, word: dict[str, Any], *, last: bool = False) -> None:
+    def _say(self, word: Word, *, last: bool = False) -> None:
         if self._descriptor is None:
             return
         with contextlib.suppress(BrokenPipeError):  # nobody waits any more

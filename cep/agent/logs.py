@@ -10,7 +10,6 @@ import logging
 import logging.handlers
 import os
 import re
-import sys
 import time
 from pathlib import Path
 
@@ -44,7 +43,7 @@ def redact(text: str) -> str:
 class RedactingFormatter(logging.Formatter):
     """Formats in UTC and redacts the finished line, traceback included."""
 
-    converter = time.gmtime
+    converter = staticmethod(time.gmtime)  # type: ignore[assignment]
 
     def __init__(self) -> None:
         super().__init__(FORMAT, "%Y-%m-%dT%H:%M:%S")
@@ -71,10 +70,11 @@ class LogFile(logging.handlers.RotatingFileHandler):
         self._redirect()
 
     def _redirect(self) -> None:
+        assert self.stream is not None  # open: only `delay=True` would leave it for later
         os.fchmod(self.stream.fileno(), 0o600)
         if self._take_output:
-            os.dup2(self.stream.fileno(), sys.stdout.fileno())
-            os.dup2(self.stream.fileno(), sys.stderr.fileno())
+            os.dup2(self.stream.fileno(), 1)
+            os.dup2(self.stream.fileno(), 2)
 
 
 def set_up(

@@ -1,0 +1,302 @@
+"""A bench for one real agent on a real broker, with an account of every task.
+
+Real: the agent (its own process, started as `cep start` starts it), its engine, RabbitMQ. Not
+real: the web service, whose REST side is a stand-in of a few routes here, and the client, which
+publishes task messages and reads the result queue itself, so that it sees what the service would.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs
+from uuid import uuid4
+
+import pika
+from globus_compute_sdk.serialize import ComputeSerializer
+
+from cep.agent.launch import Word, read_words
+from cep.agent.options import StartOptions
+from cep.wire.result import ResultMessage, unpack_result
+from cep.wire.task import pack_task
+from tests.integration.rabbitmq import RabbitMq
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+FUNCTION = "0f0f0f0f-1111-4222-8333-444444444444"
+ANSWER_S = 60.0
+
+
+class _Routes(BaseHTTPRequestHandler):
+    """The stand-in service: version, token, registration."""
+
+    protocol_version = "HTTP/1.1"
+
+    def _answer(self, document: dict[str, Any], status: int = 200) -> None:
+        body = json.dumps(document).encode()
+        self.send_response(status)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def _body(self) -> bytes:
+        return self.rfile.read(int(self.headers.get("content-length") or 0))
+
+    def do_GET(self) -> None:
+        self._answer({"api": "1.0", "min_ep_version": "2.0.0", "min_sdk_version": "2.0.0"})
+
+    def do_POST(self) -> None:
+        body = self._body()
+        if self.path.endswith("/oauth2/token"):
+            scopes = parse_qs(body.decode())["scope"][0]
+            self._answer(_tokens(scopes))
+        else:
+            self._answer(self.server.register(json.loads(body)))  # type: ignore[attr-defined]
+
+    do_PUT = do_POST
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+def _tokens(scopes: str) -> dict[str, Any]:
+    def token(server: str) -> dict[str, Any]:
+        return {
+            "access_token": f"token-for-{server}",
+            "resource_server": server,
+            "scope": scopes,
+            "token_type": "Bearer",
+            "expires_in": 172800,
+        }
+
+    first = token("funcx_service")
+    others = [token(server) for server in ("auth.globus.org", "groups.api.globus.org")]
+    return {**first, "other_tokens": others}
+
+
+@dataclass
+class Account:
+    """What became of the tasks of one scenario."""
+
+    submitted: int
+    answers: dict[str, ResultMessage] = field(default_factory=dict)
+    repeats: int = 0
+    executions: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def errors(self) -> list[str]:
+        """Error codes of the answers that are errors."""
+        return [a.error_code for a in self.answers.values() if a.error_code is not None]
+
+    @property
+    def run_twice(self) -> list[str]:
+        """Labels of tasks that were executed more than once."""
+        return [label for label, count in self.executions.items() if count > 1]
+
+
+class Bench:
+    """One endpoint in `directory` on the given broker."""
+
+    def __init__(self, directory: Path, broker: RabbitMq) -> None:
+        self.directory = directory
+        self.root = directory / "bench"
+        self.root.mkdir(parents=True)
+        self.executed = directory / "executed"
+        self.executed.touch()
+        self.broker = broker
+        self.endpoint_id = str(uuid4())
+        self.tasks_queue = f"{self.endpoint_id}.tasks"
+        self.results_queue = f"{self.endpoint_id}.results"
+        self.registrations: list[dict[str, Any]] = []
+        self.reports: list[dict[str, Any]] = []
+        self._children: list[subprocess.Popen[bytes]] = []
+        self._serializer = ComputeSerializer()
+        self._submitted: dict[str, str] = {}  # task id -> label
+        self._service = ThreadingHTTPServer(("127.0.0.1", 0), _Routes)
+        self._service.register = self._register  # type: ignore[attr-defined]
+        threading.Thread(target=self._service.serve_forever, daemon=True).start()
+        with broker.channel() as channel:
+            channel.exchange_declare("results", "direct", durable=True)
+            for name in (self.tasks_queue, self.results_queue):
+                channel.queue_declare(name, durable=True)
+            channel.queue_bind(self.results_queue, "results", self.results_queue)
+
+    def _register(self, request: dict[str, Any]) -> dict[str, Any]:
+        self.registrations.append(request)
+        url = self.broker.url
+        return {
+            "endpoint_id": self.endpoint_id,
+            "task_queue_info": {"connection_url": url, "exchange": "", "queue": self.tasks_queue},
+            "result_queue_info": {
+                "connection_url": url,
+                "exchange": "results",
+                "queue": self.results_queue,
+                "queue_publish_kwargs": {
+                    "exchange": "results",
+                    "routing_key": self.results_queue,
+                    "mandatory": True,
+                    "properties": {"delivery_mode": 2},
+                },
+            },
+        }
+
+    # -- the agent -----------------------------------------------------------------------------
+
+    def configure(self, text: str) -> None:
+        """Write the configuration; the service's address is added."""
+        port = self._service.server_address[1]
+        (self.root / "config.yaml").write_text(f"service_url: http://127.0.0.1:{port}\n{text}")
+
+    def start(self, *, crash: str | None = None, wait: bool = True) -> subprocess.Popen[bytes]:
+        """Start the agent, detached, as `cep start` does.
+
+        Args:
+            crash: `POINT:N`: the agent kills itself the N-th time it reaches this named point.
+            wait: Return only when it is ready (or, with `crash`, dead).
+        """
+        read_end, write_end = os.pipe()
+        module = "cep.agent" if crash is None else "tests.integration.crash_agent"
+        options = json.dumps(asdict(StartOptions()))
+        variables = {
+            **os.environ,
+            "GLOBUS_COMPUTE_CLIENT_ID": str(uuid4()),
+            "GLOBUS_COMPUTE_CLIENT_SECRET": "bench-secret",
+            "GLOBUS_COMPUTE_USER_DIR": str(self.directory),
+            "XDG_RUNTIME_DIR": str(self.directory),
+            "CRASH_AT": crash or "",
+        }
+        child = subprocess.Popen(
+            [sys.executable, "-m", module, str(self.directory), "bench", str(write_end), options],
+            cwd=REPOSITORY,
+            env=variables,
+            pass_fds=(write_end,),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        os.close(write_end)
+        self._children.append(child)
+        with os.fdopen(read_end) as pipe:
+            self.words: list[Word] = list(read_words(pipe)) if wait else []
+        if wait and crash is None and not any("ready" in word for word in self.words):
+            raise AssertionError(f"the agent did not start: {self.words}\n{self.log()}")
+        return child
+
+    def kill(self, child: subprocess.Popen[bytes]) -> None:
+        """kill -9, and wait for the end."""
+        child.kill()
+        child.wait(30)
+
+    def stop(self, child: subprocess.Popen[bytes], number: int = signal.SIGTERM) -> int:
+        """Send a stop signal and return the exit code."""
+        child.send_signal(number)
+        return child.wait(60)
+
+    def log(self) -> str:
+        """The agent's log."""
+        path = self.root / "endpoint.log"
+        return path.read_text(errors="replace") if path.exists() else "(no log)"
+
+    # -- the client ----------------------------------------------------------------------------
+
+    def submit(self, function: Callable[..., Any], labels: Sequence[str], *args: Any) -> list[str]:
+        """Publish one task per label; each calls `function(executed file, label, *args)`."""
+        ids = [str(uuid4()) for _ in labels]
+        code = self._serializer.serialize(function)
+        with self.broker.channel() as channel:
+            channel.confirm_delivery()
+            for id_, label in zip(ids, labels, strict=True):
+                buffers = [
+                    code,
+                    self._serializer.serialize((str(self.executed), label, *args)),
+                    self._serializer.serialize({}),
+                ]
+                self.publish(channel, id_, pack_task(id_, self._serializer.pack_buffers(buffers)))
+                self._submitted[id_] = label
+        return ids
+
+    def publish(self, channel: Any, id_: str, body: bytes, **headers: Any) -> None:
+        """Publish one message to the task queue."""
+        properties = pika.BasicProperties(
+            delivery_mode=2, headers={"task_uuid": id_, "function_uuid": FUNCTION, **headers}
+        )
+        channel.basic_publish("", self.tasks_queue, body, properties, mandatory=True)
+
+    def collect(self, wanted: int, within_s: float = ANSWER_S) -> Account:
+        """Read the result queue until `wanted` different tasks have an answer."""
+        account = Account(len(self._submitted))
+        deadline = time.monotonic() + within_s
+        with self.broker.channel() as channel:
+            left = deadline - time.monotonic()
+            for method, _, body in channel.consume(self.results_queue, inactivity_timeout=left):
+                if method is None or time.monotonic() > deadline:
+                    break
+                channel.basic_ack(method.delivery_tag)
+                self._enter(account, body)
+                if len(account.answers) >= wanted:
+                    break
+            channel.cancel()
+        account.executions = Counter(self.executed.read_text().split())
+        return account
+
+    def _enter(self, account: Account, body: bytes) -> None:
+        if b'"message_type":"ep_status_report"' in body[:60]:
+            self.reports.append(json.loads(body[1:])["data"])
+            return
+        result = unpack_result(body)
+        if result.task_id in account.answers:
+            account.repeats += 1
+        account.answers[result.task_id] = result
+
+    def queued(self) -> int:
+        """Messages waiting in the task queue."""
+        with self.broker.channel() as channel:
+            return int(channel.queue_declare(self.tasks_queue, passive=True).method.message_count)
+
+    def close(self) -> None:
+        """End everything of this bench and remove its queues."""
+        for child in self._children:
+            if child.poll() is None:
+                with contextlib.suppress(ProcessLookupError):
+                    child.kill()
+                child.wait(30)
+        self._service.shutdown()
+        self._service.server_close()
+        with self.broker.channel() as channel:
+            channel.queue_delete(self.tasks_queue)
+            channel.queue_delete(self.results_queue)
+
+
+@contextlib.contextmanager
+def bench(directory: Path, broker: RabbitMq) -> Iterator[Bench]:
+    """A bench that is taken down at the end."""
+    made = Bench(directory, broker)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def note(executed: str, label: str) -> str:
+    """The test function: append the label to the file, in one write, and return it."""
+    import os
+
+    handle = os.open(executed, os.O_WRONLY | os.O_APPEND)
+    try:
+        os.write(handle, f"{label}\n".encode())
+    finally:
+        os.close(handle)
+    return label
