@@ -185,18 +185,16 @@ class RefusedOption(click.Option):
     ) -> None:
         # With or without a value: the published versions differ, and it is refused anyway.
         kwargs.update(is_flag=False, flag_value="", hidden=True, expose_value=False)
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, callback=self._refuse, **kwargs)
         self.advice = advice
         self.harmless = harmless
 
-    def process_value(self, ctx: click.Context, value: Any) -> Any:
-        """Refuse the option when it was given."""
+    def _refuse(self, _ctx: click.Context, _param: click.Parameter, value: Any) -> None:
         if value is not None and str(value).lower() not in self.harmless:
             raise UsageError(
                 f"The option {self.opts[0]} of the published endpoint is not taken here.",
                 hint=self.advice,
             )
-        return super().process_value(ctx, value)
 
 
 def refuse(option: str, advice: str, *, harmless: tuple[str, ...] = ()) -> Callable[[_F], _F]:

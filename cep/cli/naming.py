@@ -1,4 +1,4 @@
-"""From what a person types to an endpoint's directory: a name, or the UUID it was registered with."""
+"""From what a person types to an endpoint's directory: its name, or the UUID it registered with."""
 
 from __future__ import annotations
 

@@ -1,0 +1,138 @@
+"""Make or change an endpoint's directory: the only place that writes configurations.
+
+Everything is checked before anything is written; files are written beside their place and moved
+there, so that a reader sees the old file or the new one. Directory 0700, files 0600.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cep.errors import CantCreate
+
+_RECORD = "profile.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """How a configuration was made, so that `--update` can go on from there.
+
+    Attributes:
+        profile: The profile's name; None when the text came from a file.
+        values: What was chosen with it, by variable.
+        service_url: What was written as the service's address.
+        digest: SHA-256 of the text, to notice later edits by hand.
+    """
+
+    profile: str | None = None
+    values: Mapping[str, Any] = field(default_factory=dict)
+    service_url: str | None = None
+    digest: str = ""
+
+
+def read_record(root: Path) -> Record:
+    """Return the record of a directory; an empty one when there is none to be read."""
+    try:
+        found = json.loads((root / _RECORD).read_text(encoding="utf-8"))
+        return Record(
+            profile=found.get("profile"),
+            values=dict(found.get("values") or {}),
+            service_url=found.get("service_url"),
+            digest=str(found.get("digest") or ""),
+        )
+    except (OSError, ValueError, AttributeError, TypeError):
+        return Record()
+
+
+def edited_by_hand(text: str, record: Record) -> bool:
+    """Whether a configuration is not the one that its record was written with."""
+    return record.digest != digest(text)
+
+
+def digest(text: str) -> str:
+    """The digest of a configuration's text."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def create(root: Path, text: str, record: Record) -> None:
+    """Make a new endpoint's directory with its configuration.
+
+    Raises:
+        CantCreate: The directory exists, or cannot be made; nothing was changed.
+    """
+    try:
+        root.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Made under another name and moved, so that no half-made endpoint is ever seen.
+        fresh = Path(tempfile.mkdtemp(prefix=".new-", dir=root.parent))
+        try:
+            _write(fresh / "config.yaml", text)
+            _write(fresh / _RECORD, _as_json(record))
+            _move_in_place(fresh, root)
+        except BaseException:
+            for file in fresh.iterdir():
+                file.unlink()
+            fresh.rmdir()
+            raise
+    except OSError as exc:
+        raise CantCreate(f"The endpoint's directory {root} cannot be made: {exc}.") from exc
+
+
+def change(root: Path, text: str, record: Record, *, keep_old: bool) -> Path | None:
+    """Replace an endpoint's configuration; returns where the old one was kept, if it was.
+
+    Args:
+        root: The endpoint's directory.
+        text: The new configuration.
+        record: How it was made.
+        keep_old: Keep the old file beside it as `config.yaml.backup`.
+
+    Raises:
+        CantCreate: It cannot be written; the old file is untouched.
+    """
+    config, kept = root / "config.yaml", None
+    try:
+        if keep_old:
+            kept = root / "config.yaml.backup"
+            _write(kept, config.read_text(encoding="utf-8"))
+        _write(config, text)
+        _write(root / _RECORD, _as_json(record))
+    except OSError as exc:
+        raise CantCreate(f"The configuration {config} cannot be written: {exc}.") from exc
+    return kept
+
+
+def _move_in_place(fresh: Path, root: Path) -> None:
+    """Rename the new directory; fails when there is one already, an empty one excepted."""
+    if root.exists() or root.is_symlink():
+        raise FileExistsError(f"{root} exists already")
+    fresh.rename(root)
+
+
+def _write(path: Path, text: str) -> None:
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _as_json(record: Record) -> str:
+    content = {
+        "profile": record.profile,
+        "values": dict(record.values),
+        "service_url": record.service_url,
+        "digest": record.digest,
+    }
+    return json.dumps(content, indent=2) + "\n"
