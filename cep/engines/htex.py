@@ -1,0 +1,167 @@
+"""`GlobusComputeEngine`: tasks on blocks of a scheduler or of this host, through Parsl.
+
+Uses Parsl's HighThroughputExecutor without its workflow kernel. Owns one session at a time
+(`cep.engines.htex_session`) and makes a new one when the interchange dies, on a thread of its own.
+The verbs are called from the agent's main thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from cep.config.settings import HtexSettings
+from cep.engines import providers
+from cep.engines.base import EngineDown, EngineEvent, EngineRun, Outcomes, Submission
+from cep.errors import CepError
+from cep.model import EngineStatus, Outcome, OutcomeKind
+from cep.wire.result import WORKER_LOST
+
+if TYPE_CHECKING:
+    from cep.engines.htex_session import Session
+
+log = logging.getLogger(__name__)
+
+#: So many deaths of the interchange within this time, and the engine gives up.
+DEATHS_TO_GIVE_UP = 3
+DEATHS_WITHIN_S = 60.0
+_END_OF_DEAD_S = 10.0
+
+
+class GlobusComputeEngine:
+    """See the module's docstring; the verbs are described in `cep.engines.base.Engine`."""
+
+    def __init__(self, settings: HtexSettings) -> None:
+        self._settings = settings
+        self._session: Session | None = None
+        self._lock = threading.Lock()  # around changes of `_session` and `_stopping`
+        self._stopping = False
+        self._mender: threading.Thread | None = None
+        self._deaths: deque[float] = deque(maxlen=DEATHS_TO_GIVE_UP)
+        self._waiting = 0
+        self._deliver_lock = threading.Lock()
+        self._silent = False
+
+    def start(self, run: EngineRun, deliver: Callable[[EngineEvent], None]) -> None:
+        """Start the interchange and ask for the first blocks."""
+        providers.check(self._settings)
+        self._run = run
+        self._sink = deliver
+        self._session = self._new_session()
+
+    def _new_session(self) -> Session:
+        from cep.engines.htex_session import Session
+
+        session = Session(self._settings, self._run, self._deliver, self._session_died)
+        try:
+            session.start()
+        except BaseException:
+            session.end(_END_OF_DEAD_S)
+            raise
+        return session
+
+    def _deliver(self, event: EngineEvent) -> None:
+        with self._deliver_lock:
+            if not self._silent:
+                self._sink(event)
+
+    def submit(self, submission: Submission) -> None:
+        """Take tasks; while the interchange is being replaced they are handed back."""
+        self._waiting = submission.waiting
+        with self._lock:
+            session = self._session
+            if session is not None:
+                session.submit(submission.tasks, submission.waiting)
+                return
+        if submission.tasks:
+            back = tuple(Outcome(task.seq, OutcomeKind.NOT_BEGUN) for task in submission.tasks)
+            self._deliver(Outcomes(back))
+
+    def cancel(self, seqs: Sequence[int]) -> None:
+        """Ask for tasks that no worker has yet."""
+        with self._lock:
+            if self._session is not None:
+                self._session.cancel(seqs)
+
+    def status(self) -> EngineStatus:
+        """A picture of now."""
+        session = self._session
+        if session is None:
+            return EngineStatus(0, 0, 0, summary="the interchange is being replaced")
+        return session.status()
+
+    def stop(self, deadline_s: float) -> None:
+        """Cancel the blocks and end everything; what is unanswered becomes lost."""
+        until = time.monotonic() + deadline_s
+        with self._lock:
+            self._stopping = True
+            session, self._session = self._session, None
+            mender = self._mender
+        if session is not None:
+            session.give_back_unsent()
+            left = session.end(deadline_s)
+            if left:
+                reason = "The endpoint was stopped while the task was running."
+                self._deliver(
+                    Outcomes(
+                        tuple(
+                            Outcome(seq, OutcomeKind.LOST, code=WORKER_LOST, reason=reason)
+                            for seq in left
+                        )
+                    )
+                )
+        if mender is not None:
+            mender.join(max(0.0, until - time.monotonic()))
+        with self._deliver_lock:
+            self._silent = True
+
+    # -- when the interchange dies -------------------------------------------------------------
+
+    def _session_died(self, session: Session) -> None:
+        """Runs on the dead session's results thread."""
+        with self._lock:
+            if self._stopping or self._session is not session:
+                return
+            self._session = None
+            self._mender = threading.Thread(target=self._mend, args=(session,), name="htex-rebuild")
+        self._mender.start()
+
+    def _mend(self, session: Session) -> None:
+        session.give_back_unsent()
+        reason = session.why_it_died()
+        session.end(_END_OF_DEAD_S)
+        now = time.monotonic()
+        self._deaths.append(now)
+        hopeless = len(self._deaths) == DEATHS_TO_GIVE_UP and (
+            now - self._deaths[0] < DEATHS_WITHIN_S
+        )
+        if hopeless:
+            reason = f"{reason} That was {DEATHS_TO_GIVE_UP} times in a short while."
+        log.error("%s", reason.rstrip("."), extra={"event": "htex.interchange-died"})
+        self._deliver(EngineDown(reason, rebuilding=not hopeless))
+        if not hopeless:
+            self._rebuild()
+
+    def _rebuild(self) -> None:
+        if self._stopping:
+            return
+        try:
+            session = self._new_session()
+        except CepError as error:
+            self._deliver(EngineDown(f"The engine could not be rebuilt: {error}", rebuilding=False))
+            return
+        except Exception as error:
+            log.exception("rebuilding failed", extra={"event": "htex.rebuild-failed"})
+            self._deliver(EngineDown(f"The engine could not be rebuilt: {error}", rebuilding=False))
+            return
+        with self._lock:
+            if not self._stopping:
+                self._session = session
+                session.submit((), self._waiting)
+                log.info("the interchange was replaced", extra={"event": "htex.rebuilt"})
+                return
+        session.end(_END_OF_DEAD_S)

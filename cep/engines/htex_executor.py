@@ -1,0 +1,372 @@
+"""The one subclass of Parsl's HighThroughputExecutor: sockets to the interchange, and its process.
+
+Owns the interchange process and the three sockets to it. `dispatch` and `request` belong to one
+thread (the socket has no lock), `listen` to another; `end` to the one that started it, after both.
+Nothing that comes from a worker is unpickled here beyond plain values: `plain_loads` knows no
+classes at all, so that a user's `__reduce__` never runs in the agent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import pickle
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import zmq
+from parsl import curvezmq
+from parsl.executors.errors import InvalidResourceSpecification
+from parsl.executors.high_throughput.executor import DEFAULT_LAUNCH_CMD, HighThroughputExecutor
+from parsl.jobs.states import JobStatus
+
+from cep.engines.containers import Container
+from cep.errors import EngineError
+
+log = logging.getLogger(__name__)
+
+#: Parsl's names that this module uses beyond its documented ones; a test keeps watch over them.
+PARSL_NAMES = (
+    "_check_python_mismatch",
+    "_get_launch_command",
+    "_launch_block",
+    "_start_local_interchange_process",
+    "_start_result_queue_thread",
+    "_task_counter",
+    "_workers_per_node",
+)
+INTERCHANGE_START_S = 60.0
+POOL_COMMAND = "process_worker_pool.py"
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Reads numbers, text, bytes, lists and dictionaries; refuses everything that is a class."""
+
+    def find_class(self, module_name: str, global_name: str, /) -> Any:
+        raise pickle.UnpicklingError(f"{module_name}.{global_name} is not a plain value")
+
+
+def plain_loads(data: bytes) -> Any:
+    """Unpickle plain values.
+
+    Raises:
+        pickle.UnpicklingError: There is anything else in it, or it is no pickle.
+    """
+    try:
+        return _PlainUnpickler(io.BytesIO(data)).load()
+    except pickle.UnpicklingError:
+        raise
+    except Exception as error:
+        raise pickle.UnpicklingError(f"not a pickle: {error!r}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A message from the interchange: `kind` is done, lost, broken or event."""
+
+    kind: str
+    task: int = 0
+    frame: bytes = b""
+    reason: str = ""
+    event: Mapping[str, Any] | None = None
+
+
+def read_message(data: bytes) -> Received:
+    """Understand one message of the results channel without running anything it holds."""
+    message = plain_loads(data)
+    if message["type"] == "cep":
+        return Received("event", event=message)
+    task = int(message["task_id"])
+    if "cep_lost" in message:
+        return Received("lost", task, reason=str(message["cep_lost"]))
+    if "result" in message:
+        _, _, body = message["result"].partition(b"\n")
+        try:
+            frame = plain_loads(body)
+        except pickle.UnpicklingError as error:
+            return Received("broken", task, reason=f"The worker's answer is not bytes: {error}.")
+        if isinstance(frame, bytes):
+            return Received("done", task, frame)
+        return Received("broken", task, reason="The worker's answer is not bytes.")
+    return Received(
+        "broken",
+        task,
+        reason="The worker could not begin the task; its log says why. Is this version of "
+        "cep-endpoint installed where the worker runs?",
+    )
+
+
+class Executor(HighThroughputExecutor):  # type: ignore[misc]
+    """See the module's docstring.
+
+    Args:
+        mark: Environment variables for the interchange, by which left-overs are recognised.
+        local: All workers run on this host.
+        container: How to wrap the workers' command, or None.
+        run_dir: The endpoint's run directory.
+        arguments: What HighThroughputExecutor takes.
+    """
+
+    def __init__(
+        self,
+        *,
+        mark: Mapping[str, str],
+        local: bool,
+        container: Container | None,
+        run_dir: Path,
+        **arguments: Any,
+    ) -> None:
+        arguments["block_error_handler"] = False  # blocks are judged by cep.engines.blocks
+        self._custom_launch_cmd = arguments.pop("launch_cmd", None)
+        super().__init__(**arguments)
+        self._check_python_mismatch = False  # messages are plain bytes in any Python
+        self.run_dir = str(run_dir)
+        self.interchange_launch_cmd = [sys.executable, "-m", "cep.engines.interchange_main"]
+        self._mark = mark
+        self._local = local
+        self._container = container
+        self._wake_read, self._wake_write = os.pipe()
+        self._life: int | None = None
+
+    # -- start ---------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the interchange.
+
+        Raises:
+            EngineError: It did not come up; the message holds its last words.
+        """
+        Path(self.logdir).mkdir(parents=True, exist_ok=True, mode=0o700)
+        if self.encrypted:
+            self.cert_dir = curvezmq.create_certificates(self.logdir)
+        self.launch_cmd = self._compose_launch_command()
+        super().start()
+        for socket in (self.outgoing_q.zmq_socket, self.incoming_q.results_receiver):
+            socket.setsockopt(zmq.LINGER, 0)
+
+    def _start_result_queue_thread(self) -> None:
+        """Parsl's thread would unpickle results; `listen` does this work."""
+
+    def _start_local_interchange_process(self) -> None:
+        config = {
+            "client_address": self.loopback_address,
+            "client_ports": (self.outgoing_q.port, self.incoming_q.port, self.command_client.port),
+            "interchange_address": self.address,
+            "worker_port": self.worker_port,
+            "worker_port_range": self.worker_port_range,
+            "hub_address": None,
+            "hub_zmq_port": None,
+            "heartbeat_threshold": self.heartbeat_threshold,
+            "logdir": self.logdir,
+            "logging_level": logging.DEBUG if self.worker_debug else logging.INFO,
+            "poll_period": self.poll_period,
+            "cert_dir": self.cert_dir,
+            "manager_selector": self.manager_selector,
+            "run_id": self.run_id,
+            "log_config": None,
+            "_check_python_mismatch": self._check_python_mismatch,
+            "disconnect_grace_s": 0.0 if self._local else 2.0 * self.heartbeat_period,
+            "silence_s": 2.0 * self.heartbeat_period,
+        }
+        self._life, theirs = os.pipe()
+        try:
+            with self._words.open("wb") as words:
+                self.interchange_proc = subprocess.Popen(
+                    self.interchange_launch_cmd,
+                    stdin=subprocess.PIPE,
+                    stdout=words,
+                    stderr=subprocess.STDOUT,
+                    env={**os.environ, **self._mark},
+                    cwd=self.run_dir,
+                    pass_fds=(theirs,),
+                )
+        finally:
+            os.close(theirs)
+        with contextlib.suppress(BrokenPipeError):
+            self.interchange_proc.stdin.write(pickle.dumps(config))
+            self.interchange_proc.stdin.flush()
+        self.worker_port = self._ask_worker_port()
+
+    @property
+    def _words(self) -> Path:
+        return Path(self.logdir) / "interchange.out"
+
+    def _ask_worker_port(self) -> int:
+        socket = self.command_client.zmq_socket
+        poller = zmq.Poller()
+        poller.register(self._life, zmq.POLLIN)
+        poller.register(socket, zmq.POLLOUT)
+        for direction in (zmq.POLLOUT, zmq.POLLIN):
+            poller.modify(socket, direction)
+            ready = dict(poller.poll(INTERCHANGE_START_S * 1000))
+            if socket not in ready:
+                raise EngineError(
+                    f"Parsl's interchange did not start: {self.last_words() or 'no answer'}",
+                    hint=f"Its log is {self.logdir}/interchange.log.",
+                )
+            if direction == zmq.POLLOUT:
+                socket.send_pyobj("WORKER_BINDS")
+        return int(plain_loads(socket.recv()))
+
+    def last_words(self) -> str:
+        """The last lines that the interchange wrote, for an error message."""
+        with contextlib.suppress(OSError):
+            lines = self._words.read_text(errors="replace").strip().splitlines()
+            return " / ".join(lines[-3:])
+        return ""
+
+    def _compose_launch_command(self) -> str:
+        """The template that Parsl fills in; our own values are quoted for the shell."""
+        if self._custom_launch_cmd is not None:
+            command = str(self._custom_launch_cmd)
+        else:
+            command = DEFAULT_LAUNCH_CMD
+            for name, value in (("cert_dir", self.cert_dir), ("logdir", self.worker_logdir)):
+                quoted = shlex.quote(str(value))
+                command = command.replace(f"{{{name}}}", _literal(quoted))
+        interpreter = _literal(shlex.quote(sys.executable))
+        if command.startswith(POOL_COMMAND):
+            rest = command[len(POOL_COMMAND) :]
+            command = f"{interpreter} -m cep.engines.pool_main{rest}"
+        return command
+
+    def _get_launch_command(self, block_id: str) -> str:
+        command = str(super()._get_launch_command(block_id))
+        if self._container is not None:
+            command = self._container.wrap(command, self.run_dir)
+        return command
+
+    # -- tasks: the submit thread --------------------------------------------------------------
+
+    def dispatch(self, number: int, context: Mapping[str, Any], buffer: bytes) -> None:
+        """Send a message to whichever worker is next; `number` comes back with the answer."""
+        self._task_counter += 1
+        self.outgoing_q.put({"task_id": number, "context": context, "buffer": buffer})
+
+    def request(self, verb: str, **what: Any) -> None:
+        """Ask the interchange for something; see `cep.engines.interchange`."""
+        self.outgoing_q.put({"cep": verb, **what})
+
+    def refusal(self, specification: object) -> str | None:
+        """Say why a resource specification cannot be had here, or None when it can."""
+        if not isinstance(specification, dict):
+            return (
+                f"The resource specification must be a mapping, not {type(specification).__name__}."
+            )
+        try:
+            self.validate_resource_spec(specification)
+        except InvalidResourceSpecification as error:
+            keys = ", ".join(sorted(map(str, error.invalid_keys)))
+            return (
+                f"This endpoint's engine does not know the resource specification's keys: {keys}. "
+                "GlobusComputeEngine knows only: priority."
+            )
+        priority = specification.get("priority", 0)
+        if isinstance(priority, bool) or not isinstance(priority, int | float):
+            return f"The resource specification's priority must be a number, not {priority!r}."
+        return None
+
+    # -- answers: the results thread -----------------------------------------------------------
+
+    def listen(self, take: Callable[[Sequence[Received]], None]) -> bool:
+        """Hand over batches of messages until the interchange dies or `stop_listening`.
+
+        Returns:
+            True when the interchange died; all it had sent was handed over.
+        """
+        socket = self.incoming_q.results_receiver
+        poller = zmq.Poller()
+        for source in (socket, self._wake_read, self._life):
+            poller.register(source, zmq.POLLIN)
+        while True:
+            ready = dict(poller.poll())
+            if batch := self._read_batch(socket):
+                take(batch)
+            if self._wake_read in ready:
+                return False
+            if self._life in ready and not batch:
+                return True
+
+    def _read_batch(self, socket: Any) -> list[Received]:
+        batch: list[Received] = []
+        with contextlib.suppress(zmq.Again):
+            while len(batch) < 1000:
+                data = socket.recv(zmq.NOBLOCK)
+                try:
+                    batch.append(read_message(data))
+                except (pickle.UnpicklingError, KeyError, TypeError, ValueError) as error:
+                    log.error(
+                        "unreadable message from the interchange: %s",
+                        error,
+                        extra={"event": "htex.unreadable-message"},
+                    )
+        return batch
+
+    def stop_listening(self) -> None:
+        """Let `listen` return; from any thread."""
+        os.write(self._wake_write, b"w")
+
+    # -- blocks: the block thread --------------------------------------------------------------
+
+    def launch_block(self, block: str) -> str:
+        """Submit a block to the provider.
+
+        Returns:
+            The provider's id of the job.
+        """
+        return str(self._launch_block(block))
+
+    def job_status(self, job: str) -> JobStatus:
+        """Ask the provider about a job."""
+        return self.provider.status([job])[0]
+
+    @property
+    def expected_workers_per_node(self) -> int:
+        """How many workers a node will have, as far as the configuration tells."""
+        return int(self._workers_per_node)
+
+    @property
+    def interchange_pid(self) -> int | None:
+        """Process id of the interchange."""
+        return None if self.interchange_proc is None else int(self.interchange_proc.pid)
+
+    @property
+    def tasks_sent(self) -> int:
+        """Messages sent so far."""
+        return int(self._task_counter)
+
+    # -- the end -------------------------------------------------------------------------------
+
+    def end(self, timeout_s: float) -> None:
+        """End the interchange and close all sockets; safe after a failed start and twice."""
+        process, self.interchange_proc = self.interchange_proc, None
+        if process is not None:
+            with contextlib.suppress(OSError):
+                process.stdin.close()  # tells it that the agent is done
+            try:
+                process.wait(timeout_s)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        for name in ("outgoing_q", "incoming_q", "command_client"):
+            pipe = self.__dict__.pop(name, None)
+            if pipe is not None:
+                pipe.zmq_context.destroy(linger=0)
+        for descriptor in (self._wake_read, self._wake_write, self._life):
+            if descriptor is not None:
+                with contextlib.suppress(OSError):
+                    os.close(descriptor)
+        self._wake_read = self._wake_write = -1
+        self._life = None
+
+
+def _literal(text: str) -> str:
+    """The text so that it is itself again after Parsl has formatted the template twice."""
+    return text.replace("{", "{{{{").replace("}", "}}}}")

@@ -1,0 +1,141 @@
+"""What a worker of a block runs, and the frames that tasks and answers travel in.
+
+`run` is the entry that the agent names in each message; it takes bytes and returns bytes. Runs on
+the main thread of a worker process; `pack_answers`/`unpack_answers` on both sides. Standard
+library only, so that the agent reads answers without unpickling anything.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cep.worker.context import WorkerContext
+from cep.worker.execute import execute
+from cep.worker.slots import SlotWriter
+
+#: Import path of `run`, as it goes into each message.
+ENTRY = "cep.engines.htex_task.run"
+#: A worker begins no further task of a batch after this time; what is left goes back.
+BATCH_BUDGET_S = 0.020
+
+_COUNT = struct.Struct("<I")
+_HEAD = struct.Struct("<BdQ")  # begun?, run time in seconds, length of the answer
+_LENGTH = struct.Struct("<Q")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What became of one task of a message.
+
+    Attributes:
+        begun: False when the worker handed the task back untouched.
+        run_time_s: How long it took, deserialization included.
+        result: The packed result message; empty when not begun.
+    """
+
+    begun: bool
+    run_time_s: float
+    result: bytes
+
+
+def pack_bodies(bodies: Sequence[bytes]) -> bytes:
+    """Join task messages to one buffer; a single one travels as it is."""
+    if len(bodies) == 1:
+        return bodies[0]
+    return b"".join(part for body in bodies for part in (_LENGTH.pack(len(body)), body))
+
+
+def _unpack_bodies(buffer: bytes, count: int) -> list[bytes]:
+    if count == 1:
+        return [buffer]
+    bodies = []
+    at = 0
+    for _ in range(count):
+        (length,) = _LENGTH.unpack_from(buffer, at)
+        at += _LENGTH.size
+        bodies.append(buffer[at : at + length])
+        at += length
+    return bodies
+
+
+def pack_answers(answers: Sequence[Answer]) -> bytes:
+    """Join the answers to the tasks of one message, in their order."""
+    parts = [_COUNT.pack(len(answers))]
+    for answer in answers:
+        parts.append(_HEAD.pack(answer.begun, answer.run_time_s, len(answer.result)))
+        parts.append(answer.result)
+    return b"".join(parts)
+
+
+def unpack_answers(frame: bytes) -> list[Answer]:
+    """The inverse of `pack_answers`.
+
+    Raises:
+        ValueError: This is no such frame.
+    """
+    try:
+        (count,) = _COUNT.unpack_from(frame)
+        at = _COUNT.size
+        answers = []
+        for _ in range(count):
+            begun, run_time_s, length = _HEAD.unpack_from(frame, at)
+            at += _HEAD.size
+            answers.append(Answer(bool(begun), run_time_s, frame[at : at + length]))
+            at += length
+    except struct.error as error:
+        raise ValueError(f"The worker's answer cannot be read: {error}.") from error
+    if at != len(frame):
+        raise ValueError(f"The worker's answer has {len(frame)} bytes instead of {at}.")
+    return answers
+
+
+_slots: dict[str, SlotWriter] = {}
+
+
+def run(
+    buffer: bytes,
+    tasks: Sequence[tuple[int, str, tuple[str, ...]]],
+    context: tuple[Any, ...],
+    slots_directory: str | None,
+) -> bytes:
+    """Run the tasks of one message.
+
+    Args:
+        buffer: Their task messages, as `pack_bodies` joined them.
+        tasks: For each its sequence number, task id and result serializers.
+        context: The fields of `WorkerContext`, in order.
+        slots_directory: Where to mark begun tasks, or None.
+
+    Returns:
+        The packed answers; `execute` answers every outcome, so this does not raise.
+    """
+    worker = WorkerContext(*context)
+    marks = _writer(slots_directory)
+    began = time.perf_counter()
+    answers = []
+    for (seq, task_id, serializers), body in zip(
+        tasks, _unpack_bodies(buffer, len(tasks)), strict=True
+    ):
+        start = time.perf_counter()
+        if answers and start - began > BATCH_BUDGET_S:
+            answers.append(Answer(False, 0.0, b""))
+            continue
+        if marks is not None:
+            marks.begin(seq)
+        result = execute(body, task_id, worker, serializers)
+        answers.append(Answer(True, time.perf_counter() - start, result))
+    return pack_answers(answers)
+
+
+def _writer(directory: str | None) -> SlotWriter | None:
+    if directory is None:
+        return None
+    writer = _slots.get(directory)
+    if writer is None:
+        writer = _slots[directory] = SlotWriter(Path(directory))
+    return writer

@@ -1,0 +1,105 @@
+"""Load single modules of Parsl without running the packages around them.
+
+`import parsl` brings in every executor, the workflow engine and, where it is installed, the whole
+Globus Compute SDK: 0.8 s and 50 MiB in each process. The interchange and the worker pool need about
+thirty modules of it. They are processes of our own, so they may load only those: the packages
+are registered unexecuted, and one that somebody touches later (a user's function that imports
+parsl, say) runs then, as if it had been imported plainly.
+
+Runs on the main thread of the launch modules and of the worker forkserver; never in the agent.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import logging
+import os
+import sys
+import threading
+import types
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+#: Packages whose `__init__` is not needed by the interchange or the worker pool.
+PACKAGES = (
+    "parsl",
+    "parsl.app",
+    "parsl.data_provider",
+    "parsl.executors",
+    "parsl.monitoring",
+)
+#: Set to anything: import Parsl plainly.
+PLAIN_VARIABLE = "CEP_PLAIN_PARSL_IMPORT"
+#: Parsl's address module imports it for one function that asks a web page for our address.
+_UNUSED_LIBRARY = "requests"
+
+
+def load(name: str) -> types.ModuleType:
+    """Import a module of Parsl with as little of the rest as possible.
+
+    Falls back to a plain import when anything about the light way fails.
+
+    Args:
+        name: Full name, e.g. `parsl.executors.high_throughput.interchange`.
+
+    Raises:
+        ImportError: Parsl is not installed or has no such module.
+    """
+    if os.environ.get(PLAIN_VARIABLE) or "parsl" in sys.modules:
+        return importlib.import_module(name)
+    try:
+        return _load_light(name)
+    except Exception as error:
+        log.debug("light import of %s failed (%r), importing plainly", name, error)
+        _forget_all()
+        return importlib.import_module(name)
+
+
+def _load_light(name: str) -> types.ModuleType:
+    for package in PACKAGES:
+        _register(package)
+    borrowed = _UNUSED_LIBRARY not in sys.modules
+    if borrowed:
+        sys.modules[_UNUSED_LIBRARY] = types.ModuleType(_UNUSED_LIBRARY)
+    try:
+        return importlib.import_module(name)
+    finally:
+        if borrowed:
+            del sys.modules[_UNUSED_LIBRARY]
+
+
+def _register(package: str) -> None:
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"No package named {package}.")
+    loader = spec.loader
+    module = importlib.util.module_from_spec(spec)
+    running = threading.RLock()
+
+    def fill(attribute: str) -> Any:
+        """A module of the package comes alone; any other name runs the package for real."""
+        if attribute.startswith("__") and attribute not in ("__all__", "__version__"):
+            raise AttributeError(f"module {package!r} has no attribute {attribute!r}")
+        name = f"{package}.{attribute}"
+        if importlib.util.find_spec(name) is not None:
+            return importlib.import_module(name)
+        with running:
+            if module.__dict__.pop("__getattr__", None) is not None:
+                loader.exec_module(module)
+        try:
+            return module.__dict__[attribute]
+        except KeyError:
+            raise AttributeError(f"module {package!r} has no attribute {attribute!r}") from None
+
+    module.__dict__["__getattr__"] = fill
+    sys.modules[package] = module
+    parent, _, child = package.rpartition(".")
+    if parent:
+        setattr(sys.modules[parent], child, module)
+
+
+def _forget_all() -> None:
+    for name in [name for name in sys.modules if name == "parsl" or name.startswith("parsl.")]:
+        del sys.modules[name]

@@ -1,0 +1,157 @@
+"""From checked settings to Parsl's providers, launchers and addresses.
+
+Pure construction: nothing is submitted or bound here. Names that Parsl does not have are refused
+with the ones it has.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cep.config.settings import ComponentSettings, HtexSettings
+from cep.engines.containers import Container, container_of
+from cep.errors import ConfigError
+
+LOCAL = "LocalProvider"
+LOOPBACK = "127.0.0.1"
+_LAUNCHER = "launcher"
+
+
+def workers_on_this_host(settings: HtexSettings) -> bool:
+    """Whether all workers are ordinary processes of the endpoint's host.
+
+    Only then can they write start slots: another host, or a container with process ids and
+    directories of its own, cannot.
+    """
+    return settings.provider.type == LOCAL and settings.container_type is None
+
+
+def provider_of(settings: HtexSettings, *, mark: Mapping[str, str], run_dir: Path) -> Any:
+    """Build the provider.
+
+    Raises:
+        ConfigError: Its name or its launcher's is unknown, or Parsl refuses the arguments.
+    """
+    import parsl.providers
+
+    component = settings.provider
+    arguments = dict(component.arguments)
+    launcher = arguments.get(_LAUNCHER)
+    if isinstance(launcher, ComponentSettings):
+        arguments[_LAUNCHER] = _launcher(launcher)
+    if component.type == LOCAL:
+        from cep.engines.local_blocks import LocalBlocks
+
+        provider = _call("engine.provider", LocalBlocks, arguments, mark=mark, run_dir=run_dir)
+    else:
+        kind = _named("engine.provider", parsl.providers, component.type, "Provider")
+        provider = _call("engine.provider", kind, arguments)
+    scripts = run_dir / "submit_scripts"
+    scripts.mkdir(parents=True, exist_ok=True, mode=0o700)
+    provider.script_dir = str(scripts)
+    return provider
+
+
+def _launcher(component: ComponentSettings) -> Any:
+    import parsl.launchers
+
+    where = "engine.provider.launcher"
+    kind = _named(where, parsl.launchers, component.type, "Launcher")
+    return _call(where, kind, dict(component.arguments))
+
+
+def address_of(settings: HtexSettings, container: Container | None) -> str | None:
+    """Return the address that workers connect to; None means all addresses of this host.
+
+    Workers on this host need the loopback address only, so that nothing listens on the network,
+    unless they are in a container with a network of its own.
+
+    Raises:
+        ConfigError: The address cannot be found out.
+    """
+    address = settings.address
+    if isinstance(address, str):
+        return address
+    if isinstance(address, ComponentSettings):
+        import parsl.addresses
+
+        known = sorted(name for name in vars(parsl.addresses) if name.startswith("address_by_"))
+        if address.type not in known:
+            raise ConfigError(_unknown("engine.address", address.type, known))
+        probe = getattr(parsl.addresses, address.type)
+        try:
+            return str(probe(**dict(address.arguments)))
+        except Exception as error:
+            raise ConfigError(
+                f"engine.address: {address.type} found no address: {error}.",
+                hint="Give the address itself, or another way to find it.",
+            ) from error
+    if settings.provider.type == LOCAL and (container is None or container.shares_network):
+        return LOOPBACK
+    return None
+
+
+def htex_arguments(settings: HtexSettings) -> dict[str, Any]:
+    """Return what HighThroughputExecutor takes beyond provider, address and label.
+
+    Raises:
+        ConfigError: A key cannot be had together with this endpoint's own interchange.
+    """
+    arguments = {key: value for key, value in settings.htex.items() if value is not None}
+    arguments.pop("block_error_handler", None)  # blocks are judged by cep.engines.blocks
+    interchange = arguments.pop("interchange_launch_cmd", None)
+    if interchange is not None and list(interchange) != ["interchange.py"]:
+        raise ConfigError(
+            "engine.interchange_launch_cmd cannot be set: the endpoint starts an interchange of "
+            "its own, which tells it about workers that come and go. Remove the key."
+        )
+    for key in ("worker_port_range", "interchange_port_range"):
+        if key in arguments:
+            arguments[key] = tuple(arguments[key])
+    selector = arguments.pop("manager_selector", None)
+    if isinstance(selector, ComponentSettings):
+        arguments["manager_selector"] = _selector(selector)
+    return arguments
+
+
+def _selector(component: ComponentSettings) -> Any:
+    from parsl.executors.high_throughput import manager_selector
+
+    where = "engine.manager_selector"
+    kind = _named(where, manager_selector, component.type, "ManagerSelector")
+    return _call(where, kind, dict(component.arguments))
+
+
+def check(settings: HtexSettings) -> None:
+    """Find errors that need no Parsl, early.
+
+    Raises:
+        ConfigError: The container's settings contradict each other or are incomplete.
+    """
+    container_of(settings)
+    htex_arguments(settings)
+
+
+def _named(where: str, module: types.ModuleType, name: str, suffix: str) -> Any:
+    known = sorted(
+        candidate
+        for candidate in getattr(module, "__all__", None) or vars(module)
+        if candidate.endswith(suffix) and candidate != suffix
+    )
+    if name not in known:
+        raise ConfigError(_unknown(where, name, known))
+    return getattr(module, name)
+
+
+def _unknown(where: str, name: str, known: list[str]) -> str:
+    return f"{where}: {name!r} is not known. Known are: {', '.join(known)}."
+
+
+def _call(where: str, kind: Any, arguments: Mapping[str, Any], **ours: Any) -> Any:
+    try:
+        return kind(**arguments, **ours)
+    except Exception as error:
+        raise ConfigError(f"{where}: {kind.__name__} cannot be made: {error}.") from error
