@@ -1,1 +1,1 @@
-"""The self-hosted web service: REST application, store, relay, embedded AMQP broker."""
+"""The hub: a self-hosted web service (REST and AMQP) with what endpoints and the SDK need."""

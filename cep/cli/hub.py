@@ -1,0 +1,237 @@
+"""`cep hub`: serve, stop, status, env, and the hub's clients."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cep.cli.command import HELP_OPTIONS, CepCommand, CepGroup, shared
+
+if TYPE_CHECKING:
+    from cep.hub.options import HubFiles
+
+
+class _HubGroup(CepGroup):
+    """A group whose commands have the shared options."""
+
+    command_class = CepCommand
+    group_class = type
+
+
+def _state_dir_option(command: Any) -> Any:
+    return click.option(
+        "--state-dir",
+        type=click.Path(file_okay=False, path_type=Path),
+        default=None,
+        help="The hub's directory.  [default: hub in the user directory]",
+    )(command)
+
+
+def _json_option(command: Any) -> Any:
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
+
+
+def _files(state_dir: Path | None) -> HubFiles:
+    from cep.hub.options import HubFiles, default_state_dir
+
+    return HubFiles((state_dir or default_state_dir()).expanduser().absolute())
+
+
+def _ask(
+    files: HubFiles, method: str, path: str, body: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    from cep.hub.running import ask, no_hub, read_running
+
+    running = read_running(files)
+    if running is None:
+        raise no_hub(files)
+    return ask(running, method, path, body)
+
+
+@click.group(cls=_HubGroup, context_settings=HELP_OPTIONS)
+def hub() -> None:
+    """Serve endpoints and the SDK from this machine: REST and AMQP, no other service."""
+
+
+@hub.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=5000,
+    show_default=True,
+    help="TCP port of the REST service; 0 lets the system choose.",
+)
+@_state_dir_option
+@click.option("--public-url", metavar="URL", help="How clients reach the REST service.")
+@click.option("--public-amqp-url", metavar="URL", help="How clients reach the broker.")
+@click.option("--detach", is_flag=True, help="Return when the hub serves; it goes on.")
+@click.pass_context
+def serve(
+    ctx: click.Context,
+    *,
+    host: str,
+    port: int,
+    state_dir: Path | None,
+    public_url: str | None,
+    public_amqp_url: str | None,
+    detach: bool,
+) -> None:
+    """Serve until stopped."""
+    from cep.hub.options import HubOptions, check_urls
+
+    check_urls(public_url, public_amqp_url)
+    options = HubOptions(
+        state_dir=_files(state_dir).root,
+        host=host,
+        port=port,
+        public_url=public_url,
+        public_amqp_url=public_amqp_url,
+    )
+    if detach:
+        from cep.hub.launch import start_detached
+
+        running = start_detached(options)
+        click.echo(f"The hub serves at {running.url} (process {running.pid}).", err=True)
+        return
+    from cep.hub.app import serve as serve_hub
+    from cep.hub.logs import log_to_stderr
+    from cep.hub.running import RunningHub
+
+    def tell(running: RunningHub) -> None:
+        click.echo(f"The hub serves at {running.url} (process {running.pid}).", err=True)
+
+    log_to_stderr(debug=shared(ctx).debug)
+    serve_hub(options, tell)
+
+
+@hub.command()
+@_state_dir_option
+def stop(state_dir: Path | None) -> None:
+    """Stop the hub; what it keeps stays."""
+    from cep.hub.launch import stop as stop_hub
+
+    stopped = stop_hub(_files(state_dir))
+    click.echo("The hub is stopped." if stopped else "The hub is not running.", err=True)
+
+
+@hub.command()
+@_state_dir_option
+@_json_option
+def status(state_dir: Path | None, as_json: bool) -> None:
+    """Say whether the hub serves, and what it has done (exit code 69 when it does not)."""
+    found = _ask(_files(state_dir), "GET", "/status")
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    click.echo(f"The hub serves at {found['url']} (process {found['pid']}).")
+    click.echo(
+        f"{found['endpoints']} endpoints ({found['endpoints_online']} online), "
+        f"{found['clients']} clients, {found['results']} results since its start."
+    )
+
+
+@hub.command()
+@_state_dir_option
+def env(state_dir: Path | None) -> None:
+    """Print `export` lines that point the SDK and cep at this hub; source them."""
+    found = _ask(_files(state_dir), "POST", "/env")
+    for name, value in (
+        ("GLOBUS_SDK_ENVIRONMENT", "local"),
+        ("GLOBUS_SDK_SERVICE_URL_AUTH", f"{found['url']}/"),
+        ("GLOBUS_COMPUTE_CLIENT_ID", found["client_id"]),
+        ("GLOBUS_COMPUTE_CLIENT_SECRET", found["client_secret"]),
+    ):
+        click.echo(f"export {name}={shlex.quote(value)}")
+    if found["url"].rpartition(":")[2] != "5000":
+        click.echo(
+            f"The SDK itself knows http://localhost:5000 only, and this hub is {found['url']}.",
+            err=True,
+        )
+
+
+@hub.group(context_settings=HELP_OPTIONS)
+def client() -> None:
+    """The accounts of this hub: who runs endpoints and submits functions."""
+
+
+def _print_credentials(found: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    click.echo(f"GLOBUS_COMPUTE_CLIENT_ID={found['client_id']}")
+    click.echo(f"GLOBUS_COMPUTE_CLIENT_SECRET={found['client_secret']}")
+    click.echo("The secret is shown this once.", err=True)
+
+
+@client.command()
+@click.argument("name")
+@_state_dir_option
+@_json_option
+def add(name: str, state_dir: Path | None, as_json: bool) -> None:
+    """Make a client called NAME and print its id and secret."""
+    _print_credentials(_ask(_files(state_dir), "POST", "/clients", {"name": name}), as_json)
+
+
+@client.command("list")
+@_state_dir_option
+@_json_option
+def list_clients(state_dir: Path | None, as_json: bool) -> None:
+    """List the clients."""
+    found = _ask(_files(state_dir), "GET", "/clients")["clients"]
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    for one in found:
+        state = "disabled" if one["disabled"] else "enabled"
+        click.echo(f"{one['client_id']}  {state:<8}  {one['name']}")
+
+
+@client.command()
+@click.argument("client_name", metavar="CLIENT")
+@_state_dir_option
+@_json_option
+def rotate(client_name: str, state_dir: Path | None, as_json: bool) -> None:
+    """Give CLIENT (name or id) a new secret; the old one, its tokens and its connections end."""
+    _print_credentials(_change(state_dir, "POST", client_name, "/rotate"), as_json)
+
+
+@client.command()
+@click.argument("client_name", metavar="CLIENT")
+@_state_dir_option
+def disable(client_name: str, state_dir: Path | None) -> None:
+    """Cut CLIENT (name or id), its endpoints and their connections off at once."""
+    found = _change(state_dir, "POST", client_name, "/disable")
+    click.echo(
+        f"The client {found['name']} is disabled; {found['connections_closed']} connections were "
+        "closed.",
+        err=True,
+    )
+
+
+@client.command()
+@click.argument("client_name", metavar="CLIENT")
+@_state_dir_option
+def enable(client_name: str, state_dir: Path | None) -> None:
+    """Let a disabled CLIENT (name or id) in again."""
+    found = _change(state_dir, "POST", client_name, "/enable")
+    click.echo(f"The client {found['name']} is enabled.", err=True)
+
+
+@client.command()
+@click.argument("client_name", metavar="CLIENT")
+@_state_dir_option
+def remove(client_name: str, state_dir: Path | None) -> None:
+    """Forget CLIENT (name or id), its endpoints and its functions."""
+    found = _change(state_dir, "DELETE", client_name, "")
+    click.echo(f"The client {found['name']} is removed.", err=True)
+
+
+def _change(state_dir: Path | None, method: str, name: str, action: str) -> dict[str, Any]:
+    from urllib.parse import quote
+
+    return _ask(_files(state_dir), method, f"/clients/{quote(name, safe='')}{action}")

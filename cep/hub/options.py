@@ -1,0 +1,125 @@
+"""What a hub is told at its start, and where its files lie. Pure data and path arithmetic."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from cep.errors import UsageError
+from cep.paths import user_dir
+
+DEFAULT_HOST = "127.0.0.1"
+# The one address the SDK knows for GLOBUS_SDK_ENVIRONMENT=local (globus-compute-sdk 2.19, 4.19).
+DEFAULT_PORT = 5000
+
+
+def default_state_dir() -> Path:
+    """Where a hub keeps its state when nobody says otherwise: `hub` in the user directory."""
+    return user_dir() / "hub"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HubOptions:
+    """How to serve.
+
+    Attributes:
+        state_dir: Directory (0700) of everything the hub keeps; one hub at a time uses it.
+        host: Address to listen on, for REST and for AMQP.
+        port: TCP port of the REST service; 0 lets the system choose.
+        amqp_port: TCP port of the broker; 0 chooses one at the first start and remembers it,
+            because endpoints and SDKs come back to the address they were once given.
+        public_url: How clients reach the REST service, when it is not `http://localhost:PORT`
+            (a proxy, another name); without a trailing slash.
+        public_amqp_url: How clients reach the broker (scheme, host, port, virtual host), when it
+            is not the host by which they reached the REST service.
+    """
+
+    state_dir: Path
+    host: str = DEFAULT_HOST
+    port: int = DEFAULT_PORT
+    amqp_port: int = 0
+    public_url: str | None = None
+    public_amqp_url: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HubFiles:
+    """The files of a hub, all below its state directory."""
+
+    root: Path
+
+    @property
+    def database(self) -> Path:
+        """Clients, endpoints, functions, tasks, results."""
+        return self.root / "hub.db"
+
+    @property
+    def broker(self) -> Path:
+        """The embedded broker's directory."""
+        return self.root / "broker"
+
+    @property
+    def key(self) -> Path:
+        """The secret from which the SDK users' broker passwords are derived."""
+        return self.root / "hub.key"
+
+    @property
+    def running(self) -> Path:
+        """Who serves now: pid, start time, address, and the secret of the admin routes."""
+        return self.root / "running.json"
+
+    @property
+    def lock(self) -> Path:
+        """Locked by the hub that serves."""
+        return self.root / "lock"
+
+    @property
+    def amqp_port(self) -> Path:
+        """The broker's port, as text, from the first start on."""
+        return self.root / "amqp-port"
+
+    @property
+    def env_client(self) -> Path:
+        """The client that `hub env` made, with its secret (0600)."""
+        return self.root / "env-client.json"
+
+    @property
+    def log(self) -> Path:
+        """The log of a detached hub."""
+        return self.root / "hub.log"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether the address (or `localhost`) is reachable from this machine only."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def check_urls(public_url: str | None, public_amqp_url: str | None) -> None:
+    """Check the addresses that clients are to use.
+
+    Raises:
+        UsageError: One of them is not the URL it should be.
+    """
+    for option, url, schemes in (
+        ("--public-url", public_url, ("http", "https")),
+        ("--public-amqp-url", public_amqp_url, ("amqp", "amqps")),
+    ):
+        if url is None:
+            continue
+        try:
+            parts = urlsplit(url)
+            right = parts.scheme in schemes and parts.hostname and (parts.port or 1) > 0
+        except ValueError:
+            right = False
+        if not right or "@" in parts.netloc:
+            raise UsageError(
+                f"The value of {option} is not a URL {schemes[0]}://HOST[:PORT] or "
+                f"{schemes[1]}://HOST[:PORT], without a login."
+            )

@@ -1,0 +1,243 @@
+"""Reading requests: who asks, the body within its limit, and fields of the right type.
+
+Everything a client can send wrong ends in a `Refusal` with a 4xx status here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from typing import Any, NoReturn, TypeVar
+
+from starlette.requests import ClientDisconnect, Request
+
+from cep.errors import NotAllowed
+from cep.hub.auth import COMPUTE_RESOURCE_SERVER, Caller
+from cep.hub.records import Client, Endpoint
+from cep.hub.rest.errors import Refusal, bad_request, too_large, unprocessable
+from cep.hub.services import Services
+from cep.wire.envelope import read_uuid
+
+T = TypeVar("T")
+
+MIB = 1 << 20
+SMALL_BODY = 1 * MIB
+FUNCTION_BODY = 16 * MIB
+SUBMIT_BODY = 64 * MIB  # as the endpoint's own default limit for one task
+_PARSE_IN_THREAD = 256 * 1024  # above it, parsing would hold the event loop for milliseconds
+_LONGEST_NAME = 4096
+
+
+def services_of(request: Request) -> Services:
+    """The parts of the hub that answers this request."""
+    found = request.app.state.services
+    assert isinstance(found, Services)
+    return found
+
+
+async def any_caller(request: Request) -> Caller:
+    """Return whose token the request carries.
+
+    Raises:
+        Refusal: 401, there is none or it does not count.
+    """
+    kind, _, token = request.headers.get("authorization", "").partition(" ")
+    if kind.lower() != "bearer" or not token.strip():
+        raise Refusal(401, "NOT_AUTHENTICATED", "The request carries no access token.")
+    try:
+        return await services_of(request).access.caller(token.strip())
+    except NotAllowed as exc:
+        raise Refusal(401, "NOT_AUTHENTICATED", exc.message) from exc
+
+
+async def compute_client(request: Request) -> Client:
+    """Return the client whose token for this service the request carries.
+
+    Raises:
+        Refusal: 401 without a valid token, 403 with a token for another service.
+    """
+    caller = await any_caller(request)
+    if caller.resource_server != COMPUTE_RESOURCE_SERVER:
+        raise Refusal(
+            403,
+            "WRONG_SCOPE",
+            f"The access token is for {caller.resource_server!r}, not for this service.",
+        )
+    return caller.client
+
+
+async def read_body(request: Request, limit_bytes: int) -> bytes:
+    """Read the body.
+
+    Raises:
+        Refusal: 413 when it is above the limit; 400 when the client goes away.
+    """
+    announced = request.headers.get("content-length", "0")
+    if announced.isdigit() and int(announced) > limit_bytes:
+        raise too_large(limit_bytes)
+    chunks = []
+    size = 0
+    try:
+        async for chunk in request.stream():
+            size += len(chunk)
+            if size > limit_bytes:
+                raise too_large(limit_bytes)
+            chunks.append(chunk)
+    except ClientDisconnect as exc:
+        raise bad_request("The client went away before its request was complete.") from exc
+    return b"".join(chunks)
+
+
+async def read_object(request: Request, limit_bytes: int = SMALL_BODY) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        Refusal: 413 or 400.
+    """
+    return await parse_object(await read_body(request, limit_bytes))
+
+
+async def parse_object(raw: bytes) -> dict[str, Any]:
+    """Parse a JSON object, in a thread when it is large.
+
+    Raises:
+        Refusal: 400.
+    """
+    if len(raw) > _PARSE_IN_THREAD:
+        return await asyncio.to_thread(_parse_object, raw)
+    return _parse_object(raw)
+
+
+def _parse_object(raw: bytes) -> dict[str, Any]:
+    try:
+        text = raw.decode("utf-8")
+        found = json.loads(text, parse_constant=_no_constant, parse_float=_finite)
+        if "\\ud" in text or "\\uD" in text:
+            # A lone surrogate is a text that neither the store nor any message can hold.
+            json.dumps(found, ensure_ascii=False).encode("utf-8")
+    except UnicodeDecodeError as exc:
+        raise bad_request("The request's body is not UTF-8 text.") from exc
+    except UnicodeEncodeError as exc:
+        raise bad_request("The request's body holds half of a surrogate pair.") from exc
+    except (ValueError, RecursionError) as exc:
+        reason = exc.msg if isinstance(exc, json.JSONDecodeError) else type(exc).__name__
+        raise bad_request(f"The request's body is not JSON ({reason}).") from exc
+    if not isinstance(found, dict):
+        raise bad_request("The request's body is not a JSON object.")
+    return found
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _finite(text: str) -> float:
+    found = float(text)
+    if not math.isfinite(found):
+        raise ValueError(f"{text} is out of range")
+    return found
+
+
+def field(body: dict[str, Any], name: str, kind: type[T]) -> T | None:
+    """Return an optional field; null counts as not there.
+
+    Raises:
+        Refusal: 422, it is of another type.
+    """
+    value = body.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
+        words = {str: "a text", bool: "true or false", dict: "an object", list: "a list"}
+        raise unprocessable(f"The field {name!r} is not {words.get(kind, kind.__name__)}.")
+    return value
+
+
+def name_field(body: dict[str, Any], name: str) -> str:
+    """Return a required, non-empty text of moderate length.
+
+    Raises:
+        Refusal: 422.
+    """
+    value = field(body, name, str)
+    if not value or len(value) > _LONGEST_NAME:
+        raise unprocessable(
+            f"The field {name!r} is missing, empty, or longer than {_LONGEST_NAME} characters."
+        )
+    return value
+
+
+def uuid_field(body: dict[str, Any], name: str) -> str | None:
+    """Return an optional UUID as canonical text.
+
+    Raises:
+        Refusal: 422.
+    """
+    value = field(body, name, str)
+    return None if value is None else as_uuid(value, f"The field {name!r}")
+
+
+def as_uuid(value: object, what: str) -> str:
+    """Return a UUID's canonical text.
+
+    Raises:
+        Refusal: 422.
+    """
+    found = read_uuid(value)
+    if found is None:
+        raise unprocessable(f"{what} is not a UUID.")
+    return found
+
+
+def uuid_list(body: dict[str, Any], name: str) -> list[str] | None:
+    """Return an optional list of UUIDs as canonical texts.
+
+    Raises:
+        Refusal: 422.
+    """
+    values = field(body, name, list)
+    if values is None:
+        return None
+    return [as_uuid(one, f"An entry of the field {name!r}") for one in values]
+
+
+def path_uuid(request: Request, name: str, what: str) -> str:
+    """Return an id of the path.
+
+    Raises:
+        Refusal: 404: what has no UUID does not exist.
+    """
+    text = str(request.path_params[name])
+    found = read_uuid(text)
+    if found is None:
+        raise Refusal(404, f"{what.upper()}_NOT_FOUND", f"There is no {what} {text!r}.", text)
+    return found
+
+
+def manages(client: Client, endpoint: Endpoint) -> bool:
+    """Whether the client owns the endpoint or is one of its admins."""
+    admins = endpoint.registration.get("admins") or ()
+    return endpoint.owner == client.client_id or client.client_id in admins
+
+
+def find_endpoint(request: Request, client: Client, *, to_manage: bool = False) -> Endpoint:
+    """Return the endpoint of the path when the client may see (or manage) it.
+
+    Raises:
+        Refusal: 404 unknown, 403 somebody else's.
+    """
+    endpoint_id = path_uuid(request, "endpoint_id", "endpoint")
+    endpoint = services_of(request).directory.known(endpoint_id)
+    if endpoint is None:
+        raise Refusal(
+            404, "ENDPOINT_NOT_FOUND", f"There is no endpoint {endpoint_id}.", endpoint_id
+        )
+    if not manages(client, endpoint) and (to_manage or not endpoint.public):
+        raise Refusal(
+            403,
+            "ENDPOINT_FORBIDDEN",
+            f"The endpoint {endpoint_id} belongs to somebody else.",
+            endpoint_id,
+        )
+    return endpoint

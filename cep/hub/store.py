@@ -1,0 +1,126 @@
+"""The hub's store: SQLAlchemy Core on SQLite, one worker thread, one transaction per call.
+
+Owns the database file and the thread that is its only user; the event loop hands functions to it
+with `call` and waits without blocking. Queries live in `records` and `ledger`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from sqlalchemy import Connection, Engine, create_engine, event, insert, select
+from sqlalchemy.exc import DatabaseError, SQLAlchemyError
+
+from cep.errors import CantCreate, DataError
+from cep.hub import schema
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_BUSY_TIMEOUT_MS = 10_000  # a `hub client` command may write while no hub serves
+
+
+class Store:
+    """The database of a hub.
+
+    Args:
+        path: The SQLite file; made (0600) when missing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._engine: Engine | None = None
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="hub-store")
+
+    def open(self) -> None:
+        """Open or create the database; blocking.
+
+        Raises:
+            DataError: The file is damaged, is not ours, or has a newer schema; it is untouched.
+            CantCreate: The file cannot be made.
+        """
+        try:
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._path.touch(mode=0o600, exist_ok=True)
+        except OSError as exc:
+            raise CantCreate(f"The hub's database {self._path} cannot be made: {exc}.") from exc
+        engine = create_engine(f"sqlite:///{self._path}")
+        event.listen(engine, "connect", _set_up_connection)
+        try:
+            with engine.begin() as connection:
+                _check_schema(connection, self._path)
+        except (DatabaseError, DataError) as exc:
+            engine.dispose()
+            if isinstance(exc, DataError):
+                raise
+            raise DataError(f"The hub's database {self._path} is damaged: {exc.orig}.") from exc
+        self._engine = engine
+
+    def close(self) -> None:
+        """Finish what was handed over and close the file; blocking, idempotent."""
+        self._thread.shutdown(wait=True)
+        if self._engine is not None:
+            self._engine.dispose()
+            self._engine = None
+
+    def call_now(
+        self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run `work(connection, ...)` in one transaction, in the calling thread."""
+        if self._engine is None:
+            raise DataError(f"The hub's database {self._path} is not open.")
+        with self._engine.begin() as connection:
+            return work(connection, *args, **kwargs)
+
+    async def call(
+        self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run `work(connection, ...)` in one transaction, in the store's thread.
+
+        Calls run in the order in which they were made. When `work` raises, nothing of it stays.
+        """
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(
+            self._thread, lambda: self.call_now(work, *args, **kwargs)
+        )
+
+
+def _set_up_connection(connection: Any, _record: object) -> None:
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}")
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.close()
+
+
+def _check_schema(connection: Connection, path: Path) -> None:
+    names = {
+        row[0]
+        for row in connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE type='table'")
+    }
+    if not names:
+        schema.metadata.create_all(connection)
+        connection.execute(
+            insert(schema.meta).values(name="schema", value=str(schema.SCHEMA_VERSION))
+        )
+        return
+    found = None
+    if "meta" in names:
+        try:
+            found = connection.execute(
+                select(schema.meta.c.value).where(schema.meta.c.name == "schema")
+            ).scalar_one_or_none()
+        except SQLAlchemyError:
+            found = None
+    if found is None or not found.isdigit():
+        raise DataError(f"The file {path} is a database, but not one of a hub of cep.")
+    if int(found) > schema.SCHEMA_VERSION:
+        raise DataError(
+            f"The hub's database {path} has schema {found}; this cep knows "
+            f"{schema.SCHEMA_VERSION} at most.",
+            hint="Run the newer cep that made it.",
+        )
