@@ -1,0 +1,114 @@
+"""`delete`: an endpoint goes away, at the service first and then here."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import click
+
+from cep.cli import naming
+from cep.cli.command import CepCommand, Shared, interactive, set_up_logging
+from cep.errors import AlreadyRunning, CantCreate, CepError, InputMissing, UsageError
+from cep.paths import EndpointPaths, looks_like_uuid
+
+
+@click.command(cls=CepCommand)
+@click.argument("name", default=naming.DEFAULT_NAME)
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option(
+    "--force", is_flag=True, help="Stop it first; delete it here whatever the service says."
+)
+@click.option("--local-only", is_flag=True, help="Leave the registration at the service.")
+@click.pass_obj
+def delete(shared: Shared, *, name: str, yes: bool, force: bool, local_only: bool) -> None:
+    """Delete an endpoint: its registration at the service, and its directory."""
+    set_up_logging(shared)
+    try:
+        found = naming.find(shared.base, name)
+    except InputMissing:
+        if local_only or not looks_like_uuid(name):
+            raise
+        _delete_registration_only(shared, name, yes)
+        return
+    _refuse_running(shared, found, force)
+    endpoint_id = naming.registered_id(found.root)
+    _ask(f"Delete endpoint <{found.name}> and its directory {found.root}?", yes)
+    if force:
+        from cep.agent.stop import stop
+
+        stop(found, now=True)
+    if endpoint_id is not None and not local_only:
+        try:
+            _delete_registration(found.root, shared.base, endpoint_id)
+        except CepError as exc:
+            if not force:
+                raise
+            click.echo(f"The registration stays at the service: {exc.message}", err=True)
+    _remove(found)
+    click.echo(f"> Endpoint <{found.name}> is now deleted")
+
+
+def _refuse_running(shared: Shared, found: EndpointPaths, force: bool) -> None:
+    from cep.agent.state import EndpointState, observe
+
+    seen = observe(found)
+    if seen.state is not EndpointState.RUNNING:
+        return
+    if not seen.here:
+        host = seen.lease.host if seen.lease is not None else "another host"
+        raise AlreadyRunning(
+            f"Endpoint {found.name} runs on host {host}, not on this one.",
+            hint=f"Stop it there first: ssh {host} {shared.program} stop {found.name}",
+        )
+    if not force:
+        raise AlreadyRunning(
+            f"Endpoint {found.name} is running.",
+            hint=f"Stop it first: {shared.program} stop {found.name}, or delete with --force",
+        )
+
+
+def _ask(question: str, yes: bool) -> None:
+    if yes:
+        return
+    if not interactive():
+        raise UsageError(
+            "Standard input is no terminal, so nobody can be asked. Nothing was deleted.",
+            hint="Pass --yes to delete without a question.",
+        )
+    click.confirm(question, abort=True, err=True)
+
+
+def _delete_registration(root: Path | None, base: Path, endpoint_id: str) -> None:
+    from cep.service.address import resolve_service
+    from cep.service.client import connect
+
+    settings = naming.readable_settings(root) if root is not None else None
+    with connect(resolve_service(settings), interactive=interactive(), base=base) as service:
+        service.delete(endpoint_id)
+
+
+def _delete_registration_only(shared: Shared, endpoint_id: str, yes: bool) -> None:
+    """An id without a directory here: only the service can know it."""
+    _ask(f"Delete the registration of endpoint {endpoint_id} at the service?", yes)
+    _delete_registration(None, shared.base, endpoint_id)
+    click.echo(f"> Endpoint <{endpoint_id}> is now deleted")
+
+
+def _remove(found: EndpointPaths) -> None:
+    """Remove the directory, and what the endpoint keeps in a state directory elsewhere."""
+    try:
+        if found.state != found.root:
+            database = found.journal
+            for file in database.parent.glob(f"{database.name}*"):
+                file.unlink()
+            found.status_json.unlink(missing_ok=True)
+            for folder in (found.journal_bodies, found.start_slots):
+                if folder.exists():
+                    shutil.rmtree(folder)
+        shutil.rmtree(found.root)
+    except OSError as exc:
+        raise CantCreate(
+            f"The directory of endpoint {found.name} could not be removed: {exc}.",
+            hint="The registration is deleted already; remove the rest by hand.",
+        ) from exc

@@ -1,0 +1,141 @@
+"""`status`: what one endpoint is doing, from local truth; the service's word only when asked."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from cep.cli import naming
+from cep.cli.command import CepCommand, Shared, interactive
+from cep.errors import CepError
+from cep.paths import EndpointPaths
+
+_HOLDS = {
+    "paused": "paused; take tasks again with: resume",
+    "disk": "no new tasks: the disk is full",
+    "stopping": "stopping",
+    "full": "no new tasks until some of those waiting are done",
+}
+
+
+@click.command(cls=CepCommand)
+@click.argument("name", default=naming.DEFAULT_NAME)
+@click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
+@click.option("--remote", is_flag=True, help="Ask the service too, whether it is online there.")
+@click.pass_obj
+def status(shared: Shared, *, name: str, as_json: bool, remote: bool) -> None:
+    """Show what an endpoint is doing, and why nothing runs yet."""
+    found = naming.find(shared.base, name)
+    picture = describe(found)
+    if remote:
+        picture["service"] = _ask_service(found, picture["id"])
+    if as_json:
+        click.echo(json.dumps(picture))
+        return
+    for line in sentences(picture):
+        click.echo(line)
+
+
+def describe(found: EndpointPaths) -> dict[str, Any]:
+    """Return the picture of one endpoint; docs/cli.md documents the names.
+
+    `agent` is what the agent says of itself, now or (when it cannot be asked from here) in its
+    last status file; None when none runs.
+    """
+    from cep.agent.state import EndpointState, observe
+
+    seen = observe(found)
+    runs = seen.state is EndpointState.RUNNING
+    return {
+        "name": found.name,
+        "id": seen.endpoint_id,
+        "status": seen.state.value,
+        "host": seen.lease.host if seen.lease is not None else None,
+        "pid": seen.lease.pid if seen.lease is not None and runs else None,
+        "directory": str(found.root),
+        "paused": found.paused_mark.exists(),
+        "agent": _agent(found, seen.here) if runs else None,
+        "service": None,
+    }
+
+
+def _agent(found: EndpointPaths, here: bool) -> dict[str, Any] | None:
+    from cep.agent.control import call
+
+    if here:
+        try:
+            return call(found, {"do": "status"})
+        except CepError as exc:
+            click.echo(
+                f"The agent does not answer ({exc.message}) This is its last word:", err=True
+            )
+    try:
+        written = json.loads(found.status_json.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return written if isinstance(written, dict) else None
+
+
+def _ask_service(found: EndpointPaths, endpoint_id: str | None) -> str | None:
+    if endpoint_id is None:
+        return None
+    from cep.service.address import resolve_service
+    from cep.service.client import connect
+
+    address = resolve_service(naming.readable_settings(found.root))
+    with connect(address, interactive=interactive(), base=found.root.parent) as service:
+        return service.status(endpoint_id)
+
+
+def sentences(picture: dict[str, Any]) -> list[str]:
+    """The picture for people, one fact a line."""
+    lines = [
+        f"Endpoint:  {picture['name']}",
+        f"ID:        {picture['id']}",
+        f"Status:    {_state(picture)}",
+    ]
+    if picture["service"] is not None:
+        lines.append(f"Service:   {picture['service']}")
+    agent = picture["agent"]
+    if agent is not None:
+        lines += _agent_lines(agent)
+    elif picture["paused"]:
+        lines.append("Holds:     " + _HOLDS["paused"])
+    lines.append(f"Directory: {picture['directory']}")
+    return lines
+
+
+def _state(picture: dict[str, Any]) -> str:
+    words = {
+        "Initialized": "Initialized (never started)",
+        "Stopped": "Stopped",
+        "Disconnected": "Disconnected (ended without being stopped; `start` cleans up first)",
+    }
+    if picture["status"] != "Running":
+        return words.get(picture["status"], str(picture["status"]))
+    where = f" on {picture['host']}" if picture["host"] else ""
+    pid = f", process {picture['pid']}" if picture["pid"] else ""
+    return f"Running{where}{pid}"
+
+
+def _agent_lines(agent: dict[str, Any]) -> list[str]:
+    engine, tasks = agent.get("engine", {}), agent.get("tasks", {})
+    links = agent.get("links", {})
+    lines = [f"Since:     {agent.get('since', '')} (cep {agent.get('version', '')})"]
+    down = [name for name, up in links.items() if not up]
+    lines.append("Links:     " + (f"down: {', '.join(down)}" if down else "up"))
+    for hold in agent.get("holds") or ():
+        lines.append("Holds:     " + _HOLDS.get(hold, str(hold)))
+    lines.append(
+        f"Engine:    {engine.get('type', '')}, {engine.get('workers', 0)} workers, "
+        f"{engine.get('idle_workers', 0)} idle"
+    )
+    if engine.get("summary"):
+        lines.append(f"           {engine['summary']}")
+    lines.append(
+        f"Tasks:     {tasks.get('running', 0)} running, {tasks.get('waiting', 0)} waiting, "
+        f"{tasks.get('unsent', 0)} results to send, {tasks.get('answered', 0)} answered"
+    )
+    return lines
