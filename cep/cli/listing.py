@@ -12,6 +12,8 @@ from cep.cli import naming
 from cep.cli.command import CepCommand, Shared
 from cep.cli.table import draw
 
+_LEAST = (36, 12)  # a UUID and the longest status, as the published guide draws them
+
 
 @click.command(name="list", cls=CepCommand)
 @click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
@@ -27,7 +29,7 @@ def list_endpoints(shared: Shared, *, as_json: bool) -> None:
         click.echo(f" (Hint: {shared.program} configure)", err=True)
         return
     rows = [(str(entry["id"]), entry["status"], entry["name"]) for entry in found]
-    click.echo(draw(("Endpoint ID", "Status", "Endpoint Name"), rows))
+    click.echo(draw(("Endpoint ID", "Status", "Endpoint Name"), rows, least=_LEAST))
 
 
 def describe(root: Path) -> dict[str, Any]:

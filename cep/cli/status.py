@@ -14,9 +14,9 @@ from cep.paths import EndpointPaths
 
 _HOLDS = {
     "paused": "paused; take tasks again with: resume",
-    "disk": "no new tasks: the disk is full",
+    "disk full": "no new tasks: the disk is full",
     "stopping": "stopping",
-    "full": "no new tasks until some of those waiting are done",
+    "high mark reached": "no new tasks until some of those waiting are done",
 }
 
 
