@@ -11,19 +11,21 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cep.amqp.consumer import Consumer
 from cep.errors import CepError, WireError
 from cep.hub import ledger, topology
 from cep.hub.directory import Directory, Heartbeat
 from cep.hub.ledger import ArrivedResult, RelayDue
-from cep.hub.messaging import Messaging, Outgoing
 from cep.hub.records import Endpoint
 from cep.hub.store import Store
 from cep.model import Delivery
 from cep.wire.result import error_result, unpack_result
 from cep.wire.status import unpack_status_report
+
+if TYPE_CHECKING:
+    from cep.amqp.consumer import Consumer
+    from cep.hub.messaging import Messaging
 
 log = logging.getLogger(__name__)
 
@@ -208,7 +210,7 @@ class Relay:
         now = self._clock()
         refused = await self._messaging.publish(
             [
-                Outgoing(topology.result_route(*group, now), bodies)
+                topology.Outgoing(topology.result_route(*group, now), bodies)
                 for group, bodies in groups.items()
             ]
         )

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
 from cep.hub.auth import Access
 from cep.hub.directory import Directory
-from cep.hub.messaging import Messaging
 from cep.hub.relay import Relay
 from cep.hub.store import Store
 from cep.hub.submit import Submitter
+
+if TYPE_CHECKING:
+    from cep.hub.messaging import Messaging
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +60,7 @@ class Services:
         drop_connections: Closes every connection of a broker user at once.
         clock: Seconds since the epoch.
         admin_secret: Opens the admin routes.
-        env_client: Returns credentials of the client that `hub env` speaks of; makes it when
-            there is none that works.
+        started_at: When the hub began to serve.
     """
 
     store: Store

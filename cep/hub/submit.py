@@ -19,15 +19,17 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cep.errors import CepError, TemporaryFailure
+from cep.errors import TemporaryFailure
 from cep.hub import ledger, topology
 from cep.hub.ledger import NewSubmit, NewTask, StoredSubmit
-from cep.hub.messaging import Messaging, Outgoing
 from cep.hub.relay import Relay
 from cep.hub.store import Store
 from cep.wire.task import pack_task
+
+if TYPE_CHECKING:
+    from cep.hub.messaging import Messaging
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +45,6 @@ class Request:
         client_id: Who submits.
         endpoint_id: To which endpoint.
         task_group_id: The group; made here when the client named none.
-        group_is_new: The client named none.
         create_queue: Whether results must reach the group's queue.
         payloads: Function id and packed arguments of each task, in the order of the body.
         code: Packed code by function id.
@@ -222,7 +223,7 @@ class Submitter:
                 continue
             sent.append(task_id)
             outgoing.append(
-                Outgoing(
+                topology.Outgoing(
                     topology.task_route(
                         request.endpoint_id,
                         task_id,
@@ -276,15 +277,3 @@ def new_task_ids(count: int) -> list[str]:
 def specification_text(value: Any) -> str | None:
     """Return a resource specification as the JSON text of its header, None when there is none."""
     return json.dumps(value) if value else None
-
-
-__all__ = [
-    "RETRY_WINDOW_S",
-    "Accepted",
-    "Attempt",
-    "CepError",
-    "Request",
-    "Submitter",
-    "new_task_ids",
-    "specification_text",
-]

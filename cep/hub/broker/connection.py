@@ -9,29 +9,24 @@ from __future__ import annotations
 
 import asyncio
 import enum
-import inspect
 import logging
-from collections.abc import Awaitable, Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from pamqp import base, commands
 
-import cep
 from cep.hub.broker import frames
 from cep.hub.broker.access import Identity
 from cep.hub.broker.channel import Channel
+from cep.hub.broker.handshake import Handshake, Step
 from cep.hub.broker.publishing import Confirms
 from cep.hub.broker.replies import (
-    ACCESS_REFUSED,
     CHANNEL_ERROR,
     COMMAND_INVALID,
     FRAME_ERROR,
     INTERNAL_ERROR,
-    NOT_ALLOWED,
     UNEXPECTED_FRAME,
     ChannelFault,
     ConnectionFault,
-    not_implemented,
     reply_text,
 )
 
@@ -42,30 +37,14 @@ log = logging.getLogger(__name__)
 
 _CLOSE_S = 1.0
 _EARLY_FRAME_MAX = 8192  # before the tuning, as RabbitMQ 4 has it
-_CAPABILITIES = {
-    "publisher_confirms": True,
-    "basic.nack": True,
-    "consumer_cancel_notify": True,
-    "connection.blocked": True,
-    "per_consumer_qos": True,
-    "authentication_failure_close": True,
-    "exchange_exchange_bindings": False,
-    "consumer_priorities": False,
-    "direct_reply_to": False,
-}
-
 
 class Phase(enum.Enum):
-    """How far a connection is."""
+    """Whether methods of channels are taken."""
 
-    HEADER = "waiting for the protocol header"
-    START = "waiting for the login"
-    LOGIN = "checking the login"
-    TUNE = "waiting for the tuning"
-    OPEN = "waiting for the vhost"
-    RUNNING = "running"
-    CLOSING = "waiting for close-ok"
-    CLOSED = "closed"
+    OPENING = 1
+    RUNNING = 2
+    CLOSING = 3
+    CLOSED = 4
 
 
 class Connection(asyncio.Protocol):
@@ -368,26 +347,6 @@ class Connection(asyncio.Protocol):
 
     # -- frames in ---------------------------------------------------------------------------
 
-    def _protocol_header(self, data: bytes) -> bool:
-        if len(data) < 8 and frames.PROTOCOL_HEADER.startswith(data):
-            self._rest = data
-            return False
-        if data[:8] != frames.PROTOCOL_HEADER:
-            # What the specification asks for: say which protocol is spoken, and hang up.
-            self._transport.write(frames.PROTOCOL_HEADER)
-            self._phase = Phase.CLOSED
-            self._transport.close()
-            return False
-        self._phase = Phase.START
-        properties: dict[str, Any] = {
-            "product": "cep hub",
-            "version": cep.__version__,
-            "capabilities": dict(_CAPABILITIES),
-        }
-        start = commands.Connection.Start(0, 9, properties, "PLAIN", "en_US")
-        self._send_method(start)
-        return True
-
     def _frame(self, kind: int, number: int, payload: bytes) -> None:
         if kind == frames.HEARTBEAT:
             if number or payload:
@@ -483,85 +442,3 @@ class Connection(asyncio.Protocol):
             raise not_implemented(method.name)
         else:
             raise ConnectionFault(COMMAND_INVALID, f"{method.name} came while {self._phase.value}")
-
-    # -- handshake -------------------------------------------------------------------------
-
-    def _start_ok(self, method: commands.Connection.StartOk) -> None:
-        capabilities = (method.client_properties or {}).get("capabilities")
-        if isinstance(capabilities, dict):
-            self._capabilities = capabilities
-        if method.mechanism != "PLAIN":
-            raise ConnectionFault(
-                COMMAND_INVALID, f"unknown authentication mechanism '{method.mechanism}'"
-            )
-        response: str | bytes = method.response
-        text = response if isinstance(response, str) else response.decode("utf-8", "replace")
-        parts = text.split("\0")
-        user, password = parts[1:] if len(parts) == 3 else ("", "")
-        self._phase = Phase.LOGIN
-        try:
-            answer = self._broker.authenticate(user, password)
-        except Exception:
-            log.exception("The login could not be checked", extra={"event": "broker.login_bug"})
-            answer = None
-        if inspect.isawaitable(answer):
-            self._login = asyncio.ensure_future(self._wait_for_login(user, answer))
-        else:
-            self._logged_in(user, answer)
-
-    async def _wait_for_login(self, user: str, answer: Awaitable[Identity | None]) -> None:
-        try:
-            identity = await answer
-        except Exception:
-            log.exception("The login could not be checked", extra={"event": "broker.login_bug"})
-            identity = None
-        self._login = None
-        if self._phase is Phase.LOGIN:
-            self._logged_in(user, identity)
-
-    def _logged_in(self, user: str, identity: Identity | None) -> None:
-        if identity is None:
-            log.warning(
-                "Login of user %r from %s was refused",
-                user,
-                self._peer,
-                extra={"event": "broker.login_refused"},
-            )
-            if self.client_can("authentication_failure_close"):
-                text = "Login was refused using authentication mechanism PLAIN."
-                self.close(ACCESS_REFUSED, text)
-            else:
-                self._finish()
-            return
-        self.identity = identity
-        self._phase = Phase.TUNE
-        limits = self._broker.limits
-        self._send_method(
-            commands.Connection.Tune(
-                limits.channels, self._broker.frame_max, self._broker.heartbeat_s
-            )
-        )
-
-    def _tune_ok(self, method: commands.Connection.TuneOk) -> None:
-        ours = self._broker.frame_max
-        wanted = method.frame_max or ours
-        if not frames.MIN_FRAME_MAX <= wanted <= ours:
-            raise ConnectionFault(
-                NOT_ALLOWED, f"negotiated frame_max = {wanted} is not within 4096 and {ours}"
-            )
-        self.frame_max = self._limit_in = wanted
-        self._phase = Phase.OPEN
-        self._beat_s = method.heartbeat / 2
-
-    def _open(self, method: commands.Connection.Open) -> None:
-        if method.virtual_host != "/":
-            raise ConnectionFault(NOT_ALLOWED, f"vhost {method.virtual_host} not found")
-        self._phase = Phase.RUNNING
-        self._start_heartbeat(round(self._beat_s * 2))
-        self._send_method(commands.Connection.OpenOk())
-        log.info(
-            "User %r connected from %s",
-            self.user,
-            self._peer,
-            extra={"event": "broker.connected"},
-        )
