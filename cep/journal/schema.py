@@ -87,6 +87,7 @@ def _connect(db: Path) -> sqlite3.Connection:
         "locking_mode=EXCLUSIVE",
         "synchronous=FULL",
         "temp_store=MEMORY",
+        "secure_delete=FAST",  # zero what costs no extra page: Debian's SQLite does more by default
         "cache_size=-16384",
         f"wal_autocheckpoint={CHECKPOINT_PAGES}",
     ):

@@ -176,8 +176,9 @@ def shrink(connection: sqlite3.Connection) -> bool:
     """
     free = int(connection.execute("PRAGMA freelist_count").fetchone()[0]) - SPARE_PAGES
     if free > 0:
-        # Each page given back is one step of the statement: it must be read to its end.
-        connection.execute(f"PRAGMA incremental_vacuum({min(free, VACUUM_PAGES)})").fetchall()
+        # Each page given back is one step of the statement, and Python 3.11 takes only the first
+        # step of a statement without columns, unless it is a script.
+        connection.executescript(f"PRAGMA incremental_vacuum({min(free, VACUUM_PAGES)})")
     crash.reach("compact-vacuumed")
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     crash.reach("compacted")
