@@ -1,0 +1,36 @@
+"""Fixtures of the integration tests: the Docker engine, and real services in containers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.integration.docker_engine import EngineMissing, ensure_engine, remove_leftovers
+from tests.integration.rabbitmq import RabbitMq
+
+
+@pytest.fixture(scope="session")
+def docker_engine() -> Iterator[None]:
+    """A Docker engine; without one, skip on a laptop and fail in CI (`CI=true`)."""
+    try:
+        ensure_engine()
+    except EngineMissing as exc:
+        if os.environ.get("CI", "").lower() in {"1", "true", "yes"}:
+            pytest.fail(f"CI must have a Docker engine. {exc}", pytrace=False)
+        pytest.skip(f"NOT TESTED: no Docker engine. {exc}")
+    remove_leftovers(own=False)
+    yield
+    remove_leftovers(own=True)
+
+
+@pytest.fixture(scope="session")
+def rabbitmq(docker_engine: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMq]:
+    """One RabbitMQ broker for the whole run; a test that stops it must start it again."""
+    broker = RabbitMq(tmp_path_factory.mktemp("rabbitmq") / "ca.pem")
+    try:
+        broker.create()
+        yield broker
+    finally:
+        broker.remove()

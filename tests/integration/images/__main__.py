@@ -1,0 +1,27 @@
+"""Prepare the Docker engine, the base image and all test images: `python -m tests.integration.images`.
+
+Optional: the tests do the same when they need an image; done ahead, it costs no test its time.
+With names as arguments, only those images.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from tests.integration.docker_engine import EngineMissing, prepare
+
+
+def main() -> int:
+    """Prepare and print one line per image."""
+    try:
+        tags = prepare(sys.argv[1:] or None)
+    except EngineMissing as exc:
+        print(f"Images are not prepared: {exc}", file=sys.stderr)
+        return 69
+    for name, tag in tags.items():
+        print(f"{name}: {tag}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

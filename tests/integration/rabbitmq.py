@@ -1,0 +1,211 @@
+"""A real RabbitMQ in a container, with the means to disturb it.
+
+The container keeps its host ports over `stop()` and `start()`, so a client that retries finds the
+broker where it was. Ready means: an AMQP connection opens. All ports are on 127.0.0.1.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import tarfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pika
+from pika.adapters.blocking_connection import BlockingChannel
+
+from tests.integration.docker_engine import ensure_image, free_port, session_labels
+
+USER = "admin"
+PASSWORD = "admin-secret"
+START_S = 60.0
+
+
+class RabbitMq:
+    """One broker: where it is, and how to stop, start and disturb it.
+
+    Args:
+        ca_file: Where to write the certificate authority of the TLS listener.
+    """
+
+    user = USER
+    password = PASSWORD
+
+    def __init__(self, ca_file: Path) -> None:
+        self.host = "127.0.0.1"
+        self.port = free_port()
+        self.tls_port = free_port()
+        self.management_port = free_port()
+        self.ca_file = ca_file
+        self._container: Any = None
+        self._engine: Any = None
+
+    @property
+    def url(self) -> str:
+        """AMQP URL of the administrator; the virtual host is `/`."""
+        return self.url_for(self.user, self.password)
+
+    @property
+    def tls_url(self) -> str:
+        """The same over TLS; the certificate is for `localhost`, signed by `ca_file`."""
+        return f"amqps://{self.user}:{self.password}@localhost:{self.tls_port}/"
+
+    @property
+    def management_url(self) -> str:
+        """Base of the management API, without a path."""
+        return f"http://{self.host}:{self.management_port}"
+
+    def url_for(self, user: str, password: str) -> str:
+        """AMQP URL of another user."""
+        return f"amqp://{user}:{password}@{self.host}:{self.port}/"
+
+    # --- life -----------------------------------------------------------------------------------
+
+    def create(self) -> None:
+        """Make the container and wait until the broker answers."""
+        from testcontainers.core.container import DockerContainer
+
+        container = DockerContainer(ensure_image("rabbitmq"))
+        container.with_kwargs(labels=session_labels(), hostname="rabbit")
+        container.ports = {
+            5672: (self.host, self.port),
+            5671: (self.host, self.tls_port),
+            15672: (self.host, self.management_port),
+        }
+        container.start()
+        self._engine = container.get_docker_client().client
+        self._container = container.get_wrapped_container()
+        self._wait_ready()
+        stream, _ = self._container.get_archive("/etc/rabbitmq/tls/ca.pem")
+        with tarfile.open(fileobj=io.BytesIO(b"".join(stream))) as archive:
+            member = archive.extractfile("ca.pem")
+            assert member is not None
+            self.ca_file.write_bytes(member.read())
+
+    def stop(self) -> None:
+        """End the broker in good order (its clients are told); its port refuses from then on."""
+        self._container.stop(timeout=20)
+
+    def kill(self) -> None:
+        """End the broker as a power cut would: no word to its clients."""
+        self._container.kill()
+        self._container.wait()
+
+    def start(self) -> None:
+        """Start the stopped broker, with its durable queues, and wait until it answers."""
+        self._container.start()
+        self._wait_ready()
+
+    def restart(self) -> None:
+        """Stop and start."""
+        self.stop()
+        self.start()
+
+    def pause(self) -> None:
+        """Freeze the broker: its connections stay and nothing answers."""
+        self._container.pause()
+
+    def unpause(self) -> None:
+        """Let a frozen broker go on."""
+        self._container.unpause()
+
+    def remove(self) -> None:
+        """Remove the container with its volumes."""
+        if self._container is not None:
+            self._container.remove(force=True, v=True)
+            self._engine.close()
+
+    def logs(self, lines: int = 50) -> str:
+        """The end of the broker's log."""
+        return str(self._container.logs(tail=lines).decode(errors="replace"))
+
+    def _wait_ready(self) -> None:
+        self._container.reload()
+        since = self._container.attrs["State"]["StartedAt"]
+        deadline = time.monotonic() + START_S
+        # The log tells when the listeners are open; then one connection proves it.
+        lines = self._container.logs(stream=True, follow=True, since=_timestamp(since))
+        with contextlib.closing(lines):
+            for chunk in lines:
+                if b"Server startup complete" in chunk or time.monotonic() > deadline:
+                    break
+        try:
+            pika.BlockingConnection(pika.URLParameters(self.url)).close()
+        except pika.exceptions.AMQPError as exc:
+            raise RuntimeError(f"RabbitMQ does not answer ({exc!r}):\n{self.logs()}") from exc
+
+    # --- what tests need of a broker --------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def channel(self) -> Iterator[BlockingChannel]:
+        """A blocking channel of the administrator, to declare, publish and count."""
+        connection = pika.BlockingConnection(pika.URLParameters(self.url))
+        try:
+            yield connection.channel()
+        finally:
+            if connection.is_open:
+                connection.close()
+
+    def add_user(
+        self, name: str, password: str, *, configure: str = "", write: str = "", read: str = ""
+    ) -> str:
+        """Make a user with permissions (regular expressions) on `/`; return its AMQP URL."""
+        self.management("PUT", f"users/{quote(name)}", {"password": password, "tags": ""})
+        permissions = {"configure": configure, "write": write, "read": read}
+        self.management("PUT", f"permissions/%2F/{quote(name)}", permissions)
+        return self.url_for(name, password)
+
+    def remove_user(self, name: str) -> None:
+        """Delete a user; its open connections are closed by the broker."""
+        self.management("DELETE", f"users/{quote(name)}")
+
+    def connections(self) -> list[dict[str, Any]]:
+        """Open client connections as the management API shows them (up to a second late)."""
+        listed = self.management("GET", "connections")
+        assert isinstance(listed, list)
+        return listed
+
+    def close_connections(self, user: str = USER) -> None:
+        """Close all connections of a user now, with a connection.close from the broker."""
+        self.management("DELETE", f"connections/username/{quote(user)}")
+
+    def kill_connection(self, name: str) -> None:
+        """Close one connection by its name in `connections()`."""
+        self.management("DELETE", f"connections/{quote(name, safe='')}")
+
+    def management(self, method: str, path: str, body: Any = None) -> Any:
+        """Call the management API and return its JSON answer, None when it has none.
+
+        Raises:
+            urllib.error.HTTPError: The API refuses.
+        """
+        manager = urllib.request.HTTPPasswordMgrWithDefaultRealm()
+        manager.add_password(None, self.management_url, self.user, self.password)
+        opener = urllib.request.build_opener(
+            urllib.request.ProxyHandler({}), urllib.request.HTTPBasicAuthHandler(manager)
+        )
+        request = urllib.request.Request(
+            f"{self.management_url}/api/{path}",
+            data=None if body is None else json.dumps(body).encode(),
+            method=method,
+            headers={"content-type": "application/json"},
+        )
+        with opener.open(request, timeout=20) as answer:
+            text = answer.read()
+        return json.loads(text) if text else None
+
+
+def _timestamp(started_at: str) -> float:
+    """Seconds since the epoch of Docker's `2026-01-31T10:00:00.123456789Z`."""
+    from datetime import datetime, timezone
+
+    whole, _, fraction = started_at.rstrip("Z").partition(".")
+    moment = datetime.strptime(whole, "%Y-%m-%dT%H:%M:%S").replace(tzinfo=timezone.utc)
+    return moment.timestamp() + float(f"0.{fraction or 0}")
