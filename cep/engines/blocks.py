@@ -122,10 +122,10 @@ class BlockBreaker:
         self.failures = 1 if progress else self.failures + 1
         self.reason = reason
         if self.failures < FAILURES_TO_PAUSE:
-            delay_s = FIRST_DELAY_S * 2 ** (self.failures - 1)
+            delay_s = FIRST_DELAY_S * 2.0 ** (self.failures - 1)
         else:
             delay_s = min(
-                LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** min(10, self.failures - FAILURES_TO_PAUSE)
+                LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(10, self.failures - FAILURES_TO_PAUSE)
             )
         self.retry_at = now + delay_s
         return delay_s

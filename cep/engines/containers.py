@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass
+from itertools import pairwise
 
 from cep.config.settings import HtexSettings
 from cep.errors import ConfigError
@@ -60,8 +61,7 @@ class Container:
 
 def _follows(words: list[str], value: str) -> bool:
     return any(
-        option in ("--network", "--net") and word == value
-        for option, word in zip(words, words[1:], strict=False)
+        option in ("--network", "--net") and word == value for option, word in pairwise(words)
     )
 
 

@@ -54,15 +54,9 @@ class GlobusComputeEngine:
         self._session = self._new_session()
 
     def _new_session(self) -> Session:
-        from cep.engines.htex_session import Session
+        from cep.engines.htex_assembly import open_session
 
-        session = Session(self._settings, self._run, self._deliver, self._session_died)
-        try:
-            session.start()
-        except BaseException:
-            session.end(_END_OF_DEAD_S)
-            raise
-        return session
+        return open_session(self._settings, self._run, self._deliver, self._session_died)
 
     def _deliver(self, event: EngineEvent) -> None:
         with self._deliver_lock:
@@ -102,18 +96,9 @@ class GlobusComputeEngine:
             session, self._session = self._session, None
             mender = self._mender
         if session is not None:
-            session.give_back_unsent()
-            left = session.end(deadline_s)
-            if left:
-                reason = "The endpoint was stopped while the task was running."
-                self._deliver(
-                    Outcomes(
-                        tuple(
-                            Outcome(seq, OutcomeKind.LOST, code=WORKER_LOST, reason=reason)
-                            for seq in left
-                        )
-                    )
-                )
+            session.end(
+                deadline_s, WORKER_LOST, "The endpoint was stopped while the task was running."
+            )
         if mender is not None:
             mender.join(max(0.0, until - time.monotonic()))
         with self._deliver_lock:
@@ -131,9 +116,8 @@ class GlobusComputeEngine:
         self._mender.start()
 
     def _mend(self, session: Session) -> None:
-        session.give_back_unsent()
         reason = session.why_it_died()
-        session.end(_END_OF_DEAD_S)
+        session.end(_END_OF_DEAD_S, WORKER_LOST, reason)
         now = time.monotonic()
         self._deaths.append(now)
         hopeless = len(self._deaths) == DEATHS_TO_GIVE_UP and (
@@ -164,4 +148,4 @@ class GlobusComputeEngine:
                 session.submit((), self._waiting)
                 log.info("the interchange was replaced", extra={"event": "htex.rebuilt"})
                 return
-        session.end(_END_OF_DEAD_S)
+        session.end(_END_OF_DEAD_S, WORKER_LOST, "The endpoint was stopped.")

@@ -1,7 +1,7 @@
-"""The one subclass of Parsl's HighThroughputExecutor: sockets to the interchange, and its process.
+"""The one subclass of Parsl's HighThroughputExecutor: the sockets to the interchange.
 
-Owns the interchange process and the three sockets to it. `dispatch` and `request` belong to one
-thread (the socket has no lock), `listen` to another; `end` to the one that started it, after both.
+Owns the three sockets to the interchange, and ends its process. `dispatch` and `request` belong
+to one thread (the socket has no lock), `listen` to another; `end` to a third, after both.
 Nothing that comes from a worker is unpickled here beyond plain values: `plain_loads` knows no
 classes at all, so that a user's `__reduce__` never runs in the agent.
 """
@@ -14,7 +14,6 @@ import logging
 import os
 import pickle
 import shlex
-import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from parsl.executors.high_throughput.executor import DEFAULT_LAUNCH_CMD, HighThr
 from parsl.jobs.states import JobStatus
 
 from cep.engines.containers import Container
+from cep.engines.interchange_process import InterchangeProcess
 from cep.errors import EngineError
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ PARSL_NAMES = (
     "_task_counter",
     "_workers_per_node",
 )
-INTERCHANGE_START_S = 60.0
+INTERCHANGE_START_MS = 60_000
 POOL_COMMAND = "process_worker_pool.py"
 
 
@@ -107,7 +107,7 @@ class Executor(HighThroughputExecutor):  # type: ignore[misc]
     """See the module's docstring.
 
     Args:
-        mark: Environment variables for the interchange, by which left-overs are recognised.
+        process: The interchange, started and not yet configured; `end` ends it.
         local: All workers run on this host.
         container: How to wrap the workers' command, or None.
         run_dir: The endpoint's run directory.
@@ -117,7 +117,7 @@ class Executor(HighThroughputExecutor):  # type: ignore[misc]
     def __init__(
         self,
         *,
-        mark: Mapping[str, str],
+        process: InterchangeProcess,
         local: bool,
         container: Container | None,
         run_dir: Path,
@@ -128,12 +128,11 @@ class Executor(HighThroughputExecutor):  # type: ignore[misc]
         super().__init__(**arguments)
         self._check_python_mismatch = False  # messages are plain bytes in any Python
         self.run_dir = str(run_dir)
-        self.interchange_launch_cmd = [sys.executable, "-m", "cep.engines.interchange_main"]
-        self._mark = mark
+        self._process = process
+        self._asked_port: int | None = arguments.get("worker_port")
         self._local = local
         self._container = container
         self._wake_read, self._wake_write = os.pipe()
-        self._life: int | None = None
 
     # -- start ---------------------------------------------------------------------------------
 
@@ -143,7 +142,6 @@ class Executor(HighThroughputExecutor):  # type: ignore[misc]
         Raises:
             EngineError: It did not come up; the message holds its last words.
         """
-        Path(self.logdir).mkdir(parents=True, exist_ok=True, mode=0o700)
         if self.encrypted:
             self.cert_dir = curvezmq.create_certificates(self.logdir)
         self.launch_cmd = self._compose_launch_command()
@@ -159,7 +157,7 @@ class Executor(HighThroughputExecutor):  # type: ignore[misc]
             "client_address": self.loopback_address,
             "client_ports": (self.outgoing_q.port, self.incoming_q.port, self.command_client.port),
             "interchange_address": self.address,
-            "worker_port": self.worker_port,
+            "worker_port": self._asked_port,
             "worker_port_range": self.worker_port_range,
             "hub_address": None,
             "hub_zmq_port": None,
@@ -175,52 +173,26 @@ class Executor(HighThroughputExecutor):  # type: ignore[misc]
             "disconnect_grace_s": 0.0 if self._local else 2.0 * self.heartbeat_period,
             "silence_s": 2.0 * self.heartbeat_period,
         }
-        self._life, theirs = os.pipe()
-        try:
-            with self._words.open("wb") as words:
-                self.interchange_proc = subprocess.Popen(
-                    self.interchange_launch_cmd,
-                    stdin=subprocess.PIPE,
-                    stdout=words,
-                    stderr=subprocess.STDOUT,
-                    env={**os.environ, **self._mark},
-                    cwd=self.run_dir,
-                    pass_fds=(theirs,),
-                )
-        finally:
-            os.close(theirs)
-        with contextlib.suppress(BrokenPipeError):
-            self.interchange_proc.stdin.write(pickle.dumps(config))
-            self.interchange_proc.stdin.flush()
+        self._process.configure(config)
         self.worker_port = self._ask_worker_port()
-
-    @property
-    def _words(self) -> Path:
-        return Path(self.logdir) / "interchange.out"
 
     def _ask_worker_port(self) -> int:
         socket = self.command_client.zmq_socket
         poller = zmq.Poller()
-        poller.register(self._life, zmq.POLLIN)
+        poller.register(self._process.life, zmq.POLLIN)
         poller.register(socket, zmq.POLLOUT)
         for direction in (zmq.POLLOUT, zmq.POLLIN):
             poller.modify(socket, direction)
-            ready = dict(poller.poll(INTERCHANGE_START_S * 1000))
+            ready = dict(poller.poll(INTERCHANGE_START_MS))
             if socket not in ready:
+                words = self._process.last_words() or "no answer"
                 raise EngineError(
-                    f"Parsl's interchange did not start: {self.last_words() or 'no answer'}",
+                    f"Parsl's interchange did not start: {words}",
                     hint=f"Its log is {self.logdir}/interchange.log.",
                 )
             if direction == zmq.POLLOUT:
                 socket.send_pyobj("WORKER_BINDS")
         return int(plain_loads(socket.recv()))
-
-    def last_words(self) -> str:
-        """The last lines that the interchange wrote, for an error message."""
-        with contextlib.suppress(OSError):
-            lines = self._words.read_text(errors="replace").strip().splitlines()
-            return " / ".join(lines[-3:])
-        return ""
 
     def _compose_launch_command(self) -> str:
         """The template that Parsl fills in; our own values are quoted for the shell."""
@@ -283,7 +255,7 @@ class Executor(HighThroughputExecutor):  # type: ignore[misc]
         """
         socket = self.incoming_q.results_receiver
         poller = zmq.Poller()
-        for source in (socket, self._wake_read, self._life):
+        for source in (socket, self._wake_read, self._process.life):
             poller.register(source, zmq.POLLIN)
         while True:
             ready = dict(poller.poll())
@@ -291,7 +263,7 @@ class Executor(HighThroughputExecutor):  # type: ignore[misc]
                 take(batch)
             if self._wake_read in ready:
                 return False
-            if self._life in ready and not batch:
+            if self._process.life in ready and not batch:
                 return True
 
     def _read_batch(self, socket: Any) -> list[Received]:
@@ -311,7 +283,8 @@ class Executor(HighThroughputExecutor):  # type: ignore[misc]
 
     def stop_listening(self) -> None:
         """Let `listen` return; from any thread."""
-        os.write(self._wake_write, b"w")
+        if self._wake_write >= 0:
+            os.write(self._wake_write, b"w")
 
     # -- blocks: the block thread --------------------------------------------------------------
 
@@ -333,38 +306,27 @@ class Executor(HighThroughputExecutor):  # type: ignore[misc]
         return int(self._workers_per_node)
 
     @property
-    def interchange_pid(self) -> int | None:
-        """Process id of the interchange."""
-        return None if self.interchange_proc is None else int(self.interchange_proc.pid)
-
-    @property
     def tasks_sent(self) -> int:
         """Messages sent so far."""
         return int(self._task_counter)
+
+    def last_words(self) -> str:
+        """The last lines that the interchange wrote."""
+        return self._process.last_words()
 
     # -- the end -------------------------------------------------------------------------------
 
     def end(self, timeout_s: float) -> None:
         """End the interchange and close all sockets; safe after a failed start and twice."""
-        process, self.interchange_proc = self.interchange_proc, None
-        if process is not None:
-            with contextlib.suppress(OSError):
-                process.stdin.close()  # tells it that the agent is done
-            try:
-                process.wait(timeout_s)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        self._process.end(timeout_s)
         for name in ("outgoing_q", "incoming_q", "command_client"):
             pipe = self.__dict__.pop(name, None)
             if pipe is not None:
                 pipe.zmq_context.destroy(linger=0)
-        for descriptor in (self._wake_read, self._wake_write, self._life):
-            if descriptor is not None:
-                with contextlib.suppress(OSError):
-                    os.close(descriptor)
+        for descriptor in (self._wake_read, self._wake_write):
+            if descriptor >= 0:
+                os.close(descriptor)
         self._wake_read = self._wake_write = -1
-        self._life = None
 
 
 def _literal(text: str) -> str:

@@ -117,7 +117,7 @@ def run(
     worker = WorkerContext(*context)
     marks = _writer(slots_directory)
     began = time.perf_counter()
-    answers = []
+    answers: list[Answer] = []
     for (seq, task_id, serializers), body in zip(
         tasks, _unpack_bodies(buffer, len(tasks)), strict=True
     ):

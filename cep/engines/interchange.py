@@ -25,7 +25,7 @@ import zmq
 
 from cep.engines import parsl_parts
 
-parsl_interchange = parsl_parts.load("parsl.executors.high_throughput.interchange")
+parsl_interchange: Any = parsl_parts.load("parsl.executors.high_throughput.interchange")
 
 log = logging.getLogger("parsl.executors.high_throughput.interchange")
 
@@ -59,7 +59,7 @@ class NotedManagers(dict[bytes, dict[str, Any]]):
         return record
 
 
-class EndpointInterchange(parsl_interchange.Interchange):  # type: ignore[misc, name-defined]
+class EndpointInterchange(parsl_interchange.Interchange):  # type: ignore[misc]
     """See the module's docstring.
 
     Args:

@@ -57,7 +57,7 @@ class LocalBlocks(LocalProvider):  # type: ignore[misc]
         self._mark = mark
         self._run_dir = run_dir
         self._scripts: dict[str, _Script] = {}
-        self.ended: Callable[[str], None] = lambda job: None
+        self.ended: Callable[[str], None] = _nothing
 
     def submit(self, command: str, tasks_per_node: int, job_name: str = "block") -> str:
         """Start a block's script.
@@ -146,6 +146,10 @@ class LocalBlocks(LocalProvider):  # type: ignore[misc]
     def _signal(script: _Script, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(script.process.pid, number)
+
+
+def _nothing(job: str) -> None:
+    del job
 
 
 def _over(life: int, timeout_s: float) -> bool:

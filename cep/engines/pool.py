@@ -26,6 +26,7 @@ import threading
 import time
 from multiprocessing import connection
 from multiprocessing.context import ForkServerContext
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -33,7 +34,7 @@ from cep.engines import parsl_parts
 from cep.engines.lanes import Lanes
 from cep.engines.worker_logs import bounded_file_logger
 
-parsl_pool = parsl_parts.load("parsl.executors.high_throughput.process_worker_pool")
+parsl_pool: Any = parsl_parts.load("parsl.executors.high_throughput.process_worker_pool")
 
 import cep.engines.htex_task  # noqa: E402, F401  the forkserver loads it for all workers
 
@@ -91,7 +92,7 @@ class _NoMonitoring:
         del message
 
 
-class Pool(parsl_pool.Manager):  # type: ignore[misc, name-defined]
+class Pool(parsl_pool.Manager):  # type: ignore[misc]
     """See the module's docstring.
 
     Args:
@@ -239,11 +240,10 @@ def main(argv: list[str] | None = None) -> None:
     args = parsl_pool.get_arg_parser().parse_args(argv)
     made: list[Pool] = []
     signal.signal(signal.SIGTERM, lambda number, frame: _end_at_once(made, number, frame))
-    directory = os.path.join(args.logdir, f"block-{args.block_id}", args.uid)
-    os.makedirs(directory, exist_ok=True)
-    bounded_file_logger(
-        os.path.join(directory, "manager.log"), level=logging.DEBUG if args.debug else logging.INFO
-    )
+    directory = Path(args.logdir) / f"block-{args.block_id}" / args.uid
+    directory.mkdir(parents=True, exist_ok=True)
+    level = logging.DEBUG if args.debug else logging.INFO
+    bounded_file_logger(str(directory / "manager.log"), level=level)
     log.info("Python %s, arguments %s", sys.version, vars(args))
     try:
         made.append(_build(args))

@@ -1,0 +1,166 @@
+"""Build a session from settings: provider, executor and scaler, or nothing at all.
+
+The only place that knows how the parts fit; called on the thread that starts the engine. The
+interchange is launched before Parsl is imported here, so that both load at the same time.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import astuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cep.config.settings import HtexSettings
+from cep.engines import worker_logs
+from cep.engines.base import EngineEvent, EngineRun
+from cep.engines.blocks import ScalingRules
+from cep.engines.containers import container_of
+from cep.engines.interchange_process import InterchangeProcess
+from cep.engines.providers import (
+    LOCAL,
+    address_of,
+    htex_arguments,
+    provider_of,
+    workers_on_this_host,
+)
+from cep.errors import CepError, ConfigError, EngineError
+from cep.worker.context import WorkerContext
+
+if TYPE_CHECKING:
+    from cep.engines.htex_executor import Executor
+    from cep.engines.htex_session import Session
+
+DEFAULT_LABEL = "GlobusComputeEngine"
+#: Environment variable that marks all processes of one endpoint, by its run directory.
+MARK_VARIABLE = "CEP_ENDPOINT_DIR"
+_END_S = 2.0
+
+
+def open_session(
+    settings: HtexSettings,
+    run: EngineRun,
+    deliver: Callable[[EngineEvent], None],
+    died: Callable[[Session], None],
+) -> Session:
+    """Start the interchange and the threads, and ask for the first blocks.
+
+    Args:
+        settings: The engine's configuration.
+        run: The endpoint it works for.
+        deliver: Takes events, from any thread.
+        died: Called on the results thread when the interchange is gone and all that it had sent
+            was delivered.
+
+    Raises:
+        ConfigError: The settings cannot work.
+        EngineError: The interchange did not come up. In both cases nothing is left behind.
+    """
+    run_dir = run.run_dir.resolve()
+    # setproctitle would write over the mark in /proc/PID/environ without SPT_NOENV.
+    mark = {MARK_VARIABLE: str(run_dir), "SPT_NOENV": "1"}
+    label = f"{settings.label or DEFAULT_LABEL}-HighThroughputExecutor"
+    try:
+        process = InterchangeProcess(run_dir / label, mark)
+    except OSError as error:
+        raise EngineError(f"Parsl's interchange could not be started: {error}.") from error
+    executor = None
+    try:
+        provider = provider_of(settings, mark=mark, run_dir=run_dir)
+        executor = _executor(settings, label, provider, process, run_dir)
+        worker_logs.prune(Path(executor.worker_logdir), Path(provider.script_dir))
+        executor.start()
+    except BaseException as error:
+        if executor is not None:
+            executor.end(_END_S)
+        else:
+            process.end(_END_S)
+        if isinstance(error, CepError) or not isinstance(error, Exception):
+            raise
+        raise EngineError(f"Parsl's interchange could not be started: {error}") from error
+    return _session(settings, run, executor, deliver, died)
+
+
+def _executor(
+    settings: HtexSettings, label: str, provider: Any, process: InterchangeProcess, run_dir: Path
+) -> Executor:
+    from cep.engines.htex_executor import Executor
+
+    container = container_of(settings)
+    address = address_of(settings, container)
+    arguments = htex_arguments(settings)
+    try:
+        return Executor(
+            process=process,
+            local=settings.provider.type == LOCAL,
+            container=container,
+            run_dir=run_dir,
+            label=label,
+            provider=provider,
+            address=address,
+            encrypted=settings.encrypted,
+            heartbeat_period=settings.heartbeat_period,
+            heartbeat_threshold=settings.heartbeat_threshold,
+            poll_period=settings.poll_period,
+            **arguments,
+        )
+    except Exception as error:
+        raise ConfigError(f"The engine cannot be made from its settings: {error}") from error
+
+
+def _session(
+    settings: HtexSettings,
+    run: EngineRun,
+    executor: Executor,
+    deliver: Callable[[EngineEvent], None],
+    died: Callable[[Session], None],
+) -> Session:
+    from cep.engines.htex_session import Session
+
+    provider = executor.provider
+    rules = ScalingRules(
+        init_blocks=provider.init_blocks,
+        min_blocks=provider.min_blocks,
+        max_blocks=provider.max_blocks,
+        parallelism=provider.parallelism,
+        nodes_per_block=provider.nodes_per_block,
+        strategy=settings.strategy,
+        max_idle_s=settings.max_idletime_s,
+        period_s=settings.strategy_period_s,
+    )
+    slots = None
+    if run.start_slots is not None and workers_on_this_host(settings):
+        slots = run.start_slots.absolute()
+    session = Session(
+        executor,
+        rules,
+        provider_type=settings.provider.type,
+        expected_workers_per_node=_expected_workers(settings, executor),
+        context=astuple(_worker_context(settings, run)),
+        slots_directory=slots,
+        coalesce=settings.coalesce,
+        deliver=deliver,
+        died=died,
+    )
+    session.start()
+    return session
+
+
+def _worker_context(settings: HtexSettings, run: EngineRun) -> WorkerContext:
+    return WorkerContext(
+        endpoint_id=run.endpoint_id,
+        working_dir=str(run.run_dir.resolve() / Path(settings.working_dir).expanduser()),
+        run_in_sandbox=settings.run_in_sandbox,
+        result_size_limit=settings.result_size_limit,
+        allowed_serializers=settings.allowed_serializers,
+        oversized_dir=str(run.oversized_results.absolute()),
+    )
+
+
+def _expected_workers(settings: HtexSettings, executor: Executor) -> int:
+    """How many workers a node will have, as far as anybody can tell before the first one comes."""
+    expected = executor.expected_workers_per_node
+    if settings.provider.type == LOCAL and settings.htex.get("max_workers_per_node") is None:
+        return max(expected, int((os.cpu_count() or 1) / executor.cores_per_worker))
+    return expected
