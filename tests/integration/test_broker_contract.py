@@ -669,14 +669,15 @@ def test_heartbeats_keep_an_idle_connection(connect: Connect) -> None:
     assert other.channel().is_open
 
 
-def test_another_protocol_header_is_answered_with_the_right_one(broker: Broker) -> None:
+def test_another_protocol_header_is_answered_with_one_of_amqp_and_the_end(broker: Broker) -> None:
     with RawClient(broker.url) as client:
         client.socket.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         answer = b""
         with contextlib.suppress(ConnectionResetError):
             while data := client.socket.recv(100):
                 answer += data
-    assert answer == b"AMQP\x00\x00\x09\x01"
+    assert answer[:4] == b"AMQP"  # RabbitMQ 4 names AMQP 1.0 first
+    assert len(answer) == 8
 
 
 def test_a_frame_above_the_negotiated_size_closes_the_connection_with_501(

@@ -18,12 +18,7 @@ from cep.errors import Unavailable
 from cep.hub.broker.access import Identity, Limits
 from cep.hub.broker.connection import Connection
 from cep.hub.broker.queues import Memory, Message, Queue
-from cep.hub.broker.replies import (
-    CONNECTION_FORCED,
-    NOT_FOUND,
-    RESOURCE_LOCKED,
-    ChannelFault,
-)
+from cep.hub.broker.replies import ChannelFault, Code
 from cep.hub.broker.store import Done, Recovered, Store, StoredQueue
 
 log = logging.getLogger(__name__)
@@ -134,7 +129,7 @@ class Broker:
         if self.connections:
             self._all_closed.clear()
             for connection in list(self.connections):
-                connection.close(CONNECTION_FORCED, "the broker is stopping")
+                connection.close(Code.CONNECTION_FORCED, "the broker is stopping")
             try:
                 await asyncio.wait_for(self._all_closed.wait(), _CLOSE_DEADLINE_S)
             except (TimeoutError, asyncio.TimeoutError):
@@ -156,7 +151,7 @@ class Broker:
         """Close every connection of the user (reply code 320), at once; return how many."""
         theirs = [each for each in self.connections if each.user == user]
         for connection in theirs:
-            connection.close(CONNECTION_FORCED, "the credentials were withdrawn")
+            connection.close(Code.CONNECTION_FORCED, "the credentials were withdrawn")
         return len(theirs)
 
     def forget(self, connection: Connection) -> None:
@@ -178,10 +173,10 @@ class Broker:
         """
         found = self.queues.get(name)
         if found is None:
-            raise ChannelFault(NOT_FOUND, f"no queue '{name}' in vhost '/'")
+            raise ChannelFault(Code.NOT_FOUND, f"no queue '{name}' in vhost '/'")
         if found.owner is not None and found.owner is not connection:
             raise ChannelFault(
-                RESOURCE_LOCKED,
+                Code.RESOURCE_LOCKED,
                 f"cannot obtain exclusive access to locked queue '{name}' in vhost '/'",
             )
         return found
@@ -194,7 +189,7 @@ class Broker:
         """
         found = self.exchanges.get(name)
         if found is None:
-            raise ChannelFault(NOT_FOUND, f"no exchange '{name}' in vhost '/'")
+            raise ChannelFault(Code.NOT_FOUND, f"no exchange '{name}' in vhost '/'")
         return found
 
     def route(self, exchange: str, routing_key: str) -> list[Queue]:

@@ -16,16 +16,7 @@ from pamqp import base, commands
 from cep.hub.broker import declaring, frames
 from cep.hub.broker.publishing import Confirms, Publishing
 from cep.hub.broker.queues import Message, Queue
-from cep.hub.broker.replies import (
-    ACCESS_REFUSED,
-    NOT_ALLOWED,
-    NOT_FOUND,
-    PRECONDITION_FAILED,
-    UNEXPECTED_FRAME,
-    ChannelFault,
-    ConnectionFault,
-    not_implemented,
-)
+from cep.hub.broker.replies import ChannelFault, Code, ConnectionFault, not_implemented
 
 if TYPE_CHECKING:
     from cep.hub.broker.broker import Broker
@@ -136,7 +127,7 @@ class Channel:
             Fault: The client was wrong, or wants what this broker does not have.
         """
         if self.publishing.busy:
-            raise ConnectionFault(UNEXPECTED_FRAME, "the content of a message was expected")
+            raise ConnectionFault(Code.UNEXPECTED_FRAME, "the content of a message was expected")
         if index == frames.PUBLISH:
             self.publishing.begin(frames.decode_publish(payload))
         elif index == frames.ACK:
@@ -158,7 +149,7 @@ class Channel:
 
         def done(safe: bool) -> None:
             if not safe:
-                self.connection.internal_error("the broker cannot store")
+                self.connection.close(Code.INTERNAL_ERROR, "the broker cannot store")
             elif self.open and not nowait:
                 self.send(method)
 
@@ -167,14 +158,14 @@ class Channel:
     def queue(self, name: str) -> Queue:
         """The queue of that name; the one declared last when it is empty."""
         if not name and not self.last_queue:
-            raise ChannelFault(NOT_FOUND, "no previously declared queue")
+            raise ChannelFault(Code.NOT_FOUND, "no previously declared queue")
         return self.broker.queue(name or self.last_queue, self.connection)
 
     def require(self, allowed: bool, right: str, kind: str, name: str) -> None:
         """Refuse with 403 unless allowed."""
         if not allowed:
             raise ChannelFault(
-                ACCESS_REFUSED,
+                Code.ACCESS_REFUSED,
                 f"{right} access to {kind} '{name}' in vhost '/' refused for user "
                 f"'{self.connection.identity.name}'",
             )
@@ -204,10 +195,10 @@ class Channel:
         self.require(self.connection.identity.may_read(queue.name), "read", "queue", queue.name)
         tag = method.consumer_tag or f"amq.ctag-{secrets.token_urlsafe(16)}"
         if tag in self.consumers:
-            raise ConnectionFault(NOT_ALLOWED, f"attempt to reuse consumer tag '{tag}'")
+            raise ConnectionFault(Code.NOT_ALLOWED, f"attempt to reuse consumer tag '{tag}'")
         if queue.exclusive_consumer or (method.exclusive and queue.consumers):
             raise ChannelFault(
-                ACCESS_REFUSED, f"queue '{queue.name}' in vhost '/' in exclusive use"
+                Code.ACCESS_REFUSED, f"queue '{queue.name}' in vhost '/' in exclusive use"
             )
         consumer = ChannelConsumer(
             self, queue, tag, no_ack=method.no_ack, exclusive=method.exclusive
@@ -291,13 +282,13 @@ class Channel:
         if not multiple:
             found = self.unacked.pop(tag, None)
             if found is None:
-                raise ChannelFault(PRECONDITION_FAILED, f"unknown delivery tag {tag}")
+                raise ChannelFault(Code.PRECONDITION_FAILED, f"unknown delivery tag {tag}")
             settled = [found]
         elif tag == 0:
             settled = list(self.unacked.values())
             self.unacked.clear()
         elif tag not in self.unacked:
-            raise ChannelFault(PRECONDITION_FAILED, f"unknown delivery tag {tag}")
+            raise ChannelFault(Code.PRECONDITION_FAILED, f"unknown delivery tag {tag}")
         else:
             settled = []
             for each in list(self.unacked):

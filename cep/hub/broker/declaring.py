@@ -12,13 +12,7 @@ from typing import TYPE_CHECKING
 
 from pamqp import commands
 
-from cep.hub.broker.replies import (
-    ACCESS_REFUSED,
-    PRECONDITION_FAILED,
-    RESOURCE_LOCKED,
-    ChannelFault,
-    not_implemented,
-)
+from cep.hub.broker.replies import ChannelFault, Code, not_implemented
 
 if TYPE_CHECKING:
     from cep.hub.broker.channel import Channel
@@ -42,7 +36,7 @@ def declare_exchange(channel: Channel, method: commands.Exchange.Declare) -> Non
     if method.auto_delete or method.internal or method.arguments:
         raise not_implemented("an auto-delete or internal exchange, or one with arguments,")
     if not name:
-        raise ChannelFault(ACCESS_REFUSED, "operation not permitted on the default exchange")
+        raise ChannelFault(Code.ACCESS_REFUSED, "operation not permitted on the default exchange")
     channel.require(channel.connection.identity.may_configure(name), "configure", "exchange", name)
     if existing is not None:
         _equal("durable", method.durable, existing.durable, f"exchange '{name}'")
@@ -128,9 +122,9 @@ def delete_queue(channel: Channel, method: commands.Queue.Delete) -> None:
         return
     queue = channel.queue(name)
     if method.if_unused and queue.consumers:
-        raise ChannelFault(PRECONDITION_FAILED, f"queue '{name}' in vhost '/' in use")
+        raise ChannelFault(Code.PRECONDITION_FAILED, f"queue '{name}' in vhost '/' in use")
     if method.if_empty and queue.ready:
-        raise ChannelFault(PRECONDITION_FAILED, f"queue '{name}' in vhost '/' not empty")
+        raise ChannelFault(Code.PRECONDITION_FAILED, f"queue '{name}' in vhost '/' not empty")
     reply = commands.Queue.DeleteOk(len(queue.ready))
     channel.broker.delete_queue(queue, channel.reply(reply, method.nowait))
 
@@ -143,19 +137,19 @@ def _checked(name: str, method: commands.Queue.Declare | commands.Exchange.Decla
     try:
         method.validate()
     except ValueError as exc:
-        raise ChannelFault(PRECONDITION_FAILED, f"the name '{name}' is not allowed") from exc
+        raise ChannelFault(Code.PRECONDITION_FAILED, f"the name '{name}' is not allowed") from exc
     return name
 
 
 def _not_reserved(name: str, kind: str) -> None:
     if name.startswith("amq."):
-        raise ChannelFault(ACCESS_REFUSED, f"{kind} name '{name}' contains reserved prefix 'amq.*'")
+        raise ChannelFault(Code.ACCESS_REFUSED, f"{kind} name '{name}' has reserved prefix 'amq.'")
 
 
 def _may_bind(channel: Channel, queue: str, exchange: str) -> None:
     identity = channel.connection.identity
     if not exchange:
-        raise ChannelFault(ACCESS_REFUSED, "operation not permitted on the default exchange")
+        raise ChannelFault(Code.ACCESS_REFUSED, "operation not permitted on the default exchange")
     channel.require(identity.may_write(queue), "write", "queue", queue)
     channel.require(identity.may_read(exchange), "read", "exchange", exchange)
 
@@ -163,7 +157,7 @@ def _may_bind(channel: Channel, queue: str, exchange: str) -> None:
 def _equal(word: str, received: object, current: object, what: str) -> None:
     if received != current:
         raise ChannelFault(
-            PRECONDITION_FAILED,
+            Code.PRECONDITION_FAILED,
             f"inequivalent arg '{word}' for {what} in vhost '/': received '{received}' but "
             f"current is '{current}'",
         )
@@ -173,7 +167,7 @@ def _same(queue: Queue, method: commands.Queue.Declare) -> None:
     what = f"queue '{queue.name}'"
     if method.exclusive != (queue.owner is not None):
         raise ChannelFault(
-            RESOURCE_LOCKED, f"cannot obtain exclusive access to locked {what} in vhost '/'"
+            Code.RESOURCE_LOCKED, f"cannot obtain exclusive access to locked {what} in vhost '/'"
         )
     _equal("durable", method.durable, queue.durable, what)
     _equal("auto_delete", method.auto_delete, queue.auto_delete, what)
@@ -187,9 +181,9 @@ def _arguments(given: Mapping[str, object]) -> dict[str, int | str]:
     for word, value in given.items():
         if word in _COUNTS:
             if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-                raise ChannelFault(PRECONDITION_FAILED, f"invalid arg '{word}': {value!r}")
+                raise ChannelFault(Code.PRECONDITION_FAILED, f"invalid arg '{word}': {value!r}")
             if word == "x-expires" and value == 0:
-                raise ChannelFault(PRECONDITION_FAILED, "invalid arg 'x-expires': 0")
+                raise ChannelFault(Code.PRECONDITION_FAILED, "invalid arg 'x-expires': 0")
             known[word] = value
         elif word in _CHOICES:
             if value not in _CHOICES[word]:

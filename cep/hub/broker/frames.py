@@ -15,11 +15,7 @@ from typing import NamedTuple
 
 from pamqp import base, commands, frame
 
-from cep.hub.broker.replies import (
-    SYNTAX_ERROR,
-    ConnectionFault,
-    not_implemented,
-)
+from cep.hub.broker.replies import Code, ConnectionFault, not_implemented
 
 METHOD, HEADER, BODY, HEARTBEAT = 1, 2, 3, 8
 FRAME_END = 0xCE
@@ -87,7 +83,7 @@ def decode_method(payload: bytes) -> base.Frame:
     try:
         method.unmarshal(payload[4:])
     except Exception as exc:  # the codec raises whatever the garbage leads it to
-        raise ConnectionFault(SYNTAX_ERROR, f"{method.name} cannot be decoded") from exc
+        raise ConnectionFault(Code.SYNTAX_ERROR, f"{method.name} cannot be decoded") from exc
     return method
 
 
@@ -109,7 +105,7 @@ def decode_publish(payload: bytes) -> Publication:
         exchange = str(payload[7:middle], "utf-8")
         routing_key = str(payload[middle + 1 : end], "utf-8", "surrogateescape")
     except (IndexError, UnicodeDecodeError) as exc:
-        raise ConnectionFault(SYNTAX_ERROR, "Basic.Publish cannot be decoded") from exc
+        raise ConnectionFault(Code.SYNTAX_ERROR, "Basic.Publish cannot be decoded") from exc
     if bits & 2:
         raise not_implemented("immediate=true")
     return Publication(exchange, routing_key, payload[6:end], bool(bits & 1))
@@ -120,7 +116,7 @@ def decode_ack(payload: bytes) -> tuple[int, bool]:
     try:
         tag, bits = _ACK_BODY.unpack_from(payload, 4)
     except struct.error as exc:
-        raise ConnectionFault(SYNTAX_ERROR, "Basic.Ack cannot be decoded") from exc
+        raise ConnectionFault(Code.SYNTAX_ERROR, "Basic.Ack cannot be decoded") from exc
     return tag, bool(bits & 1)
 
 
@@ -193,10 +189,10 @@ def decode_content_header(payload: bytes) -> tuple[int, bytes]:
         ConnectionFault: 502 when it is damaged or not of class basic.
     """
     if len(payload) < 14:
-        raise ConnectionFault(SYNTAX_ERROR, "a content header is too short")
+        raise ConnectionFault(Code.SYNTAX_ERROR, "a content header is too short")
     kind, _weight, size = _CONTENT_HEAD.unpack_from(payload)
     if kind != 60:
-        raise ConnectionFault(SYNTAX_ERROR, f"a content header of class {kind} was not expected")
+        raise ConnectionFault(Code.SYNTAX_ERROR, f"a content header is of class {kind}")
     return size, payload[12:]
 
 
@@ -225,7 +221,7 @@ def read_properties(raw: bytes) -> Properties:
     except IndexError:
         at = -1
     if at != len(raw) or flags & 3:
-        raise ConnectionFault(SYNTAX_ERROR, "the properties of a message cannot be decoded")
+        raise ConnectionFault(Code.SYNTAX_ERROR, "the properties of a message cannot be decoded")
     if _EXPIRATION in found:
         raise not_implemented("a message expiration")
     user_id = found.get(_USER_ID)

@@ -14,15 +14,7 @@ from pamqp import commands
 from cep.hub.broker import frames
 from cep.hub.broker.frames import Properties, Publication
 from cep.hub.broker.queues import Message
-from cep.hub.broker.replies import (
-    ACCESS_REFUSED,
-    NO_ROUTE,
-    PRECONDITION_FAILED,
-    RESOURCE_ERROR,
-    UNEXPECTED_FRAME,
-    ChannelFault,
-    ConnectionFault,
-)
+from cep.hub.broker.replies import ChannelFault, Code, ConnectionFault
 
 if TYPE_CHECKING:
     from cep.hub.broker.broker import Broker
@@ -108,7 +100,7 @@ class Publishing:
         identity = self._connection.identity
         if not identity.may_publish(exchange, key):
             raise ChannelFault(
-                ACCESS_REFUSED,
+                Code.ACCESS_REFUSED,
                 f"write access to exchange '{exchange or 'amq.default'}' with routing key "
                 f"'{key}' in vhost '/' refused for user '{identity.name}'",
             )
@@ -125,17 +117,17 @@ class Publishing:
             ConnectionFault: 505 when none was due; 506 when too much is on its way at once.
         """
         if self._publication is None or self._size >= 0:
-            raise ConnectionFault(UNEXPECTED_FRAME, "a content header was not expected here")
+            raise ConnectionFault(Code.UNEXPECTED_FRAME, "a content header was not expected here")
         size, self._properties = frames.decode_content_header(payload)
         limit = self._broker.limits.body_bytes
         if size > limit:
             self._publication = None
             raise ChannelFault(
-                PRECONDITION_FAILED,
+                Code.PRECONDITION_FAILED,
                 f"message size {size} is larger than configured max size {limit}",
             )
         if not self._connection.assemble(size):
-            raise ConnectionFault(RESOURCE_ERROR, f"more than {limit} bytes of unfinished messages")
+            raise ConnectionFault(Code.RESOURCE_ERROR, f"unfinished messages exceed {limit} bytes")
         self._held = size
         self._size = size
         if size == 0:
@@ -148,7 +140,7 @@ class Publishing:
             ConnectionFault: 505 when none was due, or more came than announced.
         """
         if self._publication is None or self._size < len(payload):
-            raise ConnectionFault(UNEXPECTED_FRAME, "a content body was not expected here")
+            raise ConnectionFault(Code.UNEXPECTED_FRAME, "a content body was not expected here")
         self._parts.append(payload)
         self._size -= len(payload)
         if self._size == 0:
@@ -169,13 +161,15 @@ class Publishing:
         user = self._connection.user
         if properties.user_id is not None and properties.user_id != user:
             raise ChannelFault(
-                PRECONDITION_FAILED,
+                Code.PRECONDITION_FAILED,
                 f"user_id property set to '{properties.user_id}' but authenticated user was "
                 f"'{user}'",
             )
         queues = self._broker.route(publication.exchange, publication.routing_key)
         if not queues and publication.mandatory:
-            returned = frames.encode_return(self._number, NO_ROUTE, "NO_ROUTE", publication.route)
+            returned = frames.encode_return(
+                self._number, Code.NO_ROUTE, "NO_ROUTE", publication.route
+            )
             content = frames.encode_content(self._number, raw, body, self._connection.frame_max)
             self._connection.send(returned, *content)
         self._hand_out(publication, queues, properties, raw, body)

@@ -6,53 +6,41 @@ code is which (its "soft" and "hard" errors). Source: AMQP 0-9-1 specification, 
 
 from __future__ import annotations
 
+import enum
+
 from cep.errors import CepError
 
-NO_ROUTE = 312
-NO_CONSUMERS = 313
-CONNECTION_FORCED = 320
-ACCESS_REFUSED = 403
-NOT_FOUND = 404
-RESOURCE_LOCKED = 405
-PRECONDITION_FAILED = 406
-FRAME_ERROR = 501
-SYNTAX_ERROR = 502
-COMMAND_INVALID = 503
-CHANNEL_ERROR = 504
-UNEXPECTED_FRAME = 505
-RESOURCE_ERROR = 506
-NOT_ALLOWED = 530
-NOT_IMPLEMENTED = 540
-INTERNAL_ERROR = 541
 
-_WORDS = {
-    CONNECTION_FORCED: "CONNECTION_FORCED",
-    ACCESS_REFUSED: "ACCESS_REFUSED",
-    NOT_FOUND: "NOT_FOUND",
-    RESOURCE_LOCKED: "RESOURCE_LOCKED",
-    PRECONDITION_FAILED: "PRECONDITION_FAILED",
-    FRAME_ERROR: "FRAME_ERROR",
-    SYNTAX_ERROR: "SYNTAX_ERROR",
-    COMMAND_INVALID: "COMMAND_INVALID",
-    CHANNEL_ERROR: "CHANNEL_ERROR",
-    UNEXPECTED_FRAME: "UNEXPECTED_FRAME",
-    RESOURCE_ERROR: "RESOURCE_ERROR",
-    NOT_ALLOWED: "NOT_ALLOWED",
-    NOT_IMPLEMENTED: "NOT_IMPLEMENTED",
-    INTERNAL_ERROR: "INTERNAL_ERROR",
-}
+class Code(enum.IntEnum):
+    """The codes in use."""
+
+    NO_ROUTE = 312
+    CONNECTION_FORCED = 320
+    ACCESS_REFUSED = 403
+    NOT_FOUND = 404
+    RESOURCE_LOCKED = 405
+    PRECONDITION_FAILED = 406
+    FRAME_ERROR = 501
+    SYNTAX_ERROR = 502
+    COMMAND_INVALID = 503
+    CHANNEL_ERROR = 504
+    UNEXPECTED_FRAME = 505
+    RESOURCE_ERROR = 506
+    NOT_ALLOWED = 530
+    NOT_IMPLEMENTED = 540
+    INTERNAL_ERROR = 541
 
 
-def reply_text(code: int, text: str) -> str:
+def reply_text(code: Code, text: str) -> str:
     """The text of a close method: the code's word first, as RabbitMQ writes it; 255 bytes."""
-    whole = f"{_WORDS.get(code, code)} - {text}".encode()[:255]
+    whole = f"{code.name} - {text}".encode()[:255]
     return whole.decode("utf-8", "ignore")
 
 
 class Fault(CepError):
     """The client did something that AMQP answers by closing; carries the reply code."""
 
-    def __init__(self, code: int, text: str) -> None:
+    def __init__(self, code: Code, text: str) -> None:
         super().__init__(text)
         self.code = code
 
@@ -72,4 +60,4 @@ class ConnectionFault(Fault):
 
 def not_implemented(what: str) -> ConnectionFault:
     """The answer to everything outside the subset that this broker has."""
-    return ConnectionFault(NOT_IMPLEMENTED, f"{what} is not implemented by this broker")
+    return ConnectionFault(Code.NOT_IMPLEMENTED, f"{what} is not implemented by this broker")
