@@ -48,6 +48,7 @@ class Dispatcher:
         self._told_waiting = 0
         self._bytes = 0
         self._closed = False
+        self._keep_lost = False
         self.counters: Counter[str] = Counter()
 
     # -- the picture ---------------------------------------------------------------------------
@@ -94,9 +95,15 @@ class Dispatcher:
         """The engine widened or narrowed its window."""
         self._slots = slots
 
-    def close(self) -> None:
-        """Hand over nothing more, and ask for what was not begun; the agent is stopping."""
+    def close(self, *, keep_lost: bool) -> None:
+        """Hand over nothing more, and ask for what was not begun; the agent is stopping.
+
+        Args:
+            keep_lost: Tasks that are lost from now on stay in the journal as possibly started,
+                for the next start to try again, instead of being answered.
+        """
         self._closed = True
+        self._keep_lost = keep_lost
         if self._given:
             self._engine.cancel(sorted(self._given))
 
@@ -146,6 +153,8 @@ class Dispatcher:
                 continue
             if outcome.kind is OutcomeKind.NOT_BEGUN:
                 untouched.append(outcome.seq)
+                continue
+            if outcome.kind is OutcomeKind.LOST and self._keep_lost:
                 continue
             result = self._result_of(outcome)
             if result is None:

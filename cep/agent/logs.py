@@ -43,7 +43,7 @@ def redact(text: str) -> str:
 class RedactingFormatter(logging.Formatter):
     """Formats in UTC and redacts the finished line, traceback included."""
 
-    converter = staticmethod(time.gmtime)  # type: ignore[assignment]
+    converter = staticmethod(time.gmtime)
 
     def __init__(self) -> None:
         super().__init__(FORMAT, "%Y-%m-%dT%H:%M:%S")

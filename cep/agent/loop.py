@@ -345,7 +345,7 @@ class MainLoop:
         self._stopping = True
         self._p.timers.cancel("start")
         self._p.intake.hold(HOLD_STOPPING)
-        self._p.dispatcher.close()
+        self._p.dispatcher.close(keep_lost=self._p.settings.on_restart == "retry")
         self._p.timers.set("drain", drain_s)
         self._write_status()
 
@@ -359,8 +359,7 @@ class MainLoop:
             self._on_event[type(event)](event)
         self._drained = True
         parts.timers.set("flush", FLUSH_S)
-        if parts.settings.on_restart == "fail":
-            self._finished(parts.dispatcher.engine_down(STOPPED_WHILE_RUNNING))
+        self._finished(parts.dispatcher.engine_down(STOPPED_WHILE_RUNNING))
 
     def _flush_ends(self) -> None:
         self._flushed = True

@@ -50,7 +50,9 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
 
 @pytest.fixture
 def retrying(tmp_path: Path) -> Iterator[Scene]:
-    scene = Scene(tmp_path, max_retries=1)
+    directory = tmp_path / "retrying"
+    directory.mkdir()
+    scene = Scene(directory, max_retries=1)
     yield scene
     scene.journal.close()
 
@@ -140,7 +142,7 @@ def test_after_close_nothing_is_handed_over_and_the_unbegun_is_asked_back(scene:
     seqs = scene.add(2)
     scene.dispatcher.slots_changed(1)
     scene.turn()
-    scene.dispatcher.close()
+    scene.dispatcher.close(keep_lost=False)
     scene.dispatcher.slots_changed(2)
     scene.turn()
     assert scene.engine.cancelled == seqs[:1]
@@ -166,3 +168,19 @@ def test_forgotten_tasks_are_neither_counted_nor_given(scene: Scene) -> None:
     scene.turn()
     assert scene.engine.given == seqs[1:]
     assert scene.dispatcher.unfinished == 1
+
+
+def test_a_task_lost_while_stopping_is_answered_or_kept_as_the_owner_wants(
+    scene: Scene, retrying: Scene
+) -> None:
+    (seq,) = scene.add(1)
+    scene.dispatcher.slots_changed(1)
+    scene.turn()
+    scene.dispatcher.close(keep_lost=False)
+    assert [found for found, _ in scene.lose(seq)] == [seq]
+    (seq,) = retrying.add(1)
+    retrying.dispatcher.slots_changed(1)
+    retrying.turn()
+    retrying.dispatcher.close(keep_lost=True)
+    assert retrying.lose(seq) == []
+    assert retrying.journal.recover().unfinished[0].given
