@@ -179,7 +179,8 @@ class _Life:
         from cep.service.address import resolve_service
         from cep.service.client import connect
 
-        service = connect(resolve_service(self._settings), interactive=False)
+        base = self._paths.root.parent
+        service = connect(resolve_service(self._settings), interactive=False, base=base)
         os.environ.pop("GLOBUS_COMPUTE_CLIENT_SECRET", None)
         return service
 

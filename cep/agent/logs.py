@@ -90,6 +90,6 @@ def set_up(
         handler.setFormatter(RedactingFormatter())
         root.addHandler(handler)
     # Libraries speak of their own matters at info; ours are what an operator reads.
-    for library in ("pika", "parsl", "urllib3", "globus_sdk"):
+    for library in ("parsl", "urllib3", "globus_sdk"):
         logging.getLogger(library).setLevel(logging.WARNING)
     logging.captureWarnings(True)
