@@ -21,6 +21,7 @@ from globus_sdk.gare import GlobusAuthorizationParameters
 from globus_sdk.login_flows import CommandLineLoginFlowManager
 from globus_sdk.scopes import AuthScopes, ComputeScopes
 from globus_sdk.token_storage import SQLiteTokenStorage
+from globus_sdk.transport import RetryConfig
 
 from cep import paths
 from cep.errors import CantCreate, DataError, NotAllowed
@@ -34,6 +35,13 @@ CLIENT_ID = "4cf29807-cf21-49ec-9443-ff9a3fb9f81c"
 CLIENT_ID_VARIABLE = "GLOBUS_COMPUTE_CLIENT_ID"
 CLIENT_SECRET_VARIABLE = "GLOBUS_COMPUTE_CLIENT_SECRET"
 SCOPE_VARIABLE = "GLOBUS_COMPUTE_SCOPE"
+MAX_RETRIES = 3
+MAX_WAIT_S = 5
+
+
+def retry_config() -> RetryConfig:
+    """How often and how long calls are tried again: a few seconds, since a person may wait."""
+    return RetryConfig(max_retries=MAX_RETRIES, max_sleep=MAX_WAIT_S)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,20 +130,29 @@ class Login:
             token_validation_error_handler=None,
             auto_redrive_gares=self.interactive and self.identity is None,
         )
-        name = platform.node()
-        if self.identity is not None:
-            app: globus_sdk.GlobusApp = globus_sdk.ClientApp(
-                name,
-                client_id=self.identity.client_id,
-                client_secret=self.identity.secret,
+        self._client = self._login_client(config.environment)
+        if isinstance(self._client, globus_sdk.ConfidentialAppAuthClient):
+            return globus_sdk.ClientApp(
+                platform.node(),
+                login_client=self._client,
                 scope_requirements=scopes(),
                 config=config,
             )
-        else:
-            app = globus_sdk.UserApp(
-                name, client_id=CLIENT_ID, scope_requirements=scopes(), config=config
+        return globus_sdk.UserApp(
+            platform.node(), login_client=self._client, scope_requirements=scopes(), config=config
+        )
+
+    def _login_client(self, environment: str) -> globus_sdk.AuthLoginClient:
+        if self.identity is None:
+            return globus_sdk.NativeAppAuthClient(
+                CLIENT_ID, environment=environment, retry_config=retry_config()
             )
-        return app
+        return globus_sdk.ConfidentialAppAuthClient(
+            self.identity.client_id,
+            self.identity.secret,
+            environment=environment,
+            retry_config=retry_config(),
+        )
 
     def __enter__(self) -> Login:
         return self
@@ -146,10 +163,16 @@ class Login:
     def close(self) -> None:
         """Close the token store and the connections. Idempotent."""
         self.app.close()
+        self._client.close()
         self._store.close()
 
     def needed(self) -> bool:
-        """Whether a login is needed before the service can be used."""
+        """Whether a login is needed before the service can be used. Asks nobody."""
+        if self.identity is not None:
+            # GlobusApp would fetch a token for each server just to answer; expired ones renew
+            # themselves, so what counts is whether there are any.
+            stored = self._store.get_token_data_by_resource_server()
+            return any(server not in stored for server in scopes())
         return self.app.login_required()
 
     def ensure(self, *, force: bool = False) -> bool:

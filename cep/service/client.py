@@ -14,17 +14,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import globus_sdk
-from globus_sdk.transport import RetryConfig
 
 from cep import SPOKEN_ENDPOINT_VERSION
 from cep.errors import DataError, SoftwareError, Unavailable
 from cep.model import PublishKwargs, QueueAddress, Registered
 from cep.service import refusal
 from cep.service.address import ServiceAddress
-from cep.service.auth import Login
-
-_MAX_RETRIES = 3
-_MAX_WAIT_S = 5
+from cep.service.auth import Login, retry_config
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +84,7 @@ class ServiceClient:
     ) -> None:
         self.address = address
         self._login = login if isinstance(login, Login) else None
-        retries = RetryConfig(max_retries=_MAX_RETRIES, max_sleep=_MAX_WAIT_S)
+        retries = retry_config()
         if isinstance(login, Login):
             self._http = globus_sdk.ComputeClientV3(
                 base_url=address.url, app=login.app, app_scopes=None, retry_config=retries
@@ -121,7 +117,9 @@ class ServiceClient:
             DataError: Its answer cannot be understood.
             NotAllowed, TemporaryFailure: As for every call.
         """
-        answer = self._call("GET", "/v2/version?service=all", "asking for its version")
+        answer = self._call(
+            "GET", "/v2/version", "asking for its version", query={"service": "all"}
+        )
         wanted = answer.get("min_ep_version")
         if not isinstance(wanted, str) or not _version(wanted):
             raise self._not_understood("min_ep_version", "the version")
@@ -190,16 +188,22 @@ class ServiceClient:
             raise self._not_understood("status", "the endpoint's status")
         return status
 
-    def _call(self, method: str, path: str, doing: str) -> Mapping[str, Any]:
+    def _call(
+        self, method: str, path: str, doing: str, query: dict[str, str] | None = None
+    ) -> Mapping[str, Any]:
         try:
-            return self._request(method, path, None)
+            return self._request(method, path, None, query)
         except globus_sdk.GlobusError as exc:
             raise self._converted(exc, doing) from exc
 
     def _request(
-        self, method: str, path: str, document: dict[str, Any] | None
+        self,
+        method: str,
+        path: str,
+        document: dict[str, Any] | None,
+        query: dict[str, str] | None = None,
     ) -> Mapping[str, Any]:
-        response = self._http.request(method, path, data=document)
+        response = self._http.request(method, path, data=document, query_params=query)
         data = response.data
         # Answers to lock and delete are not inspected; they may be empty.
         return data if isinstance(data, dict) else {}
