@@ -13,8 +13,11 @@ _AGENT_RING = "agent"
 
 
 def workers_are_local(settings: EngineSettings) -> bool:
-    """Whether all workers of this engine run on the agent's own host."""
-    return not isinstance(settings, HtexSettings) or settings.provider.type == "LocalProvider"
+    """Whether all workers of this engine run on the agent's own host and see its directories."""
+    if not isinstance(settings, HtexSettings):
+        return True
+    # In a container a worker has process ids and directories of its own.
+    return settings.provider.type == "LocalProvider" and settings.container_type is None
 
 
 def begun_before(start_slots: Path) -> Set[int] | None:

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cep.config.settings import HtexSettings
-from cep.engines import worker_logs
+from cep.engines import parsl_parts, worker_logs
 from cep.engines.base import EngineEvent, EngineRun
+from cep.engines.begun import workers_are_local
 from cep.engines.blocks import ScalingRules
 from cep.engines.containers import container_of
 from cep.engines.interchange_process import InterchangeProcess
@@ -23,7 +24,6 @@ from cep.engines.providers import (
     address_of,
     htex_arguments,
     provider_of,
-    workers_on_this_host,
 )
 from cep.errors import CepError, ConfigError, EngineError
 from cep.worker.context import WorkerContext
@@ -67,6 +67,7 @@ def open_session(
         raise EngineError(f"Parsl's interchange could not be started: {error}.") from error
     executor = None
     try:
+        parsl_parts.import_in_agent()
         provider = provider_of(settings, mark=mark, run_dir=run_dir)
         executor = _executor(settings, label, provider, process, run_dir)
         worker_logs.prune(Path(executor.worker_logdir), Path(provider.script_dir))
@@ -130,7 +131,7 @@ def _session(
         period_s=settings.strategy_period_s,
     )
     slots = None
-    if run.start_slots is not None and workers_on_this_host(settings):
+    if run.start_slots is not None and workers_are_local(settings):
         slots = run.start_slots.absolute()
     session = Session(
         executor,

@@ -237,12 +237,15 @@ class Executor(HighThroughputExecutor):  # type: ignore[misc]
         except InvalidResourceSpecification as error:
             keys = ", ".join(sorted(map(str, error.invalid_keys)))
             return (
-                f"This endpoint's engine does not know the resource specification's keys: {keys}. "
-                "GlobusComputeEngine knows only: priority."
+                f"GlobusComputeEngine cannot meet this task's resource_specification: it has the "
+                f"unknown keys {keys}; known is only: priority."
             )
         priority = specification.get("priority", 0)
         if isinstance(priority, bool) or not isinstance(priority, int | float):
-            return f"The resource specification's priority must be a number, not {priority!r}."
+            return (
+                "The priority in the task's resource_specification must be a number, "
+                f"not {priority!r}."
+            )
         return None
 
     # -- answers: the results thread -----------------------------------------------------------

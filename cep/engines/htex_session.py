@@ -139,7 +139,7 @@ class Session:
         try:
             specification = json.loads(task.resource_specification)
         except ValueError as error:
-            return {}, f"The resource specification is not JSON: {error}."
+            return {}, f"The task's resource_specification is not JSON: {error}."
         if not specification:
             return {}, None
         return specification, self._executor.refusal(specification)

@@ -14,14 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cep.engines.pace import DISPATCH_S
 from cep.worker.context import WorkerContext
 from cep.worker.execute import execute
 from cep.worker.slots import SlotWriter
 
 #: Import path of `run`, as it goes into each message.
 ENTRY = "cep.engines.htex_task.run"
-#: A worker begins no further task of a batch after this time; what is left goes back.
-BATCH_BUDGET_S = 0.020
 
 _COUNT = struct.Struct("<I")
 _HEAD = struct.Struct("<BdQ")  # begun?, run time in seconds, length of the answer
@@ -107,7 +106,8 @@ def run(
 
     Args:
         buffer: Their task messages, as `pack_bodies` joined them.
-        tasks: For each its sequence number, task id and result serializers.
+        tasks: For each its sequence number, task id and result serializers; after `DISPATCH_S` no
+            further one is begun, and the rest goes back.
         context: The fields of `WorkerContext`, in order.
         slots_directory: Where to mark begun tasks, or None.
 
@@ -122,7 +122,7 @@ def run(
         tasks, _unpack_bodies(buffer, len(tasks)), strict=True
     ):
         start = time.perf_counter()
-        if answers and start - began > BATCH_BUDGET_S:
+        if answers and start - began > DISPATCH_S:
             answers.append(Answer(False, 0.0, b""))
             continue
         if marks is not None:

@@ -20,15 +20,6 @@ LOOPBACK = "127.0.0.1"
 _LAUNCHER = "launcher"
 
 
-def workers_on_this_host(settings: HtexSettings) -> bool:
-    """Whether all workers are ordinary processes of the endpoint's host.
-
-    Only then can they write start slots: another host, or a container with process ids and
-    directories of its own, cannot.
-    """
-    return settings.provider.type == LOCAL and settings.container_type is None
-
-
 def provider_of(settings: HtexSettings, *, mark: Mapping[str, str], run_dir: Path) -> Any:
     """Build the provider.
 
