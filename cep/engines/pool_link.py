@@ -1,0 +1,286 @@
+"""The process engine's side of its workers: the pool process, and one record per worker.
+
+Owns the pool process, its control socket, and both ends of each worker's pair of sockets. All of
+it belongs to the engine's dispatcher thread, except `PoolLink.open`, which the agent's main thread
+calls before that thread exists. Nothing here opens a payload.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import cep
+from cep.engines.base import EngineRun
+from cep.engines.leftovers import MARK
+from cep.errors import EngineError
+from cep.model import Task
+from cep.worker import packets
+from cep.worker.context import WorkerContext
+from cep.worker.packets import TaskPacket
+from cep.worker.slots import SlotReader
+
+_READY_S = 60.0  # a cold start from a slow network file system
+_PROGRAM = "from cep.worker.pool import main; main()"
+
+
+class Worker:
+    """One worker process, as the engine sees it.
+
+    Attributes:
+        number: Its place in the pool; a successor takes the same.
+        sock: Our end.
+        far: The worker's end, held to take back packets it has not read.
+        pid: None until it has said hello.
+        given: Tasks sent and not finished, in the order sent.
+        room: How many more tasks it may get before it is replaced; None for no limit.
+        leaving: It was told to end itself.
+        full: Its socket took no more at the last try.
+    """
+
+    def __init__(self, number: int, room: int | None, slots: Path) -> None:
+        self.number = number
+        self.sock, self.far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.sock.setblocking(False)
+        self.pid: int | None = None
+        self.given: OrderedDict[int, Task] = OrderedDict()
+        self.room = room
+        self.leaving = False
+        self.full = False
+        self._slots = SlotReader(slots / f"worker-{number}.slots")
+        self._slots_base = self._slots.count()
+
+    def send(self, task: Task, tiny: bool) -> bool:
+        """Send a task; False when the socket takes no more now."""
+        try:
+            packets.send_task(
+                self.sock,
+                TaskPacket(task.seq, task.task_id, task.result_serializers, task.body, tiny),
+            )
+        except (BlockingIOError, BrokenPipeError, ConnectionResetError):
+            self.full = True
+            return False
+        self.given[task.seq] = task
+        if self.room is not None:
+            self.room -= 1
+        return True
+
+    def leave(self) -> None:
+        """Tell it to end itself when it has read all its tasks."""
+        self.leaving = True
+        with contextlib.suppress(OSError):
+            self.sock.send(packets.EXIT)
+
+    def receive(self) -> Iterator[tuple[bytes, list[int]]]:
+        """Yield the packets that have come, with their descriptors."""
+        while True:
+            try:
+                packet, handles = packets.receive(self.sock, socket.MSG_DONTWAIT)
+            except (BlockingIOError, ConnectionResetError):
+                return
+            if not packet:
+                return
+            yield packet, handles
+
+    def take_back(self, most: int | None = None) -> list[Task]:
+        """Take back tasks the worker has not read, the next first; it will never see them."""
+        taken: list[Task] = []
+        while most is None or len(taken) < most:
+            try:
+                packet, handles = packets.receive(self.far, socket.MSG_DONTWAIT)
+            except (BlockingIOError, ConnectionResetError):
+                break
+            packets.close_all(handles)
+            if not packet or packet == packets.EXIT:
+                break
+            task = self.given.pop(packets.seq_of(packet), None)
+            if task is not None:
+                taken.append(task)
+                if self.room is not None:
+                    self.room += 1
+        self.full = False
+        return taken
+
+    def begun(self) -> set[int]:
+        """Return the sequence numbers this worker has begun, as it noted them."""
+        return self._slots.since(self._slots_base)
+
+    def close(self) -> None:
+        """Close both ends."""
+        self.sock.close()
+        self.far.close()
+
+
+class PoolLink:
+    """The pool process and its control socket.
+
+    Args:
+        run: The endpoint.
+        context: What workers must know.
+        slots: Directory of start slots.
+    """
+
+    def __init__(self, run: EngineRun, context: WorkerContext, slots: Path) -> None:
+        self._run = run
+        self._context = context
+        self._slots = slots
+        self._process: subprocess.Popen[bytes] | None = None
+        self.control: socket.socket | None = None
+
+    def open(self) -> None:
+        """Start the pool process and wait until it is ready.
+
+        Raises:
+            EngineError: It did not come up.
+        """
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        label = f"{self._run.endpoint_id}, {self._run.endpoint_name}"
+        try:
+            with theirs:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-c", _PROGRAM, str(theirs.fileno()), label, "-" * 40],
+                    pass_fds=(theirs.fileno(),),
+                    # Found there first, whatever the agent's directory; the pool removes it.
+                    cwd=Path(cep.__file__).resolve().parents[1],
+                    env={**os.environ, MARK: str(self._run.run_dir.resolve())},
+                    stdin=subprocess.DEVNULL,
+                    stdout=_output(),
+                    stderr=_output(),
+                    start_new_session=True,
+                )
+            ours.settimeout(_READY_S)
+            ours.send(
+                json.dumps(
+                    {
+                        "context": asdict(self._context),
+                        "slots": str(self._slots),
+                        "label": label,
+                    }
+                ).encode()
+            )
+            answer = ours.recv(packets.PACKET_LIMIT)
+        except OSError as exc:
+            ours.close()
+            self.close(0.0)
+            raise EngineError(f"The pool of worker processes did not start: {exc}.") from exc
+        if not answer:
+            ours.close()
+            raise EngineError(
+                "The pool of worker processes did not start: its process "
+                f"{ending(self.close(5.0))}."
+            )
+        ours.setblocking(False)
+        self.control = ours
+
+    def spawn(self, workers: Sequence[Worker]) -> None:
+        """Ask for the processes of these workers."""
+        from cep.worker.pool import MOST_DESCRIPTORS
+
+        for at in range(0, len(workers), MOST_DESCRIPTORS):
+            some = workers[at : at + MOST_DESCRIPTORS]
+            self._command(
+                {"spawn": [one.number for one in some]}, [one.far.fileno() for one in some]
+            )
+
+    def kill(self, worker: Worker) -> None:
+        """Kill a worker and what it started; its end is reported like any other."""
+        self._command({"kill": worker.number}, [])
+
+    def _command(self, command: dict[str, Any], handles: list[int]) -> None:
+        assert self.control is not None
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self.control.settimeout(_READY_S)  # the pool never waits for us, so it reads soon
+            socket.send_fds(self.control, [json.dumps(command).encode()], handles)
+        self.control.setblocking(False)
+
+    def reports(self) -> Iterator[dict[str, Any] | None]:
+        """Yield what the pool has to say; None at last when the pool itself is gone."""
+        assert self.control is not None
+        while True:
+            try:
+                packet = self.control.recv(packets.PACKET_LIMIT)
+            except BlockingIOError:
+                return
+            except ConnectionResetError:
+                packet = b""
+            if not packet:
+                yield None
+                return
+            yield json.loads(packet)
+
+    def close(self, deadline_s: float) -> int | None:
+        """Let the pool end with all workers, or kill it; return its exit status if it had one."""
+        if self.control is not None:
+            self.control.close()
+            self.control = None
+        process, self._process = self._process, None
+        if process is None:
+            return None
+        try:
+            return process.wait(max(deadline_s, 0.05))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return process.wait()
+
+
+def kill_and_wait(pids: Sequence[int], deadline_s: float) -> None:
+    """Make sure that workers without a pool are gone.
+
+    They die with their pool by the kernel's hand; this waits for it.
+    """
+    until = time.monotonic() + deadline_s
+    for pid in pids:
+        try:
+            handle = os.pidfd_open(pid)
+        except ProcessLookupError:
+            continue
+        try:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(handle, signal.SIGKILL)
+            poll = select.poll()
+            poll.register(handle, select.POLLIN)
+            poll.poll(max(0.0, until - time.monotonic()) * 1000)
+        finally:
+            os.close(handle)
+
+
+def ending(status: int | None) -> str:
+    """Say how a process ended.
+
+    Args:
+        status: As subprocess gives it: the exit status, or a signal's number below zero.
+    """
+    if status is None:
+        return "went away"
+    if status >= 0:
+        return f"ended with exit status {status}"
+    try:
+        name = signal.Signals(-status).name
+    except ValueError:
+        name = "unknown"
+    return f"was killed by signal {-status} ({name})"
+
+
+def _output() -> int:
+    """Where workers' output goes: where the agent's errors go, unless that is a pipe.
+
+    A pipe may lose its reader (the command that started the agent), and a task that prints would
+    fail then.
+    """
+    with contextlib.suppress(OSError):
+        if not stat.S_ISFIFO(os.fstat(2).st_mode):
+            return 2
+    return subprocess.DEVNULL

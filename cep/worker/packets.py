@@ -1,0 +1,195 @@
+"""What travels between the process engine and its workers: bytes with small headers, never pickles.
+
+Each worker has one pair of Unix sockets of the kind that keeps packets whole (SOCK_SEQPACKET). A
+packet holds one task, or some results; what is too large for a packet travels in an anonymous
+file whose descriptor rides along. Packets that the worker has not read yet can be taken back by
+whoever holds its end of the pair.
+
+Pure functions, except that descriptors are made and consumed; used by agent and workers.
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+PACKET_LIMIT = 64 * 1024  # bytes; some packets of this size fit a socket's default buffer
+EXIT = b"X"  # engine to worker: end yourself
+_HELLO = struct.Struct("<cI")  # worker to engine: b"H" and the process id
+# seq, length of id, of serializers, of body, body in a file, result may wait for others
+_TASK = struct.Struct("<QBHIBB")
+_RESULT = struct.Struct("<QIfB")  # seq, length, seconds of run time, result in a file
+_FDS = socket.CMSG_SPACE(struct.calcsize("i"))
+
+
+@dataclass(frozen=True, slots=True)
+class TaskPacket:
+    """One task on its way to a worker.
+
+    Attributes:
+        seq: The journal's number.
+        task_id: UUID text.
+        result_serializers: Import paths, in order.
+        body: The task message.
+        tiny: It is expected to end at once, so earlier results may wait for its own.
+    """
+
+    seq: int
+    task_id: str
+    result_serializers: tuple[str, ...]
+    body: bytes
+    tiny: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ResultRecord:
+    """One packed result on its way back, and how long the task ran."""
+
+    seq: int
+    result: bytes
+    seconds: float
+
+
+def hello(pid: int) -> bytes:
+    """The first packet of a worker."""
+    return _HELLO.pack(b"H", pid)
+
+
+def read_hello(packet: bytes) -> int | None:
+    """Return the process id in a worker's first packet, None when it is no such packet."""
+    return int(_HELLO.unpack(packet)[1]) if len(packet) == _HELLO.size else None
+
+
+def send_task(sock: socket.socket, task: TaskPacket) -> None:
+    """Send one task.
+
+    Raises:
+        BlockingIOError: The socket is full; nothing was sent.
+    """
+    identity = task.task_id.encode("ascii")
+    serializers = "\n".join(task.result_serializers).encode("utf-8", "replace")
+    in_file = len(task.body) + len(serializers) > PACKET_LIMIT - 512
+    header = _TASK.pack(
+        task.seq, len(identity), len(serializers), len(task.body), in_file, task.tiny
+    )
+    if not in_file:
+        sock.send(b"".join((header, identity, serializers, task.body)))
+        return
+    handle = _file_with(task.body)
+    try:
+        socket.send_fds(sock, [header, identity, serializers], [handle])
+    finally:
+        os.close(handle)
+
+
+def seq_of(packet: bytes) -> int:
+    """Return the sequence number in a task's packet."""
+    return int(_TASK.unpack_from(packet)[0])
+
+
+def read_task(packet: bytes, handles: list[int]) -> TaskPacket:
+    """Read a task's packet; closes the descriptors."""
+    seq, id_length, serializers_length, length, in_file, tiny = _TASK.unpack_from(packet)
+    at = _TASK.size
+    task_id = packet[at : at + id_length].decode("ascii")
+    at += id_length
+    serializers = packet[at : at + serializers_length].decode("utf-8")
+    at += serializers_length
+    body = _read_file(handles, length) if in_file else packet[at : at + length]
+    names = tuple(serializers.split("\n")) if serializers else ()
+    return TaskPacket(seq, task_id, names, body, bool(tiny))
+
+
+def result_record(seq: int, result: bytes, seconds: float) -> bytes:
+    """One record of a results packet."""
+    return _RESULT.pack(seq, len(result), seconds, 0) + result
+
+
+def send_large_result(sock: socket.socket, seq: int, result: bytes, seconds: float) -> None:
+    """Send one result in a file of its own."""
+    handle = _file_with(result)
+    try:
+        socket.send_fds(sock, [_RESULT.pack(seq, len(result), seconds, 1)], [handle])
+    finally:
+        os.close(handle)
+
+
+def read_results(packet: bytes, handles: list[int]) -> Iterator[ResultRecord]:
+    """Read a packet of results; closes the descriptors.
+
+    Raises:
+        ValueError: The packet is not what a worker sends.
+    """
+    try:
+        at = 0
+        while at < len(packet):
+            seq, length, seconds, in_file = _RESULT.unpack_from(packet, at)
+            at += _RESULT.size
+            if in_file:
+                yield ResultRecord(seq, _read_file(handles, length), seconds)
+                continue
+            result = packet[at : at + length]
+            if len(result) != length:
+                raise ValueError("a result is cut off")
+            at += length
+            yield ResultRecord(seq, result, seconds)
+    except struct.error as exc:
+        raise ValueError("a result's header is cut off") from exc
+    finally:
+        close_all(handles)
+
+
+def receive(sock: socket.socket, flags: int = 0) -> tuple[bytes, list[int]]:
+    """Receive one packet and its descriptors; an empty packet means that the other end is gone.
+
+    Raises:
+        BlockingIOError: Nothing is there and the call may not wait.
+    """
+    packet, ancillary, _flags, _address = sock.recvmsg(PACKET_LIMIT, _FDS, flags)
+    if not ancillary:
+        return packet, []
+    handles = array.array("i")
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            handles.frombytes(data[: len(data) - len(data) % handles.itemsize])
+    return packet, list(handles)
+
+
+def close_all(handles: list[int]) -> None:
+    """Close descriptors and empty the list."""
+    while handles:
+        os.close(handles.pop())
+
+
+def _file_with(content: bytes) -> int:
+    handle = os.memfd_create("cep")
+    try:
+        view = memoryview(content)
+        while view:
+            view = view[os.write(handle, view) :]
+    except BaseException:
+        os.close(handle)
+        raise
+    return handle
+
+
+def _read_file(handles: list[int], length: int) -> bytes:
+    if not handles:
+        raise ValueError("a file was announced and none came")
+    handle = handles.pop(0)
+    try:
+        parts = []
+        at = 0
+        while at < length:
+            part = os.pread(handle, length - at, at)
+            if not part:
+                raise ValueError("a file is cut off")
+            parts.append(part)
+            at += len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+    finally:
+        os.close(handle)
