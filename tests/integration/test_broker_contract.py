@@ -147,9 +147,7 @@ def test_a_missing_queue_or_exchange_closes_the_channel_with_404_and_not_the_con
     assert connection.channel().is_open
 
 
-def test_a_declare_with_other_properties_is_refused_with_406(
-    connect: Connect, queue: str
-) -> None:
+def test_a_declare_with_other_properties_is_refused_with_406(connect: Connect, queue: str) -> None:
     connection = connect()
     connection.channel().queue_declare(queue, durable=True)
     with pytest.raises(ChannelClosedByBroker) as caught:
@@ -210,9 +208,7 @@ def test_a_direct_exchange_routes_to_every_queue_bound_with_the_key(
     assert channel.basic_get(second)[2] == b"second only"
 
 
-def test_purge_and_delete_say_how_many_messages_went(
-    channel: BlockingChannel, queue: str
-) -> None:
+def test_purge_and_delete_say_how_many_messages_went(channel: BlockingChannel, queue: str) -> None:
     channel.confirm_delivery()
     put(channel, queue, b"1", b"2", b"3")
     assert channel.queue_purge(queue).method.message_count == 3
@@ -240,9 +236,7 @@ def test_a_full_queue_drops_its_head_or_refuses_as_it_was_declared(
     channel: BlockingChannel,
 ) -> None:
     channel.confirm_delivery()
-    dropping = channel.queue_declare(
-        "", exclusive=True, arguments={"x-max-length": 2}
-    ).method.queue
+    dropping = channel.queue_declare("", exclusive=True, arguments={"x-max-length": 2}).method.queue
     put(channel, dropping, b"1", b"2", b"3")
     assert bodies(take(channel, dropping, 2, auto_ack=True)) == [b"2", b"3"]
     refusing = channel.queue_declare(
@@ -299,9 +293,7 @@ def test_prefetch_bounds_what_is_unacknowledged(channel: BlockingChannel, queue:
     assert bodies(got) == [b"0", b"1", b"2", b"3", b"4"]
 
 
-def test_a_global_prefetch_bounds_the_whole_channel(
-    channel: BlockingChannel, queue: str
-) -> None:
+def test_a_global_prefetch_bounds_the_whole_channel(channel: BlockingChannel, queue: str) -> None:
     channel.confirm_delivery()
     put(channel, queue, *(b"%d" % n for n in range(10)))
     channel.basic_qos(prefetch_count=4, global_qos=True)
@@ -319,9 +311,7 @@ def test_consumers_share_a_queue_in_turn(channel: BlockingChannel, queue: str) -
     by_consumer: dict[str, list[bytes]] = {"a": [], "b": []}
     for name, got in by_consumer.items():
 
-        def keep(
-            _c: Any, _m: Any, _p: Any, body: bytes, got: list[bytes] = got
-        ) -> None:
+        def keep(_c: Any, _m: Any, _p: Any, body: bytes, got: list[bytes] = got) -> None:
             got.append(body)
 
         channel.basic_consume(queue, keep, consumer_tag=name)
@@ -383,9 +373,7 @@ def test_nack_and_reject_give_back_or_forget(channel: BlockingChannel, queue: st
     assert all(method.redelivered for method, _p, _b in got)
 
 
-def test_an_ack_of_an_unknown_tag_closes_the_channel_with_406(
-    connect: Connect, queue: str
-) -> None:
+def test_an_ack_of_an_unknown_tag_closes_the_channel_with_406(connect: Connect, queue: str) -> None:
     connection = connect()
     for acks in ([(7, False)], [(1, False), (1, False)], [(7, True)]):
         channel = connection.channel()
@@ -411,9 +399,7 @@ def test_recover_gives_everything_unsettled_back(channel: BlockingChannel, queue
     ]
 
 
-def test_get_takes_one_message_and_counts_the_rest(
-    channel: BlockingChannel, queue: str
-) -> None:
+def test_get_takes_one_message_and_counts_the_rest(channel: BlockingChannel, queue: str) -> None:
     channel.confirm_delivery()
     put(channel, queue, b"1", b"2", b"3")
     method, _properties, body = channel.basic_get(queue)
@@ -428,9 +414,7 @@ def test_get_takes_one_message_and_counts_the_rest(
     )
 
 
-def test_consumers_are_told_when_their_queue_is_deleted(
-    connect: Connect, queue: str
-) -> None:
+def test_consumers_are_told_when_their_queue_is_deleted(connect: Connect, queue: str) -> None:
     channel = connect().channel()
     cancelled: list[Any] = []
     channel.add_on_cancel_callback(cancelled.append)
