@@ -111,7 +111,9 @@ class _Session:
         told = "cep " + " ".join(words[:2])
         done = self._finish([*_program(), *words], told, capture=True)
         if done.returncode != 0:
-            raise _failure(told, done.returncode, done.stderr or done.stdout)
+            raise _failure(
+                told, done.returncode, (done.stderr or done.stdout).removeprefix("cep: ")
+            )
         return done.stdout
 
     @contextlib.contextmanager
