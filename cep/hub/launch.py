@@ -55,7 +55,7 @@ def start_detached(options: HubOptions) -> RunningHub:
     files = HubFiles(options.state_dir)
     try:
         files.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        output = files.log.open("ab", opener=_private)
+        output = os.fdopen(os.open(files.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab")
     except OSError as exc:
         raise CantCreate(f"The state directory {files.root} cannot be used: {exc}.") from exc
     values = {**asdict(options), "state_dir": str(options.state_dir)}
@@ -91,10 +91,6 @@ def start_detached(options: HubOptions) -> RunningHub:
     raise SoftwareError(
         "The hub ended before it served.", hint=f"The end of {files.log}:\n{_tail(files)}"
     )
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
 
 
 def _read_news(descriptor: int) -> dict[str, Any]:

@@ -121,7 +121,7 @@ def add_submit(connection: Connection, new: NewSubmit) -> int:
         )
     elif new.create_queue and not group[0]:
         mark_queue(connection, new.task_group_id)
-    submit_id = connection.execute(
+    key = connection.execute(
         insert(submits).values(
             client_id=new.client_id,
             endpoint_id=new.endpoint_id,
@@ -131,7 +131,9 @@ def add_submit(connection: Connection, new: NewSubmit) -> int:
             answered=False,
             created_at=new.now,
         )
-    ).inserted_primary_key[0]
+    ).inserted_primary_key
+    assert key is not None
+    submit_id = int(key[0])
     connection.execute(
         insert(tasks),
         [
@@ -148,7 +150,7 @@ def add_submit(connection: Connection, new: NewSubmit) -> int:
             for position, task in enumerate(new.tasks)
         ],
     )
-    return int(submit_id)
+    return submit_id
 
 
 def mark_queue(connection: Connection, task_group_id: str) -> None:
@@ -323,7 +325,7 @@ def waiting_tasks(connection: Connection, endpoint_id: str) -> list[str]:
 
 def find_tasks(connection: Connection, task_ids: Sequence[str], owner: str) -> list[TaskRow]:
     """Return those of the tasks that exist and belong to the client, with their results."""
-    found = []
+    found: list[TaskRow] = []
     for chunk in _chunks(task_ids):
         rows = connection.execute(
             select(

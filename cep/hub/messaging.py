@@ -75,7 +75,7 @@ class Messaging:
     async def stop(self) -> None:
         """Close all links; what was delivered and not acked comes again at the next start."""
         await asyncio.to_thread(self._stop)
-        for batch in set(map(id, self._batches.values())) and list(self._batches.values()):
+        for batch in self._batches.values():
             if not batch.done.done():
                 batch.done.cancel()
         self._batches.clear()

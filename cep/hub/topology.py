@@ -117,7 +117,8 @@ def group_operations(client_id: str, task_group_id: str) -> list[Operation]:
 
 def purge_operations(endpoint_id: str) -> list[Operation]:
     """Take away the tasks that wait for an endpoint."""
-    return [PurgeQueue(task_queue(endpoint_id))]
+    queue = task_queue(endpoint_id)
+    return [DeclareQueue(queue), PurgeQueue(queue)]
 
 
 def removal_operations(endpoint_id: str) -> list[Operation]:
