@@ -1,0 +1,56 @@
+"""One-shot check of a broker's address, for start-up and diagnosis: connects, and closes again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pika
+import pika.exceptions as px
+
+from cep.amqp.failures import Where, as_error, explain
+from cep.amqp.loop import quieten_pika
+from cep.amqp.parameters import connection_parameters
+
+TIMEOUT_S = 10.0
+
+
+def check_connection(
+    url: str,
+    port: int | None = None,
+    timeout_s: float = TIMEOUT_S,
+    *,
+    ssl_ca_file: str | None = None,
+) -> None:
+    """Open an AMQP connection and close it; blocks, in the calling thread.
+
+    Args:
+        url: AMQP URL with credentials.
+        port: Replaces the URL's port (`amqp_port`).
+        timeout_s: Seconds for TCP, TLS and AMQP together (each tried address of a name has
+            them anew).
+        ssl_ca_file: Authorities to trust instead of the system's.
+
+    Raises:
+        TemporaryFailure: Nothing answers there as a broker; the sentence names host and port,
+            and, when `port` replaced the service's, both ports and the line to remove.
+        NotAllowed: The broker refuses the credentials.
+        DataError: The URL is no AMQP URL.
+        ConfigError: The CA file cannot be used.
+    """
+    quieten_pika()
+    own: Any = connection_parameters(url)
+    parameters = connection_parameters(url, port=port, ssl_ca_file=ssl_ca_file)
+    parameters.socket_timeout = timeout_s
+    parameters.stack_timeout = timeout_s
+    where = Where(
+        parameters.host,
+        parameters.port,
+        parameters.credentials.username,
+        tls=parameters.ssl_options is not None,
+        service_port=own.port if own.port != parameters.port else None,
+    )
+    try:
+        connection = pika.BlockingConnection(parameters)
+    except (px.AMQPError, OSError) as exc:
+        raise as_error(explain(exc, where), where) from exc
+    connection.close()
