@@ -248,8 +248,9 @@ def kill_and_wait(pids: Sequence[int], deadline_s: float) -> None:
         except ProcessLookupError:
             continue
         try:
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(handle, signal.SIGKILL)
+            for kill in (os.killpg, os.kill):  # with what it started; it leads a group of its own
+                with contextlib.suppress(ProcessLookupError):
+                    kill(pid, signal.SIGKILL)
             poll = select.poll()
             poll.register(handle, select.POLLIN)
             poll.poll(max(0.0, until - time.monotonic()) * 1000)
