@@ -7,7 +7,8 @@ named after the stale lease's token that can exist once; a claim whose maker die
 same way. The holder renews by writing into its own open file, so when another process has put a
 new file in its place, a late renewal lands in the old one and harms nobody.
 
-Used on the agent's main thread; `read` and `judge` from anywhere.
+Acquired, renewed and released on the agent's main thread; `check` may be called from the
+connection's thread too, `read` and `judge` from anywhere.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import logging
 import os
 import secrets
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -32,7 +33,9 @@ log = logging.getLogger(__name__)
 
 FORMAT = 1  # of lease.json; a newer cep adds fields and keeps these
 SILENT_PERIODS = 3  # a lease not renewed for so many periods is that of a Disconnected endpoint
+_LARGEST = 65536  # bytes of a lease; a path and a host name do not fill a tenth of it
 _GARBAGE_AGE_S = 60
+_ROUNDS = 1000  # a contender that never wins and never finds a holder stops here
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
@@ -245,12 +248,14 @@ class HeldLease:
             LeaseLost: Another process holds the lease.
         """
         self.check()
-        fields = {name: getattr(self._lease, name) for name in Lease.__slots__}
-        fields["renewed"] = _now()
-        self._lease = Lease(**fields)
+        self._lease = replace(self._lease, renewed=_now())
         try:
-            os.pwrite(self._file, self._lease.encode(), 0)
-            os.fsync(self._file)
+            if os.fstat(self._file).st_nlink == 0:  # deleted, and written again by `check`
+                os.close(self._file)
+                self._file = os.open(self._paths.lease, os.O_RDWR | os.O_CLOEXEC)
+            if _decode_token(os.pread(self._file, _LARGEST, 0)) == self.token:
+                os.pwrite(self._file, self._lease.encode(), 0)
+                os.fsync(self._file)
             os.utime(self._paths.pid_file)
         except OSError as exc:
             log.warning("cannot renew the lease: %s", exc, extra={"event": "lease.not_renewed"})
@@ -280,17 +285,18 @@ class HeldLease:
             log.warning("cannot release the lease: %s", exc, extra={"event": "lease.not_released"})
 
     def _restore(self) -> None:
-        new = _beside(self._paths, f"new-{self.token}")
+        new = _beside(self._paths, f"new-{secrets.token_hex(16)}")
         try:
             _write_new(new, self._lease.encode())
             try:
                 _link(new, self._paths.lease)
             finally:
                 new.unlink(missing_ok=True)
-            os.close(self._file)
-            self._file = os.open(self._paths.lease, os.O_RDWR | os.O_CLOEXEC)
         except FileExistsError:
-            self._lose(read(self._paths))
+            other = read(self._paths)  # another thread's `check` may have been quicker, too
+            if other is None or other.token != self.token:
+                self._lose(other)
+            return
         except OSError as exc:
             log.warning("cannot restore the lease: %s", exc, extra={"event": "lease.not_renewed"})
             return
@@ -329,7 +335,7 @@ class _Contender:
         """
         _write_new(self._new, self._lease.encode())
         try:
-            while True:
+            for _ in range(_ROUNDS):
                 found = _read_bytes(self._paths.lease)
                 if found is None:
                     crashed = self._published_was_here()
@@ -338,6 +344,11 @@ class _Contender:
                 elif self._replace(found):
                     crashed = True
                     break
+            else:
+                raise CantCreate(
+                    f"The lease {self._paths.lease} can be neither read nor made. Remove it if it "
+                    "is not a regular file, and look at its file system."
+                )
         finally:
             self._new.unlink(missing_ok=True)
         _sync(self._paths.lease.parent)
@@ -436,6 +447,11 @@ class _Contender:
                 with suppress(OSError):
                     if file.stat().st_mtime < newest - _GARBAGE_AGE_S:
                         file.unlink()
+
+
+def _decode_token(data: bytes) -> str | None:
+    lease = _decode(data)
+    return None if lease is None else lease.token
 
 
 def _decode(data: bytes) -> Lease | None:

@@ -33,8 +33,8 @@ def from_sqlite(exc: sqlite3.Error, db: Path) -> CepError:
         )
     if text.startswith(_LOCKED):
         return AlreadyRunning(
-            f"The journal {db} is locked by another process: another agent of this endpoint "
-            "runs on this host, or did not end yet."
+            f"The journal {db} is locked by another process: another agent of this endpoint, or "
+            "of one with the same state_dir, runs on this host or did not end yet."
         )
     return JournalError(f"The journal {db} cannot be used: {exc}.", hint=MOVE_AWAY)
 

@@ -92,7 +92,8 @@ def _connect(db: Path) -> sqlite3.Connection:
         f"wal_autocheckpoint={CHECKPOINT_PAGES}",
     ):
         connection.execute(f"PRAGMA {pragma}").fetchall()
-    # Take the lock now, not at the first commit.
+    # Take the lock now, not at the first commit. It is a POSIX lock: this process must not open and
+    # close the file a second time, which would let it go (fcntl(2)).
     connection.execute("BEGIN IMMEDIATE")
     connection.execute("COMMIT")
     return connection

@@ -1,7 +1,8 @@
 """The statements of the journal: rows in, ranges out, and what is asked at start.
 
 Owns no state; every function works on the connection it is given, on the agent's main thread, and
-lets SQLite's errors through (the journal converts them).
+lets SQLite's errors through (the journal converts them). Inserts replace, so that a batch may be
+written again by one who was interrupted and does not know whether it was.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def next_limit(next_seq: int, limit: int) -> int | None:
 def insert_tasks(connection: sqlite3.Connection, tasks: Iterable[Task]) -> None:
     """Insert accepted tasks; the bodies above the threshold are in files already."""
     connection.executemany(
-        "INSERT INTO tasks VALUES (?, ?, ?, ?, ?, ?, ?)",
+        "INSERT OR REPLACE INTO tasks VALUES (?, ?, ?, ?, ?, ?, ?)",
         (
             (
                 task.seq,
@@ -71,7 +72,7 @@ def insert_results(
 ) -> None:
     """Insert (id, result); the results above the threshold are in files already."""
     connection.executemany(
-        "INSERT INTO results VALUES (?, ?, ?, ?)",
+        "INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?)",
         (
             (seq, key, len(result), result if len(result) <= FILE_THRESHOLD else None)
             for seq, (key, result) in results.items()
@@ -84,7 +85,7 @@ def insert_tombstones(
 ) -> None:
     """Insert (id, moment) of answered tasks."""
     connection.executemany(
-        "INSERT INTO tombstones VALUES (?, ?, ?)",
+        "INSERT OR REPLACE INTO tombstones VALUES (?, ?, ?)",
         ((seq, key, moment) for seq, (key, moment) in tombstones.items()),
     )
 

@@ -60,6 +60,9 @@ class Writer:
         except sqlite3.Error as exc:
             self._take_back(written)
             raise faults.from_sqlite(exc, self._db) from exc
+        except BaseException:  # a stop signal: perhaps after COMMIT, so the files must stay
+            self._take_back(())
+            raise
         for kind in kinds:
             crash.reach(f"{kind}-committed")
         self._remove_bodies(batch, written)

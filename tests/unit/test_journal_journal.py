@@ -12,6 +12,7 @@ import pytest
 
 from cep.errors import AlreadyRunning, DataError, JournalError, SoftwareError
 from cep.journal import bodies
+from cep.journal import crash as crash_points
 from cep.journal.journal import Journal
 
 FUNCTION = "99999999-2222-4333-8444-555555555555"
@@ -84,6 +85,32 @@ def test_commit_says_whether_there_was_anything_to_write(home: Path) -> None:
     accept(journal)
     assert journal.commit() is True
     assert journal.commit() is False
+    journal.close()
+
+
+def test_an_interrupt_anywhere_in_a_commit_leaves_it_repeatable(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stop signal's handler raises in the main thread, before or after the COMMIT."""
+    journal = opened(home)
+    for point in ("bodies-written", "rows-written", "accepted-committed", "finished-committed"):
+        seqs = [accept(journal, b"x" * LARGE)[0], accept(journal)[0]]
+        refused = journal.accept_finished(str(uuid4()), b"y" * LARGE)
+
+        def interrupt(name: str, point: str = point) -> None:
+            if name == point:
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched:
+            patched.setattr(crash_points, "reach", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                journal.commit()
+        journal.close()
+        journal = opened(home)
+        recovered = journal.recover()
+        assert [task.seq for task in recovered.unfinished][-2:] == seqs
+        assert recovered.unsent[-1] == (refused, LARGE)
+        assert recovered.damaged == []
     journal.close()
 
 

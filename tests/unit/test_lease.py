@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -264,6 +265,26 @@ def test_a_lease_that_somebody_deleted_is_written_again(paths: EndpointPaths) ->
     held.release()
     other.check()
     other.release()
+
+
+def test_a_link_to_nowhere_in_the_leases_place_is_told(paths: EndpointPaths) -> None:
+    paths.lease.symlink_to(paths.root / "nowhere")
+    with pytest.raises(CantCreate, match="neither read nor made"):
+        take(paths)
+    assert names(paths) == ["lease.json"]
+
+
+def test_looks_from_several_threads_restore_a_deleted_lease_once(paths: EndpointPaths) -> None:
+    held = take(paths)
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(20):
+            paths.lease.unlink()
+            for look in [pool.submit(held.check) for _ in range(4)]:
+                look.result()
+            held.renew()
+    assert names(paths) == ["daemon.pid", "lease.json"]
+    assert judge(read(paths)) is Standing.ALIVE  # type: ignore[arg-type]
+    held.release()
 
 
 def test_an_unreadable_file_system_is_no_reason_to_stop(
