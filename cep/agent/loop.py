@@ -29,7 +29,7 @@ from cep.agent.picture import picture
 from cep.agent.report import write_atomically
 from cep.amqp import events as amqp
 from cep.engines.base import EngineDown, Outcomes, SlotsChanged
-from cep.errors import CepError, DiskUnfit, EngineError, TemporaryFailure
+from cep.errors import CepError, DiskUnfit, EngineError, LeaseLost, TemporaryFailure
 from cep.journal import crash
 
 log = logging.getLogger(__name__)
@@ -219,6 +219,8 @@ class MainLoop:
 
     def _on_link_refused(self, event: amqp.LinkRefused) -> None:
         """The credentials do not hold any more; perhaps the service has newer ones for us."""
+        if isinstance(event.error, LeaseLost):
+            raise event.error
         self._p.links.up[event.link] = False
         if not self._is_ready:
             self._begin_stop(0.0, event.error)
