@@ -16,6 +16,7 @@ from cep.model import LOCAL, PRODUCTION, SERVICE_ENVIRONMENTS
 
 ENVIRONMENT_VARIABLE = "GLOBUS_SDK_ENVIRONMENT"
 URL_VARIABLE = "GLOBUS_SDK_SERVICE_URL_COMPUTE"
+LOGIN_URL_VARIABLE = "GLOBUS_SDK_SERVICE_URL_AUTH"
 
 
 class NamesService(Protocol):
@@ -66,6 +67,10 @@ def resolve_service(settings: NamesService | None = None) -> ServiceAddress:
     if url:
         return of_url(url, f"The shell variable {URL_VARIABLE}")
     name = os.environ.get(ENVIRONMENT_VARIABLE) or PRODUCTION
+    login_url = os.environ.get(LOGIN_URL_VARIABLE)
+    if name == LOCAL and login_url:
+        # A hub is its own login service, so this tells which hub, also on another port than 5000.
+        return of_url(login_url, f"The shell variable {LOGIN_URL_VARIABLE}")
     return _named(name, f"The shell variable {ENVIRONMENT_VARIABLE}")
 
 

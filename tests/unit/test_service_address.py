@@ -14,6 +14,7 @@ from cep.service.address import of_url, resolve_service
 def plain_shell(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GLOBUS_SDK_ENVIRONMENT", raising=False)
     monkeypatch.delenv("GLOBUS_SDK_SERVICE_URL_COMPUTE", raising=False)
+    monkeypatch.delenv("GLOBUS_SDK_SERVICE_URL_AUTH", raising=False)
 
 
 def settings(**keys: object) -> EndpointSettings:
@@ -34,6 +35,15 @@ def test_the_shell_s_environment_is_honoured(monkeypatch: pytest.MonkeyPatch) ->
         "local",
         False,
     )
+
+
+def test_a_hub_on_another_port_is_found_by_its_login_address(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("GLOBUS_SDK_SERVICE_URL_AUTH", "http://localhost:5077/")
+    assert resolve_service(None).environment == "production"
+    monkeypatch.setenv("GLOBUS_SDK_ENVIRONMENT", "local")
+    assert resolve_service(None).url == "http://localhost:5077"
 
 
 def test_the_shell_s_address_wins_over_its_environment(monkeypatch: pytest.MonkeyPatch) -> None:
