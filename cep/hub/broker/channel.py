@@ -331,9 +331,9 @@ class Channel:
     def _recover(self, method: commands.Basic.Recover) -> None:
         if not method.requeue:
             raise not_implemented("basic.recover with requeue=false")
+        self.send(commands.Basic.RecoverOk())  # ahead of what comes again
         unacked, self.unacked = self.unacked, {}
         _give_back(unacked.values())
-        self.send(commands.Basic.RecoverOk())
 
     # -- the rest ------------------------------------------------------------------------
 
