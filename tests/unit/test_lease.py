@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from cep.agent import lease as lease_module
 from cep.agent.host import Host, process_start, this_host
 from cep.agent.lease import HeldLease, Lease, Standing, acquire, judge, read
+from cep.agent.lease_file import name_of
 from cep.errors import AlreadyRunning, CantCreate, LeaseLost
 from cep.paths import EndpointPaths
 
@@ -362,7 +362,7 @@ def test_relics_of_contenders_that_died_are_swept(paths: EndpointPaths) -> None:
 def test_a_claim_whose_maker_died_does_not_block_the_endpoint(paths: EndpointPaths) -> None:
     dead(paths)
     stale = paths.lease.read_bytes()
-    claim = paths.root / f"lease.json.after-{lease_module._name_of(stale)}"
+    claim = paths.root / f"lease.json.after-{name_of(stale)}"
     write_lease(paths, pid=ended_pid(), start_time=2, token="a-claimant")
     paths.lease.rename(claim)
     paths.lease.write_bytes(stale)
