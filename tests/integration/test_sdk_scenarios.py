@@ -51,7 +51,8 @@ def test_a_remote_exception_comes_with_its_traceback(scene: Scene, any_engine: s
 def test_a_shell_function_runs_and_tells_its_exit_code(scene: Scene, any_engine: str) -> None:
     answer = scene.sdk("shell", any_engine)
     assert answer["stdout"].strip() == "hello you"
-    assert answer["stderr"].strip() == "bad"
+    # The SDK adds a warning of its own where tasks have no sandbox.
+    assert answer["stderr"].splitlines()[0] == "bad"
     assert (answer["code"], answer["failed"]) == (0, 7)
 
 
