@@ -6,6 +6,8 @@ Every test runs on both, driven by pika, and where a good client cannot show it 
 from __future__ import annotations
 
 import contextlib
+import subprocess
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
@@ -26,6 +28,7 @@ from pika.exceptions import (
     UnroutableError,
 )
 
+from cep.wire.result import pack_result
 from tests.integration.embedded_broker import EmbeddedBroker
 from tests.integration.rabbitmq import RabbitMq
 from tests.integration.raw_amqp import RawClient
@@ -680,6 +683,32 @@ def test_a_method_on_a_closed_channel_closes_the_connection_with_504(broker: Bro
         client.send(commands.Basic.Qos(), channel=7)
         close = client.expect(commands.Connection.Close)
     assert close.reply_code == 504
+
+
+# -- the official SDK ------------------------------------------------------------------------------
+
+
+def test_the_official_sdk_takes_its_results_from_a_queue_that_it_may_only_read(
+    broker: Broker, channel: BlockingChannel, connect: Connect
+) -> None:
+    count, group = 200, str(uuid.uuid4())
+    queue = f"tg.{group}"
+    channel.queue_declare(queue, durable=True)
+    url = broker.add_user(f"u-{group}", "pw", read=f"^{queue}$")
+    command = [sys.executable, "-m", "tests.integration.sdk_result_watcher"]
+    with subprocess.Popen(
+        [*command, url, "tg.", group, str(count)], stdout=subprocess.PIPE, text=True
+    ) as sdk:
+        assert sdk.stdout is not None
+        channel.confirm_delivery()
+        while line := sdk.stdout.readline().strip():
+            task_id, data = line.split()
+            body = pack_result(task_id, bytes.fromhex(data).decode())
+            channel.basic_publish("", queue, body, PERSISTENT, mandatory=True)
+        assert sdk.stdout.readline().strip() == str(sum(range(count)))
+        assert sdk.wait(30) == 0
+    assert depth(connect, queue) == 0
+    channel.queue_delete(queue)
 
 
 # -- restart ---------------------------------------------------------------------------------------
