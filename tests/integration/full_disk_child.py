@@ -41,6 +41,7 @@ def journal_on_a_full_disk(home: Path, size: int) -> None:
     wanted = [str(uuid4()) for _ in range(20)]
     seqs = [journal.accept(task_id, FUNCTION, os.urandom(size)) for task_id in wanted]
     journal.finish(kept, b"the result")
+    new_journal_is_refused(home / "other")
     error = refused(journal)
     assert error.exit_code == 73
     refused(journal)  # and again: nothing has changed
@@ -57,6 +58,15 @@ def journal_on_a_full_disk(home: Path, size: int) -> None:
     assert found.damaged == []
     assert all(len(task.body) == size for task in journal.load(seqs[:10]))
     journal.close()
+
+
+def new_journal_is_refused(home: Path) -> None:
+    try:
+        Journal.open(home / "journal.db", home / "bodies")
+    except DiskUnfit:
+        assert not (home / "journal.db").exists()
+        return
+    raise AssertionError("a journal was made on a full disk")
 
 
 def start_on_a_full_disk(home: Path) -> None:
