@@ -1,0 +1,212 @@
+"""The small codec reads and writes what the SDK's serializer does, and leaves the rest to it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from globus_compute_sdk.serialize import (
+    AllCodeStrategies,
+    AllDataStrategies,
+    CombinedCode,
+    ComputeSerializer,
+    DillCode,
+    DillCodeSource,
+    DillCodeTextInspect,
+    PureSourceDill,
+    PureSourceTextInspect,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cep.wire import buffers
+from cep.worker import codec
+from tests.unit.engine_tasks import add
+from tests.unit.task_payloads import message
+
+CODE = [
+    DillCode,
+    DillCodeTextInspect,
+    DillCodeSource,
+    PureSourceTextInspect,
+    PureSourceDill,
+    AllCodeStrategies,
+    CombinedCode,
+]
+PLAIN = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text()
+    | st.binary(),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.text(), inner, max_size=4)
+        | st.tuples(inner, inner)
+    ),
+    max_leaves=20,
+)
+
+
+class Odd:
+    """A value that only dill's way round can carry."""
+
+    def __init__(self, value: int) -> None:
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Odd) and other.value == self.value
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+@given(PLAIN)
+def test_plain_values_are_written_as_the_sdk_writes_them(value: Any) -> None:
+    written = codec.dump(value)
+    assert written == ComputeSerializer().serialize(value)
+    assert codec.load(written) == value
+
+
+@pytest.mark.parametrize("value", [Odd(3), [Odd(1), {"x": Odd(2)}], (1, range(4)), {1 + 2j}])
+def test_other_values_are_written_as_the_sdk_writes_them(value: Any) -> None:
+    written = codec.dump(value)
+    assert written == ComputeSerializer().serialize(value)
+    assert codec.load(written) == value == ComputeSerializer().deserialize(written)
+
+
+def test_a_returned_function_is_code() -> None:
+    written = codec.dump(lambda number: number + 1)
+    assert written.startswith(buffers.DILL_CODE)
+    assert ComputeSerializer().deserialize(written)(1) == 2
+
+
+@pytest.mark.parametrize("strategy", CODE)
+def test_functions_of_every_strategy_are_read(strategy: type) -> None:
+    buffer = ComputeSerializer(strategy_code=strategy).serialize(add)
+    assert codec.load(buffer)(2, 3) == 5
+
+
+def test_combined_data_is_read() -> None:
+    serializer = ComputeSerializer(strategy_data=AllDataStrategies)
+    assert codec.load(serializer.serialize({"a": [1]})) == {"a": [1]}
+
+
+def test_legacy_pickled_code_is_read() -> None:
+    import base64
+    import pickle
+
+    buffer = buffers.PICKLE_CODE + base64.encodebytes(pickle.dumps(len)).decode()
+    assert codec.load(buffer) is len
+
+
+def test_an_unknown_identifier_gets_the_error_of_the_sdk() -> None:
+    from globus_compute_sdk.errors import DeserializationError
+
+    with pytest.raises(DeserializationError, match="Invalid header"):
+        codec.load("zz\npayload")
+    with pytest.raises(DeserializationError):
+        codec.load(buffers.ALL_CODE + buffers.pack_buffers(["01\n!!", "zz\nx"]))
+
+
+@pytest.mark.parametrize(
+    ("allowed", "read", "refused"),
+    [
+        (
+            ("globus_compute_sdk.*Code", "globus_compute_sdk.serialize.JSONData"),
+            "11\n1",
+            "00\nSwEu",
+        ),
+        (("globus_compute_sdk.serialize.DillCode", "globus_compute_sdk.*Data"), "11\n1", "st\nf:x"),
+        (
+            (
+                "globus_compute_sdk.serialize.concretes.DillCode",
+                "globus_compute_sdk.serialize.concretes.JSONData",
+            ),
+            "11\n1",
+            "00\nSwEu",
+        ),
+    ],
+)
+def test_an_allow_list_lets_only_its_strategies_through(
+    allowed: tuple[str, ...], read: str, refused: str
+) -> None:
+    from globus_compute_sdk.errors import DeserializationError
+
+    assert codec.load(read, allowed) == 1
+    with pytest.raises(DeserializationError, match="disabled by current"):
+        codec.load(refused, allowed)
+
+
+@pytest.mark.parametrize(
+    "allowed",
+    [
+        ("globus_compute_sdk.serialize.JSONData",),
+        ("no.such.Class", "globus_compute_sdk.*Code"),
+        ("globus_compute_sdk.*Data", "globus_compute_sdk.serialize.JSONData"),
+    ],
+)
+def test_an_allow_list_that_makes_no_sense_lets_nothing_through(allowed: tuple[str, ...]) -> None:
+    from globus_compute_sdk.errors import SerdeError
+
+    with pytest.raises(SerdeError):
+        codec.load("11\n1", allowed)
+
+
+def test_the_first_strategy_that_can_writes_the_result() -> None:
+    names = [
+        "globus_compute_sdk.serialize.DillCode",
+        "globus_compute_sdk.serialize.JSONData",
+        "globus_compute_sdk.serialize.DillDataBase64",
+    ]
+    assert codec.dump([1, 2], names) == "11\n[1, 2]"
+    assert codec.dump({1, 2}, names).startswith(buffers.DILL_DATA)
+    assert codec.dump([1], ["globus_compute_sdk.serialize.AllDataStrategies"]).startswith("13\n")
+
+
+def test_a_result_nobody_can_write_is_an_error_with_its_cause() -> None:
+    with pytest.raises(codec.SerializationError) as caught:
+        codec.dump({1}, ["globus_compute_sdk.serialize.JSONData"])
+    assert isinstance(caught.value.__cause__, TypeError)
+    with pytest.raises(codec.SerializationError):
+        codec.dump(1, ["globus_compute_sdk.serialize.DillCode"])
+
+
+@pytest.mark.parametrize("count", [0, 2, 4])
+def test_a_task_has_three_buffers(count: int) -> None:
+    with pytest.raises(ValueError, match="three"):
+        codec.load_task(buffers.pack_buffers(["11\n1"] * count), None)
+
+
+def test_large_values_keep_the_line_length_of_the_sdk() -> None:
+    value = b"\xff" * 1_000_000
+    assert codec.dump(value) == ComputeSerializer().serialize(value)
+
+
+PLAIN_TASK = """
+import sys
+from cep.wire.result import unpack_result
+from cep.worker.context import WorkerContext
+from cep.worker.execute import execute
+body, place = bytes.fromhex(sys.argv[1]), sys.argv[2]
+packed = execute(body, "5b0c2e2e-1111-4222-8333-000000000001",
+                 WorkerContext("e", place, False, 10**6, None, place))
+assert unpack_result(packed).data == "00\\ngARLAy4=\\n", packed
+print(*sorted({name.partition(".")[0] for name in sys.modules}))
+"""
+
+
+def test_a_worker_that_ran_a_plain_task_has_loaded_nothing_of_the_sdk(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PLAIN_TASK, message(add, 1, 2).hex(), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    loaded = set(done.stdout.split())
+    assert "dill" in loaded
+    forbidden = {"globus_compute_sdk", "globus_sdk", "parsl", "pika", "click", "psutil", "requests"}
+    assert not loaded & forbidden
