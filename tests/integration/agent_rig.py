@@ -235,9 +235,17 @@ class Bench:
         )
         channel.basic_publish("", self.tasks_queue, body, properties, mandatory=True)
 
-    def collect(self, wanted: int, within_s: float = ANSWER_S) -> Account:
-        """Read the result queue until `wanted` different tasks have an answer."""
-        account = Account(len(self._submitted))
+    def collect(
+        self, wanted: int, within_s: float = ANSWER_S, onto: Account | None = None
+    ) -> Account:
+        """Read the result queue until `wanted` different tasks have an answer.
+
+        Args:
+            wanted: How many, those in `onto` included.
+            within_s: Stop then at the latest.
+            onto: An earlier account to go on with.
+        """
+        account = onto or Account(len(self._submitted))
         deadline = time.monotonic() + within_s
         with self.broker.channel() as channel:
             left = deadline - time.monotonic()
