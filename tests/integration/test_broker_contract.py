@@ -22,7 +22,6 @@ from pika.exceptions import (
     AMQPConnectionError,
     ChannelClosedByBroker,
     ConnectionClosedByBroker,
-    NackError,
     ProbableAccessDeniedError,
     ProbableAuthenticationError,
     UnroutableError,
@@ -233,21 +232,6 @@ def test_delete_if_unused_or_empty_refuses_with_406(
     refused(if_empty=True)
     channel.basic_consume(queue, lambda *_: None)
     refused(if_unused=True)
-
-
-def test_a_full_queue_drops_its_head_or_refuses_as_it_was_declared(
-    channel: BlockingChannel,
-) -> None:
-    channel.confirm_delivery()
-    dropping = channel.queue_declare("", exclusive=True, arguments={"x-max-length": 2}).method.queue
-    put(channel, dropping, b"1", b"2", b"3")
-    assert bodies(take(channel, dropping, 2, auto_ack=True)) == [b"2", b"3"]
-    refusing = channel.queue_declare(
-        "", exclusive=True, arguments={"x-max-length": 1, "x-overflow": "reject-publish"}
-    ).method.queue
-    put(channel, refusing, b"1")
-    with pytest.raises(NackError):
-        put(channel, refusing, b"2")
 
 
 # -- consuming -----------------------------------------------------------------------------------

@@ -47,7 +47,7 @@ async def opened(path: Path) -> tuple[Store, Recovered]:
 
 def test_what_was_stored_is_recovered_in_order(tmp_path: Path) -> None:
     path = tmp_path / "broker.db"
-    queue = StoredQueue(1, "q", False, {"x-max-length": 5})
+    queue = StoredQueue(1, "q", False)
 
     async def scenario() -> None:
         store, found = await opened(path)
@@ -98,7 +98,7 @@ def test_a_message_forgotten_before_its_commit_is_never_written(tmp_path: Path) 
     async def scenario() -> None:
         store, _found = await opened(path)
         answers = Answers()
-        store.save_queue(StoredQueue(1, "q", False, {}), answers.done)
+        store.save_queue(StoredQueue(1, "q", False), answers.done)
         store.put(row(1), answers.done)
         store.forget([1])
         assert answers.told == [True]
@@ -116,7 +116,7 @@ def test_after_a_crash_every_message_counts_as_redelivered(tmp_path: Path) -> No
     async def scenario() -> None:
         store, _found = await opened(path)
         answers = Answers()
-        store.save_queue(StoredQueue(1, "q", False, {}), answers.done)
+        store.save_queue(StoredQueue(1, "q", False), answers.done)
         store.put(row(1), answers.done)
         await answers.count(2)
         for suffix in ("", "-wal"):  # what a kill -9 would leave
@@ -144,7 +144,7 @@ def test_a_failed_commit_is_told_to_its_publishers_only(tmp_path: Path) -> None:
         store, _found = await opened(path)
         answers = Answers()
         store.put(row(1, b"b"), answers.done)
-        store.save_queue(StoredQueue(1, "q", False, {}), lambda _safe: None)
+        store.save_queue(StoredQueue(1, "q", False), lambda _safe: None)
         assert await answers.count(1) == [False]
         store.put(row(2), answers.done)
         assert await answers.count(2) == [False, True]

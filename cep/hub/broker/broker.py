@@ -10,14 +10,14 @@ import asyncio
 import itertools
 import logging
 import ssl
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from cep.errors import Unavailable
 from cep.hub.broker.access import Identity, Limits
 from cep.hub.broker.connection import Connection
-from cep.hub.broker.queues import Memory, Message, Queue
+from cep.hub.broker.queues import Memory, Message, Queue, Shared
 from cep.hub.broker.replies import ChannelFault, Code
 from cep.hub.broker.store import Done, Recovered, Store, StoredQueue
 
@@ -73,6 +73,7 @@ class Broker:
         self.frame_max = frame_max
         self.memory = Memory(self.limits.memory_bytes)
         self.store = Store(state_dir / "broker.db")
+        self._shared = Shared(self.limits, self.memory, self.store)
         self.queues: dict[str, Queue] = {}
         self.exchanges: dict[str, Exchange] = {}
         self.connections: set[Connection] = set()
@@ -136,8 +137,6 @@ class Broker:
                 for connection in list(self.connections):
                     connection.abort()
                 await self._all_closed.wait()
-        for queue in self.queues.values():
-            queue.rest()
         delivered = [
             message.seq
             for queue in self.queues.values()
@@ -219,20 +218,16 @@ class Broker:
         durable: bool,
         auto_delete: bool,
         owner: Connection | None,
-        arguments: Mapping[str, int | str],
         done: Done,
     ) -> Queue:
         """Make a queue; `done` once it is as durable as it shall be."""
-        queue = self._new_queue(
-            name,
-            next(self._numbers),
-            durable=durable,
-            auto_delete=auto_delete,
-            owner=owner,
-            arguments=arguments,
+        number = next(self._numbers)
+        queue = Queue(
+            name, number, durable=durable, auto_delete=auto_delete, owner=owner, shared=self._shared
         )
-        if durable and owner is None:
-            self.store.save_queue(StoredQueue(queue.number, name, auto_delete, arguments), done)
+        self.queues[name] = queue
+        if queue.stored:
+            self.store.save_queue(StoredQueue(queue.number, name, auto_delete), done)
         else:
             done(True)
         return queue
@@ -271,7 +266,6 @@ class Broker:
         consumers = list(queue.consumers)
         queue.deleted = True
         queue.consumers.clear()
-        queue.touch()
         for consumer in consumers:
             consumer.cancelled()
         count = queue.purge()
@@ -282,48 +276,18 @@ class Broker:
             finish(True)
         return count
 
-    def _expire(self, queue: Queue) -> None:
-        log.info("Queue %s expired", queue.name, extra={"event": "broker.queue_expired"})
-        self.delete_queue(queue, None)
-
-    def _new_queue(
-        self,
-        name: str,
-        number: int,
-        *,
-        durable: bool,
-        auto_delete: bool,
-        owner: Connection | None,
-        arguments: Mapping[str, int | str],
-    ) -> Queue:
-        queue = Queue(
-            name,
-            number,
-            durable=durable,
-            auto_delete=auto_delete,
-            owner=owner,
-            arguments=arguments,
-            limits=self.limits,
-            memory=self.memory,
-            store=self.store,
-            expire=self._expire,
-        )
-        self.queues[name] = queue
-        queue.touch()
-        return queue
-
     def _recover(self, recovered: Recovered) -> None:
         for name in recovered.exchanges:
             self.exchanges[name] = Exchange(name, durable=True)
         by_number: dict[int, Queue] = {}
         for stored in recovered.queues:
-            by_number[stored.id] = self._new_queue(
+            queue = by_number[stored.id] = self.queues[stored.name] = Queue(
                 stored.name,
                 stored.id,
                 durable=True,
                 auto_delete=stored.auto_delete,
                 owner=None,
-                arguments=stored.arguments,
+                shared=self._shared,
             )
         for exchange, key, number in recovered.bindings:
             queue = by_number[number]

@@ -226,7 +226,6 @@ class Channel:
     def _get(self, method: commands.Basic.Get) -> None:
         queue = self.queue(method.queue)
         self.require(self.connection.identity.may_read(queue.name), "read", "queue", queue.name)
-        queue.touch()
         message = queue.take()
         if message is None:
             self.send(commands.Basic.GetEmpty())

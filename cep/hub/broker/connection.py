@@ -252,6 +252,7 @@ class Connection(asyncio.Protocol):
     def warn(self, event: str, reason: str) -> None:
         """Log why this connection ends, or one of its channels."""
         extra = {"event": f"broker.{event}"}
+        reason = "".join(each if each.isprintable() else "?" for each in reason)
         log.warning("User %r at %s: %s", self.user, self._peer, reason, extra=extra)
 
     def _shut_channels(self) -> None:

@@ -7,7 +7,6 @@ wait until the store has them. A passive declare needs no permission, as in Rabb
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from pamqp import commands
@@ -17,9 +16,6 @@ from cep.hub.broker.replies import ChannelFault, Code, not_implemented
 if TYPE_CHECKING:
     from cep.hub.broker.channel import Channel
     from cep.hub.broker.queues import Queue
-
-_COUNTS = ("x-max-length", "x-max-length-bytes", "x-expires")
-_CHOICES = {"x-overflow": ("drop-head", "reject-publish"), "x-queue-type": ("classic",)}
 
 
 def declare_exchange(channel: Channel, method: commands.Exchange.Declare) -> None:
@@ -49,11 +45,12 @@ def declare_exchange(channel: Channel, method: commands.Exchange.Declare) -> Non
 def declare_queue(channel: Channel, method: commands.Queue.Declare) -> None:
     """queue.declare: passive, again with the same properties, or new."""
     name = _checked(method.queue, method)
+    if method.arguments:
+        raise not_implemented(f"queue argument '{next(iter(method.arguments))}'")
     broker, connection = channel.broker, channel.connection
     if method.passive:
         queue = channel.queue(name)
         channel.last_queue = queue.name
-        queue.touch()
         channel.reply(_declared(queue), method.nowait)(True)
         return
     if name in broker.queues:
@@ -61,10 +58,8 @@ def declare_queue(channel: Channel, method: commands.Queue.Declare) -> None:
         queue = broker.queue(name, connection)
         _same(queue, method)
         channel.last_queue = name
-        queue.touch()
         channel.reply(_declared(queue), method.nowait)(True)
         return
-    arguments = _arguments(method.arguments or {})
     if name:
         _not_reserved(name, "queue")
     else:
@@ -76,7 +71,6 @@ def declare_queue(channel: Channel, method: commands.Queue.Declare) -> None:
         durable=method.durable,
         auto_delete=method.auto_delete,
         owner=connection if method.exclusive else None,
-        arguments=arguments,
         done=channel.reply(commands.Queue.DeclareOk(name, 0, 0), method.nowait),
     )
 
@@ -171,24 +165,3 @@ def _same(queue: Queue, method: commands.Queue.Declare) -> None:
         )
     _equal("durable", method.durable, queue.durable, what)
     _equal("auto_delete", method.auto_delete, queue.auto_delete, what)
-    wanted = _arguments(method.arguments or {})
-    for word in sorted({*wanted, *queue.arguments}):
-        _equal(word, wanted.get(word), queue.arguments.get(word), what)
-
-
-def _arguments(given: Mapping[str, object]) -> dict[str, int | str]:
-    known: dict[str, int | str] = {}
-    for word, value in given.items():
-        if word in _COUNTS:
-            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-                raise ChannelFault(Code.PRECONDITION_FAILED, f"invalid arg '{word}': {value!r}")
-            if word == "x-expires" and value == 0:
-                raise ChannelFault(Code.PRECONDITION_FAILED, "invalid arg 'x-expires': 0")
-            known[word] = value
-        elif word in _CHOICES:
-            if value not in _CHOICES[word]:
-                raise not_implemented(f"{word} {value!r}")
-            known[word] = str(value)
-        else:
-            raise not_implemented(f"queue argument '{word}'")
-    return known

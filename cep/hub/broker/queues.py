@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from cep.hub.broker.store import Row
 
@@ -35,7 +35,7 @@ class Message:
         route: Exchange and routing key, properties: flags and values, both as published.
         body: None while it is on disk only.
         stored: It is durable now, so its body may be dropped.
-        gone: It is settled, purged or expired; nothing of it may be counted any more.
+        gone: It is settled or purged; nothing of it may be counted any more.
     """
 
     __slots__ = (
@@ -114,14 +114,21 @@ class Memory:
         self._blocked.discard(connection)
 
 
+class Shared(NamedTuple):
+    """What all queues of one broker share."""
+
+    limits: Limits
+    memory: Memory
+    store: Store
+
+
 class Queue:
     """One queue.
 
     Args:
         number: Its number in the store.
         owner: The connection that it is exclusive to.
-        arguments: The `x-` arguments it was declared with, all of them known ones.
-        expire: Called when it was unused for as long as its `x-expires` says.
+        shared: What all queues of the broker share.
     """
 
     def __init__(
@@ -132,18 +139,13 @@ class Queue:
         durable: bool,
         auto_delete: bool,
         owner: Connection | None,
-        arguments: Mapping[str, int | str],
-        limits: Limits,
-        memory: Memory,
-        store: Store,
-        expire: Callable[[Queue], None],
+        shared: Shared,
     ) -> None:
         self.name = name
         self.number = number
         self.durable = durable
         self.auto_delete = auto_delete
         self.owner = owner
-        self.arguments = arguments
         self.ready: deque[Message] = deque()
         self.consumers: deque[Consumer] = deque()
         self.exclusive_consumer = False
@@ -152,15 +154,7 @@ class Queue:
         self.count = 0
         self._resident = 0
         self._paging = False
-        self._expiry: asyncio.TimerHandle | None = None
-        self._expire = expire
-        self._expires_s = int(arguments.get("x-expires", 0)) / 1000
-        self._limits = limits
-        self._memory = memory
-        self._store = store
-        self._reject = arguments.get("x-overflow") == "reject-publish"
-        self._max_count = int(arguments.get("x-max-length", limits.queue_messages))
-        self._max_bytes = int(arguments.get("x-max-length-bytes", limits.queue_bytes))
+        self._limits, self._memory, self._store = shared
 
     @property
     def stored(self) -> bool:
@@ -171,13 +165,8 @@ class Queue:
 
     def refuses(self, size: int) -> bool:
         """Whether the queue is too full for a message of this size."""
-        if self.count >= self._limits.queue_messages:
-            return True
-        if self.bytes + size > self._limits.queue_bytes:
-            return True
-        return self._reject and (
-            len(self.ready) >= self._max_count or self.bytes + size > self._max_bytes
-        )
+        limits = self._limits
+        return self.count >= limits.queue_messages or self.bytes + size > limits.queue_bytes
 
     def offer(self, message: Message, done: Done | None) -> None:
         """Take a new message; `done` is called once it is as safe as it asked to be."""
@@ -201,11 +190,6 @@ class Queue:
         elif done is not None:
             done(True)
         self.pump()
-        if not self._reject:
-            while self.ready and (
-                len(self.ready) > self._max_count or self.bytes > self._max_bytes
-            ):
-                self.settle((self.ready.popleft(),))
 
     def recover(self, message: Message) -> None:
         """Take a message back from the store at the start; its body stays there."""
@@ -242,7 +226,7 @@ class Queue:
                 return
             ready.popleft()
             consumer.deliver(message, message.body)
-            self._page_out(message)
+            self._page_out(message, above=0)
 
     def take(self) -> Message | None:
         """Take the first message, for basic.get; its body may still be on disk."""
@@ -277,27 +261,11 @@ class Queue:
         """Let a consumer take its turns; the caller has checked that it may."""
         self.consumers.append(consumer)
         self.exclusive_consumer = consumer.exclusive
-        self.touch()
 
     def remove_consumer(self, consumer: Consumer) -> None:
         """A consumer was cancelled or its channel is gone."""
         self.consumers.remove(consumer)
         self.exclusive_consumer = False
-        self.touch()
-
-    def touch(self) -> None:
-        """It is in use just now: its expiry, if any, begins anew."""
-        if self._expiry is not None:
-            self._expiry.cancel()
-            self._expiry = None
-        if self._expires_s and not self.consumers and not self.deleted:
-            loop = asyncio.get_running_loop()
-            self._expiry = loop.call_later(self._expires_s, self._expire, self)
-
-    def rest(self) -> None:
-        """The broker stops: no expiry any more."""
-        if self._expiry is not None:
-            self._expiry.cancel()
 
     def _next_consumer(self) -> Consumer | None:
         consumers = self.consumers
@@ -326,8 +294,10 @@ class Queue:
         self._store.load([message.seq], loaded)
         return answer
 
-    def _page_out(self, message: Message) -> None:
-        if message.stored and message.body is not None and self._resident > self._limits.page_bytes:
+    def _page_out(self, message: Message, *, above: int | None = None) -> None:
+        """Drop a stored body while more than so many bytes (the queue's share) are in memory."""
+        share = self._limits.page_bytes if above is None else above
+        if message.stored and message.body is not None and self._resident > share:
             message.body = None
             self._resident -= message.size
             self._memory.add(-message.size)

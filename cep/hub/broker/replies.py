@@ -33,7 +33,7 @@ class Code(enum.IntEnum):
 
 def reply_text(code: Code, text: str) -> str:
     """The text of a close method: the code's word first, as RabbitMQ writes it; 255 bytes."""
-    whole = f"{code.name} - {text}".encode()[:255]
+    whole = f"{code.name} - {text}".encode("utf-8", "replace")[:255]
     return whole.decode("utf-8", "ignore")
 
 

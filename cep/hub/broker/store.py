@@ -9,7 +9,6 @@ next batch, and a crash before it brings the message back, flagged as redelivere
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping
@@ -28,8 +27,8 @@ _RETRY_S = 1.0
 
 _SCHEMA = """
 CREATE TABLE exchanges (name TEXT PRIMARY KEY) WITHOUT ROWID;
-CREATE TABLE queues (id INTEGER PRIMARY KEY, name TEXT UNIQUE NOT NULL, auto_delete INTEGER
-    NOT NULL, arguments TEXT NOT NULL);
+CREATE TABLE queues (id INTEGER PRIMARY KEY, name TEXT UNIQUE NOT NULL,
+    auto_delete INTEGER NOT NULL);
 CREATE TABLE bindings (exchange TEXT, routing_key TEXT, queue INTEGER,
     PRIMARY KEY (exchange, routing_key, queue)) WITHOUT ROWID;
 CREATE TABLE messages (seq INTEGER PRIMARY KEY, queue INTEGER NOT NULL, redelivered INTEGER
@@ -67,7 +66,6 @@ class StoredQueue(NamedTuple):
     id: int
     name: str
     auto_delete: bool
-    arguments: Mapping[str, int | str]
 
 
 @dataclass(slots=True)
@@ -142,8 +140,7 @@ class Store:
 
     def save_queue(self, queue: StoredQueue, done: Done) -> None:
         """Remember a durable queue."""
-        values = (queue.id, queue.name, queue.auto_delete, json.dumps(dict(queue.arguments)))
-        self._change("INSERT INTO queues VALUES (?, ?, ?, ?)", values, done)
+        self._change("INSERT INTO queues VALUES (?, ?, ?)", tuple(queue), done)
 
     def delete_queue(self, queue: int, done: Done) -> None:
         """Forget a durable queue and its bindings (its messages: `forget`)."""
@@ -281,8 +278,8 @@ class Store:
         return Recovered(
             exchanges=[name for (name,) in db.execute("SELECT name FROM exchanges")],
             queues=[
-                StoredQueue(number, name, bool(auto_delete), json.loads(arguments))
-                for number, name, auto_delete, arguments in db.execute("SELECT * FROM queues")
+                StoredQueue(number, name, bool(auto_delete))
+                for number, name, auto_delete in db.execute("SELECT * FROM queues")
             ],
             bindings=list(db.execute("SELECT * FROM bindings")),
             messages=[
