@@ -172,6 +172,8 @@ class PoolLink:
                 ).encode()
             )
             answer = ours.recv(packets.PACKET_LIMIT)
+        except (BrokenPipeError, ConnectionResetError):
+            answer = b""
         except OSError as exc:
             ours.close()
             self.close(0.0)
