@@ -44,7 +44,7 @@ REGISTER_RETRY_S = 10.0
 # An old connection of ours may hold the task queue until the broker misses two heartbeats (60 s
 # each on RabbitMQ), so a start waits longer than that for its turn.
 START_LIMIT_S = 180.0
-LEASE_CHECK_S = 1.0
+LEASE_CHECK_S = 0.1
 
 STOPPED_WHILE_RUNNING = (
     "The endpoint was stopped while this task was running, and the task was ended with it. "

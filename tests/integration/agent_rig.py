@@ -116,6 +116,7 @@ class Bench:
         self.executed = directory / "executed"
         self.executed.touch()
         self.broker = broker
+        self.url = broker.url  # what the next registration hands out
         self.endpoint_id = str(uuid4())
         self.tasks_queue = f"{self.endpoint_id}.tasks"
         self.results_queue = f"{self.endpoint_id}.results"
@@ -135,7 +136,7 @@ class Bench:
 
     def _register(self, request: dict[str, Any]) -> dict[str, Any]:
         self.registrations.append(request)
-        url = self.broker.url
+        url = self.url
         return {
             "endpoint_id": self.endpoint_id,
             "task_queue_info": {"connection_url": url, "exchange": "", "queue": self.tasks_queue},
