@@ -43,6 +43,7 @@ PARSL_NAMES = (
     "_workers_per_node",
 )
 INTERCHANGE_START_MS = 60_000
+SEND_TIMEOUT_MS = 2_000
 POOL_COMMAND = "process_worker_pool.py"
 
 
@@ -129,6 +130,7 @@ class Executor(HighThroughputExecutor):  # type: ignore[misc]
         self._check_python_mismatch = False  # messages are plain bytes in any Python
         self.run_dir = str(run_dir)
         self._process = process
+        self._unheard = False  # the interchange no longer takes messages
         self._asked_port: int | None = arguments.get("worker_port")
         self._local = local
         self._container = container
@@ -146,8 +148,8 @@ class Executor(HighThroughputExecutor):  # type: ignore[misc]
             self.cert_dir = curvezmq.create_certificates(self.logdir)
         self.launch_cmd = self._compose_launch_command()
         super().start()
-        for socket in (self.outgoing_q.zmq_socket, self.incoming_q.results_receiver):
-            socket.setsockopt(zmq.LINGER, 0)
+        # Without a peer, a send would wait for ever.
+        self.outgoing_q.zmq_socket.setsockopt(zmq.SNDTIMEO, SEND_TIMEOUT_MS)
 
     def _start_result_queue_thread(self) -> None:
         """Parsl's thread would unpickle results; `listen` does this work."""
@@ -217,14 +219,31 @@ class Executor(HighThroughputExecutor):  # type: ignore[misc]
 
     # -- tasks: the submit thread --------------------------------------------------------------
 
-    def dispatch(self, number: int, context: Mapping[str, Any], buffer: bytes) -> None:
-        """Send a message to whichever worker is next; `number` comes back with the answer."""
-        self._task_counter += 1
-        self.outgoing_q.put({"task_id": number, "context": context, "buffer": buffer})
+    def dispatch(self, number: int, context: Mapping[str, Any], buffer: bytes) -> bool:
+        """Send a message to whichever worker is next; `number` comes back with the answer.
 
-    def request(self, verb: str, **what: Any) -> None:
-        """Ask the interchange for something; see `cep.engines.interchange`."""
-        self.outgoing_q.put({"cep": verb, **what})
+        Returns:
+            False when the interchange is gone and nothing was sent.
+        """
+        self._task_counter += 1
+        return self._put({"task_id": number, "context": context, "buffer": buffer})
+
+    def request(self, verb: str, **what: Any) -> bool:
+        """Ask the interchange for something; see `cep.engines.interchange`.
+
+        Returns:
+            False when the interchange is gone and nothing was sent.
+        """
+        return self._put({"cep": verb, **what})
+
+    def _put(self, message: Mapping[str, Any]) -> bool:
+        if self._unheard:
+            return False
+        try:
+            self.outgoing_q.put(message)
+        except zmq.Again:
+            self._unheard = True
+        return not self._unheard
 
     def refusal(self, specification: object) -> str | None:
         """Say why a resource specification cannot be had here, or None when it can."""
@@ -267,6 +286,7 @@ class Executor(HighThroughputExecutor):  # type: ignore[misc]
             if self._wake_read in ready:
                 return False
             if self._process.life in ready and not batch:
+                self._unheard = True
                 return True
 
     def _read_batch(self, socket: Any) -> list[Received]:

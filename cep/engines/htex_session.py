@@ -192,7 +192,11 @@ class Session:
             context: dict[str, Any] = {"task_executor": {"f": ENTRY, "a": arguments, "k": {}}}
             if specification:
                 context["resource_spec"] = specification
-            self._executor.dispatch(number, context, pack_bodies([task.body for task in tasks]))
+            buffer = pack_bodies([task.body for task in tasks])
+            if not self._executor.dispatch(number, context, buffer):
+                with self._lock:
+                    self._line.extendleft(reversed(self._take_off(number)))
+                return
 
     def _next_flight(self) -> tuple[int, tuple[Task, ...], dict[str, Any]] | None:
         with self._lock:

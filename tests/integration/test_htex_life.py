@@ -1,0 +1,333 @@
+"""Blocks come, go, fail and are killed: what the HTEX engine makes of it, on this host."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from cep.config.settings import ComponentSettings, HtexSettings
+from cep.engines.base import Submission
+from cep.engines.htex import GlobusComputeEngine
+from cep.engines.parsl_parts import PLAIN_VARIABLE
+from cep.errors import EngineError
+from cep.model import OutcomeKind
+from cep.wire import result
+from tests.unit.engine_rig import Rig, marked_processes
+from tests.unit.engine_tasks import add, make_bytes, touch_and_wait
+
+DEADLINE_S = 30.0
+
+
+def settings(workers: int = 1, **changes: Any) -> HtexSettings:
+    provider = changes.pop("provider", {})
+    htex = {"max_workers_per_node": workers, "cores_per_worker": 0.01, **changes.pop("htex", {})}
+    return HtexSettings(provider=ComponentSettings("LocalProvider", provider), htex=htex, **changes)
+
+
+@pytest.fixture
+def rig_for(tmp_path: Path) -> Iterator[Callable[[HtexSettings], Rig]]:
+    """Start engines; at the end nothing of them is left: processes, threads, descriptors."""
+    built: list[Rig] = []
+    threads = set(threading.enumerate())
+
+    def build(chosen: HtexSettings) -> Rig:
+        run_dir = tmp_path / f"an endpoint {len(built)}"
+        run_dir.mkdir()
+        rig = Rig(GlobusComputeEngine(chosen), run_dir, DEADLINE_S)
+        built.append(rig)
+        return rig
+
+    yield build
+    for rig in built:
+        rig.engine.stop(10.0)
+        left = marked_processes(rig.run.run_dir)
+        psutil.wait_procs(left, timeout=5)
+        assert not [process for process in left if process.is_running()]
+    assert not set(threading.enumerate()) - threads
+
+
+def processes(rig: Rig, word: str) -> list[psutil.Process]:
+    """The endpoint's processes whose command line has this word."""
+    found = []
+    for process in marked_processes(rig.run.run_dir):
+        with contextlib.suppress(psutil.Error):
+            if word in " ".join(process.cmdline()):
+                found.append(process)
+    return found
+
+
+def test_workers_are_children_below_the_agent_under_their_titles(
+    rig_for: Callable[[HtexSettings], Rig],
+) -> None:
+    rig = rig_for(settings()).start()
+    assert rig.value(add, 1, 1) == 2
+    below = {process.pid: process for process in psutil.Process().children(recursive=True)}
+    titles = [" ".join(process.cmdline()) for process in below.values()]
+    assert any(title.startswith("parsl: HTEX interchange") for title in titles)
+    assert {process.pid for process in marked_processes(rig.run.run_dir)} <= set(below)
+    assert any("cep.engines.pool_main" in title for title in titles)
+
+
+def test_nothing_listens_beyond_the_loopback_address(
+    rig_for: Callable[[HtexSettings], Rig],
+) -> None:
+    rig = rig_for(settings()).start()
+    assert rig.value(add, 1, 1) == 2
+    family = [psutil.Process(), *marked_processes(rig.run.run_dir)]
+    sockets = [
+        connection.laddr
+        for process in family
+        for connection in process.net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN
+    ]
+    assert sockets
+    assert {address.ip.removeprefix("::ffff:") for address in sockets} == {"127.0.0.1"}
+
+
+def test_a_killed_manager_costs_its_tasks_at_once_and_a_new_block_runs_the_next(
+    rig_for: Callable[[HtexSettings], Rig], tmp_path: Path
+) -> None:
+    rig = rig_for(settings()).start()
+    gate = tmp_path / "gate"
+    running = rig.add(touch_and_wait, str(tmp_path / "started"), str(gate))
+    waiting = rig.add(add, 2, 3)
+    rig.wait_for_file(tmp_path / "started")
+    rig.pump_until(lambda: waiting in rig.given, "room for a second task")
+    (manager,) = processes(rig, "cep.engines.pool_main")
+    manager.kill()
+    lost = rig.wait_for([running])[0]
+    assert lost.kind is OutcomeKind.LOST
+    assert lost.code == result.BLOCK_LOST
+    assert "block 0" in lost.reason
+    assert rig.wait_for([waiting])[0].kind is OutcomeKind.DONE
+    assert not rig.downs
+
+
+def test_workers_end_with_their_manager(
+    rig_for: Callable[[HtexSettings], Rig], tmp_path: Path
+) -> None:
+    rig = rig_for(settings(workers=2)).start()
+    rig.add(touch_and_wait, str(tmp_path / "started"), str(tmp_path / "gate"))
+    worker = psutil.Process(int(rig.wait_for_file(tmp_path / "started")))
+    (manager,) = processes(rig, "cep.engines.pool_main")
+    manager.kill()
+    worker.wait(timeout=10)
+
+
+def test_a_killed_idle_worker_is_replaced_and_the_others_go_on(
+    rig_for: Callable[[HtexSettings], Rig], tmp_path: Path
+) -> None:
+    rig = rig_for(settings(workers=2)).start()
+    gate = tmp_path / "gate"
+    gate.touch()
+    for turn in range(3):
+        started = tmp_path / f"started-{turn}"
+        idle = rig.value(touch_and_wait, str(started), str(gate))
+        os.kill(idle, signal.SIGKILL)
+        psutil.wait_procs([psutil.Process(idle)] if psutil.pid_exists(idle) else [], timeout=10)
+    seqs = [rig.add(add, number, 0) for number in range(20)]
+    assert {outcome.kind for outcome in rig.wait_for(seqs)} == {OutcomeKind.DONE}
+
+
+def test_a_killed_interchange_is_replaced_and_running_tasks_are_lost(
+    rig_for: Callable[[HtexSettings], Rig], tmp_path: Path
+) -> None:
+    rig = rig_for(settings()).start()
+    running = rig.add(touch_and_wait, str(tmp_path / "started"), str(tmp_path / "gate"))
+    waiting = rig.add(add, 2, 3)
+    rig.wait_for_file(tmp_path / "started")
+    rig.pump_until(lambda: waiting in rig.given, "room for a second task")
+    old = set(marked_processes(rig.run.run_dir))
+    (interchange,) = processes(rig, "HTEX interchange")
+    interchange.kill()
+    rig.slots = 0  # as the agent does at EngineDown
+    lost = rig.wait_for([running])[0]
+    assert lost.kind is OutcomeKind.LOST
+    rig.pump_until(lambda: bool(rig.downs), "EngineDown")
+    assert rig.downs[0].rebuilding
+    assert "interchange" in rig.downs[0].reason
+    assert rig.wait_for([waiting])[0].kind is OutcomeKind.DONE
+    assert not old & set(marked_processes(rig.run.run_dir))
+
+
+def test_an_interchange_that_keeps_dying_ends_the_engine(
+    rig_for: Callable[[HtexSettings], Rig],
+) -> None:
+    rig = rig_for(settings(provider={"init_blocks": 0})).start()
+    for death in range(1, 4):
+        rig.pump_until(lambda: bool(processes(rig, "HTEX interchange")), "interchange")
+        (interchange,) = processes(rig, "HTEX interchange")
+        interchange.kill()
+        rig.pump_until(lambda wanted=death: len(rig.downs) >= wanted, "EngineDown")
+        if death < 3:
+            rig.engine.submit(Submission((), waiting=1))
+            rig.pump_until(lambda: rig.slots > 0, "slots of the new engine")
+            rig.slots = 0
+    assert [down.rebuilding for down in rig.downs] == [True, True, False]
+    assert "3 times" in rig.downs[-1].reason
+
+
+def test_blocks_that_end_at_once_do_not_flood(rig_for: Callable[[HtexSettings], Rig]) -> None:
+    worker_init = "echo no such module >&2; exit 1"
+    rig = rig_for(settings(provider={"worker_init": worker_init, "max_blocks": 4})).start()
+    rig.add(add, 1, 1)
+    rig.feed()
+
+    def paused() -> bool:
+        return "paused after 3 failed in a row" in rig.engine.status().summary
+
+    wait_until(paused)
+    scripts = list((rig.run.run_dir / "submit_scripts").glob("*.sh"))
+    assert len(scripts) <= 4  # the first ones are asked for together
+    summary = rig.engine.status().summary
+    assert "no such module" in summary
+    assert "exit status 1" in summary
+    assert not rig.outcomes
+
+
+def test_the_first_block_starts_with_the_first_task(rig_for: Callable[[HtexSettings], Rig]) -> None:
+    rig = rig_for(settings(provider={"init_blocks": 0})).start()
+    assert rig.engine.status().summary == "blocks 0/1, first starts with the first task"
+    assert not processes(rig, "pool_main")
+    assert rig.value(add, 1, 1) == 2
+    assert rig.engine.status().summary == "blocks 1/1, 1 worker, 1 idle"
+
+
+def test_two_blocks_come_with_demand_and_go_when_idle(
+    rig_for: Callable[[HtexSettings], Rig], tmp_path: Path
+) -> None:
+    rig = rig_for(settings(provider={"max_blocks": 2}, max_idletime_s=0.5)).start()
+    gate = tmp_path / "gate"
+    seqs = [rig.add(touch_and_wait, str(tmp_path / f"s{n}"), str(gate)) for n in range(2)]
+    for n in range(2):
+        rig.wait_for_file(tmp_path / f"s{n}")
+    assert rig.engine.status().workers == 2
+    assert {block["state"] for block in rig.engine.status().blocks} == {"running"}
+    gate.touch()
+    rig.wait_for(seqs)
+    rig.pump_until(lambda: rig.slots == 0, "slots without blocks")
+    wait_until(lambda: rig.engine.status().blocks == ())
+    assert rig.engine.status().summary == "blocks 0/2, first starts with the first task"
+    assert rig.value(add, 1, 1) == 2
+
+
+def test_a_lower_priority_number_does_not_hinder_and_a_text_is_refused(
+    rig_for: Callable[[HtexSettings], Rig],
+) -> None:
+    rig = rig_for(settings()).start()
+    assert rig.call(add, 1, 1, resource_specification='{"priority": 2}').kind is OutcomeKind.DONE
+    refused = rig.call(add, 1, 1, resource_specification='{"priority": "high"}')
+    assert refused.kind is OutcomeKind.REFUSED
+    assert "priority" in refused.reason
+
+
+def test_a_start_with_a_taken_port_fails_with_the_reason_and_leaves_nothing(
+    rig_for: Callable[[HtexSettings], Rig],
+) -> None:
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        rig = rig_for(settings(htex={"worker_port": taken.getsockname()[1]}))
+        descriptors = open_descriptors()
+        with pytest.raises(EngineError, match="Address already in use"):
+            rig.start()
+        assert not marked_processes(rig.run.run_dir)
+        assert open_descriptors() <= descriptors
+
+
+def test_stop_leaves_no_descriptor_and_no_temporary_file(
+    rig_for: Callable[[HtexSettings], Rig], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    warm = rig_for(settings()).start()
+    warm.value(add, 1, 1)
+    warm.engine.stop(10.0)
+    descriptors = open_descriptors()
+    rig = rig_for(settings()).start()
+    rig.value(add, 1, 1)
+    rig.engine.stop(10.0)
+    assert open_descriptors() <= descriptors
+    assert not list(temporary.iterdir())
+
+
+def test_tiny_tasks_travel_together(rig_for: Callable[[HtexSettings], Rig]) -> None:
+    rig = rig_for(settings()).start()
+    rig.wait_for([rig.add(add, number, 0) for number in range(30)])
+    before = rig.engine.status().report["total_tasks"]
+    rig.wait_for([rig.add(add, number, 0) for number in range(400)])
+    assert rig.engine.status().report["total_tasks"] - before < 200
+
+
+def test_without_coalescing_every_task_travels_alone(
+    rig_for: Callable[[HtexSettings], Rig],
+) -> None:
+    rig = rig_for(settings(coalesce=False)).start()
+    rig.wait_for([rig.add(add, number, 0) for number in range(100)])
+    assert rig.engine.status().report["total_tasks"] == 100
+
+
+def test_parsl_is_imported_plainly_where_the_light_way_is_off(
+    rig_for: Callable[[HtexSettings], Rig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(PLAIN_VARIABLE, "1")
+    rig = rig_for(settings()).start()
+    assert rig.value(make_bytes, 3) == b"xxx"
+
+
+def open_descriptors() -> int:
+    """How many file descriptors this process has open."""
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+AGENT = """
+import sys, threading
+from pathlib import Path
+from cep.config.settings import ComponentSettings, HtexSettings
+from cep.engines.base import EngineRun, SlotsChanged
+from cep.engines.htex import GlobusComputeEngine
+root = Path(sys.argv[1])
+up = threading.Event()
+engine = GlobusComputeEngine(HtexSettings(htex={"max_workers_per_node": 1}))
+engine.start(
+    EngineRun("e", "n", root, root / "slots", root / "over"),
+    lambda event: up.set() if isinstance(event, SlotsChanged) else None,
+)
+up.wait(30)
+print("up", flush=True)
+threading.Event().wait()
+"""
+
+
+def test_a_killed_agent_takes_its_interchange_and_blocks_along(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", AGENT, str(tmp_path)], stdout=subprocess.PIPE
+    ) as agent:
+        assert agent.stdout is not None
+        assert agent.stdout.readline() == b"up\n"
+        family = marked_processes(tmp_path)
+        assert len(family) >= 4
+        agent.kill()
+    _, alive = psutil.wait_procs(family, timeout=10)
+    assert not alive
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait for what only `status` tells; a status is cheap, and nothing else says it."""
+    done = threading.Event()
+    for _ in range(int(DEADLINE_S * 50)):
+        if condition():
+            return
+        done.wait(0.02)
+    pytest.fail("it did not come so within the deadline")

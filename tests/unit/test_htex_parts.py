@@ -1,0 +1,279 @@
+"""The small parts of the HTEX engine: lanes, frames, batches, logs, and Parsl made light."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import queue
+import subprocess
+import sys
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cep.engines import htex_task, worker_logs
+from cep.engines.coalescing import Coalescer
+from cep.engines.htex_task import Answer, pack_answers, pack_bodies, unpack_answers
+from cep.engines.lanes import Lanes
+from cep.engines.parsl_parts import PLAIN_VARIABLE
+from cep.model import Task
+
+# -- lanes ---------------------------------------------------------------------------------------
+
+
+def lost(task: int, rank: int) -> bytes:
+    return f"{task} lost by {rank}".encode()
+
+
+def _nothing(rank: int) -> None:
+    del rank
+
+
+def test_each_idle_worker_gets_one_task_and_the_next_after_its_answer() -> None:
+    lanes = Lanes(lost, _nothing)
+    workers = [lanes.open(rank) for rank in range(2)]
+    for rank in range(2):
+        lanes.ready(rank)
+    for number in range(3):
+        lanes.put_task({"task_id": number})
+    got = [worker.get(1)["task_id"] for worker in workers]
+    assert sorted(got) == [0, 1]
+    assert lanes.qsize() == 1
+    with pytest.raises(queue.Empty):
+        workers[0].get(0)
+    workers[0].put(b"done")
+    assert lanes.get_result() == b"done"
+    assert workers[0].get(1) == {"task_id": 2}
+
+
+def test_a_dead_worker_loses_its_task_only() -> None:
+    died: list[int] = []
+    lanes = Lanes(lost, died.append)
+    first, second = lanes.open(0), lanes.open(1)
+    lanes.ready(0)
+    lanes.put_task({"task_id": 5})
+    lanes.ready(1)
+    lanes.put_task({"task_id": 6})
+    second.put(b"six")
+    first.close()
+    assert sorted([lanes.get_result() or b"", lanes.get_result() or b""]) == [
+        *(b"5 lost by 0", b"six")
+    ]
+    assert died == [0]
+
+
+def test_a_worker_ends_with_its_pool() -> None:
+    lanes = Lanes(lost, _nothing)
+    worker = lanes.open(0)
+    for pipe in lanes._pipes.values():
+        pipe.close()
+    with pytest.raises(SystemExit):
+        worker.get(1)
+
+
+def test_a_message_of_the_pool_itself_wakes_the_reader() -> None:
+    lanes = Lanes(lost, _nothing)
+    lanes.put(None)
+    assert lanes.get_result() is None
+
+
+# -- frames --------------------------------------------------------------------------------------
+
+
+def test_answers_come_back_as_they_were_packed() -> None:
+    answers = [Answer(True, 0.25, b"one"), Answer(False, 0.0, b""), Answer(True, 1.0, b"x" * 999)]
+    assert unpack_answers(pack_answers(answers)) == answers
+
+
+@pytest.mark.parametrize("cut", [0, 3, 10, -1])
+def test_a_frame_that_was_cut_is_refused(cut: int) -> None:
+    frame = pack_answers([Answer(True, 0.25, b"one")])
+    with pytest.raises(ValueError, match=r"cannot be read|instead of"):
+        unpack_answers(frame[:cut])
+
+
+def test_a_worker_runs_a_batch_and_hands_back_what_its_budget_leaves(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    seen: list[tuple[bytes, str]] = []
+    clock = iter([0.0, 0.0, 0.015, 0.015, 0.03, 0.03])
+
+    def execute(body: bytes, task_id: str, context: Any, serializers: Any) -> bytes:
+        del context, serializers
+        seen.append((body, task_id))
+        return body.upper()
+
+    monkeypatch.setattr(htex_task, "execute", execute)
+    monkeypatch.setattr(htex_task.time, "perf_counter", lambda: next(clock))
+    tasks = [(number, f"id-{number}", ()) for number in range(3)]
+    context = ("endpoint", str(tmp_path), False, 1000, None, str(tmp_path))
+    frame = htex_task.run(pack_bodies([b"a", b"bb", b"c"]), tasks, context, None)
+    answers = unpack_answers(frame)
+    assert [(one.begun, one.result) for one in answers] == [
+        *((True, b"A"), (True, b"BB"), (False, b""))
+    ]
+    assert seen == [(b"a", "id-0"), (b"bb", "id-1")]
+
+
+# -- batches -------------------------------------------------------------------------------------
+
+
+def tasks(count: int, function: str = "f", **more: Any) -> list[Task]:
+    return [Task(number, f"id-{number}", function, b"body", **more) for number in range(count)]
+
+
+def trained(function: str = "f", seconds: float = 0.0005) -> Coalescer:
+    coalescer = Coalescer(True)
+    for _ in range(30):
+        coalescer.ran(function, seconds)
+    return coalescer
+
+
+def test_an_unknown_function_travels_alone() -> None:
+    assert len(Coalescer(True).cut(deque(tasks(10)), 1)) == 1
+
+
+def test_a_tiny_function_travels_together_shared_among_free_workers() -> None:
+    line = deque(tasks(40))
+    assert len(trained().cut(line, 4)) == 10
+    assert len(trained().cut(line, 1)) == 30
+
+
+def test_another_function_or_a_resource_specification_ends_a_batch() -> None:
+    line = deque([*tasks(3), *tasks(3, "unknown")])
+    assert len(trained().cut(line, 1)) == 3
+    line = deque([*tasks(2), *tasks(2, resource_specification='{"priority": 1}')])
+    assert len(trained().cut(line, 1)) == 2
+    assert len(trained().cut(line, 1)) == 1
+
+
+def test_the_window_is_as_narrow_as_the_least_known_function() -> None:
+    coalescer = trained()
+    coalescer.came(tasks(3))
+    assert coalescer.size_now() > 1
+    coalescer.came(tasks(1, "unknown"))
+    assert coalescer.size_now() == 1
+
+
+def test_coalescing_off_means_one_by_one() -> None:
+    coalescer = Coalescer(False)
+    for _ in range(100):
+        coalescer.ran("f", 0.0001)
+    coalescer.came(tasks(5))
+    assert coalescer.size_now() == 1
+    assert len(coalescer.cut(deque(tasks(10)), 1)) == 1
+
+
+# -- logs ----------------------------------------------------------------------------------------
+
+
+def test_fault_17_a_workers_log_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_logs, "MAX_BYTES", 2000)
+    path = tmp_path / "manager.log"
+    end = worker_logs.bounded_file_logger(str(path), "test.bounded", logging.INFO)
+    for number in range(500):
+        logging.getLogger("test.bounded").info("line %d", number)
+    end()
+    sizes = {file.name: file.stat().st_size for file in tmp_path.iterdir()}
+    assert set(sizes) == {"manager.log", "manager.log.1"}
+    assert max(sizes.values()) <= 2000
+
+
+def test_workers_log_from_warning_on_unless_debugging(tmp_path: Path) -> None:
+    name = "test.quiet"
+    end = worker_logs.bounded_file_logger(str(tmp_path / "worker_0.log"), name, logging.INFO)
+    assert logging.getLogger(name).level == logging.WARNING
+    end()
+    end = worker_logs.bounded_file_logger(str(tmp_path / "worker_0.log"), name, logging.DEBUG)
+    assert logging.getLogger(name).level == logging.DEBUG
+    end()
+
+
+def test_fault_17_old_logs_and_scripts_are_pruned_at_start(tmp_path: Path) -> None:
+    logs, scripts = tmp_path / "logs", tmp_path / "scripts"
+    scripts.mkdir()
+    for number in range(worker_logs.KEPT_POOLS + 5):
+        pool = logs / f"block-{number}" / "pool"
+        pool.mkdir(parents=True)
+        (pool / "manager.log").write_text("x")
+        os.utime(pool, (number, number))
+    for number in range(worker_logs.KEPT_SCRIPTS + 5):
+        for suffix in ("", ".out", ".err"):
+            file = scripts / f"block-{number}.sh{suffix}"
+            file.write_text("x")
+            os.utime(file, (number, number))
+    worker_logs.prune(logs, scripts)
+    assert len(list(logs.iterdir())) == worker_logs.KEPT_POOLS
+    assert not (logs / "block-0").exists()
+    assert len(list(scripts.iterdir())) == 3 * worker_logs.KEPT_SCRIPTS
+    assert not (scripts / "block-0.sh.err").exists()
+
+
+# -- Parsl's parts -------------------------------------------------------------------------------
+
+LOAD = """
+import sys
+from cep.engines import parsl_parts
+module = parsl_parts.load("parsl.executors.high_throughput.process_worker_pool")
+print(module.Manager.__name__, len(sys.modules), "globus_compute_sdk" in sys.modules)
+{more}
+"""
+
+
+def load(more: str = "", **environment: str) -> list[str]:
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", LOAD.format(more=more)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    return run.stdout.split()
+
+
+def test_the_light_import_leaves_most_of_parsl_and_the_sdk_out() -> None:
+    light, plain = load(), load(**{PLAIN_VARIABLE: "1"})
+    assert light[0] == plain[0] == "Manager"
+    assert int(light[1]) < 0.5 * int(plain[1])
+    assert light[2] == "False"
+
+
+def test_parsl_is_whole_for_a_function_that_uses_it() -> None:
+    more = "import parsl; print(parsl.python_app.__name__, parsl.Config.__name__)"
+    assert load(more)[3:] == ["python_app", "Config"]
+
+
+def test_a_failing_light_import_falls_back_to_the_plain_one() -> None:
+    more = (
+        "parsl_parts._forget_all()\n"
+        "parsl_parts.PACKAGES = ('parsl', 'parsl.no_such_package')\n"
+        "again = parsl_parts.load('parsl.executors.high_throughput.interchange')\n"
+        "print(again.Interchange.__name__, 'parsl.dataflow.dflow' in sys.modules)"
+    )
+    assert load(more)[3:] == ["Interchange", "True"]
+
+
+def test_the_agent_imports_parsl_without_the_sdk() -> None:
+    program = (
+        "import sys, threading\n"
+        "from cep.engines import parsl_parts\n"
+        "parsl_parts.import_in_agent()\n"
+        "print('parsl.dataflow.dflow' in sys.modules, 'globus_compute_sdk' in sys.modules,"
+        " threading.active_count())\n"
+        "import globus_compute_sdk\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, check=True
+    )
+    assert run.stdout.split() == ["True", "False", "1"]
+
+
+def test_messages_between_pool_and_agent_are_plain_values() -> None:
+    from cep.engines.htex_executor import plain_loads
+    from cep.engines.pool import _lost_message
+
+    assert plain_loads(_lost_message(3, 1)) == pickle.loads(_lost_message(3, 1))
