@@ -25,8 +25,8 @@ def list_endpoints(shared: Shared, *, as_json: bool) -> None:
         click.echo(json.dumps({"endpoints": found}))
         return
     if not found:
-        click.echo("No endpoints configured!\n")
-        click.echo(f" (Hint: {shared.program} configure)", err=True)
+        click.echo("No endpoints configured!")
+        click.echo(f"Make one with: {shared.program} configure NAME", err=True)
         return
     rows = [(str(entry["id"]), entry["status"], entry["name"]) for entry in found]
     click.echo(draw(("Endpoint ID", "Status", "Endpoint Name"), rows, least=_LEAST))
