@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 FIRST_S = 0.2
 LONGEST_S = 30.0
-# Growth of 1.5 keeps a wait under half the time already passed, so a broker that was away for ten
+# Growth of 1.45 keeps a wait under half the time already passed, so a broker that was away for ten
 # seconds is found again within five; doubling would leave it waiting for as long again.
-GROWTH = 1.5
+GROWTH = 1.45
 STABLE_S = 60.0
 
 

@@ -87,6 +87,9 @@ def as_error(failure: Failure, where: Where) -> CepError:
     return TemporaryFailure(failure.text, hint=port_hint(where))
 
 
+NETWORK_ERRORS = (px.AMQPError, pw.AMQPConnectorException, OSError)
+
+
 def port_hint(where: Where) -> str | None:
     """The line to remove from the configuration, when `amqp_port` may be the reason."""
     if where.service_port is None:
@@ -130,7 +133,7 @@ def _network_sentence(cause: BaseException | None, where: Where) -> str:
             "Name its authority with SSL_CERT_FILE."
         )
     if isinstance(cause, ssl.SSLError):
-        return f"TLS with the broker {where} failed: {cause.reason or cause}."
+        return f"TLS with the broker {where} failed: {getattr(cause, 'reason', None) or cause}."
     if isinstance(cause, (TimeoutError, socket.timeout, pw.AMQPConnectorStackTimeout)):
         return f"The broker {where} does not answer in time."
     if isinstance(cause, px.AMQPHeartbeatTimeout):

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pika
-import pika.exceptions as px
 
-from cep.amqp.failures import Where, as_error, explain
+from cep.amqp.failures import NETWORK_ERRORS, Where, as_error, explain
 from cep.amqp.loop import quieten_pika
 from cep.amqp.parameters import connection_parameters
 
@@ -51,6 +50,6 @@ def check_connection(
     )
     try:
         connection = pika.BlockingConnection(parameters)
-    except (px.AMQPError, OSError) as exc:
+    except NETWORK_ERRORS as exc:
         raise as_error(explain(exc, where), where) from exc
     connection.close()

@@ -28,6 +28,7 @@ def docker_engine() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def rabbitmq(docker_engine: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMq]:
     """One RabbitMQ broker for the whole run; a test that stops it must start it again."""
+    del docker_engine
     broker = RabbitMq(tmp_path_factory.mktemp("rabbitmq") / "ca.pem")
     try:
         broker.create()
