@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from cep.errors import DataError, Unavailable
+from cep.errors import CantCreate, DataError, Unavailable
 from cep.hub.broker.store import Recovered, Row, Store, StoredQueue
 
 
@@ -178,3 +178,9 @@ def test_a_newer_or_damaged_database_is_left_as_it_is(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"newer|damaged"):
             asyncio.run(Store(path).open())  # type: ignore[arg-type]
         assert path.read_bytes() == before
+
+
+def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(CantCreate, match=r"file/broker\.db"):
+        asyncio.run(Store(tmp_path / "file" / "broker.db").open())  # type: ignore[arg-type]

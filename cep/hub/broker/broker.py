@@ -92,6 +92,7 @@ class Broker:
         Raises:
             Unavailable: The port is in use, or another broker uses `state_dir`.
             DataError: The database is damaged or of a newer version; it is left untouched.
+            CantCreate: `state_dir` or the database in it cannot be made.
         """
         recovered = await self.store.open()
         self._recover(recovered)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from cep.errors import DataError, Unavailable
+from cep.errors import CantCreate, DataError, Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -108,6 +108,7 @@ class Store:
         Raises:
             Unavailable: Another broker has it open.
             DataError: It is damaged, or of a newer version; it is left untouched.
+            CantCreate: The directory or the file cannot be made.
         """
         self._loop = asyncio.get_running_loop()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="broker-store")
@@ -236,10 +237,23 @@ class Store:
     # -- the store's thread -----------------------------------------------------------------
 
     def _open(self) -> Recovered:
-        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
-            self._db = db = sqlite3.connect(self._path, isolation_level=None, timeout=0)
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._db = sqlite3.connect(self._path, isolation_level=None, timeout=0)
             self._path.chmod(0o600)
+        except (OSError, sqlite3.Error) as exc:
+            raise CantCreate(
+                f"The broker's database {self._path} cannot be made: {exc}. "
+                "Choose another state directory."
+            ) from exc
+        try:
+            return self._prepare(self._db)
+        except BaseException:
+            self._db.close()
+            raise
+
+    def _prepare(self, db: sqlite3.Connection) -> Recovered:
+        try:
             # Exclusive: a second broker on the same directory is refused, not mixed in.
             db.execute("PRAGMA locking_mode = EXCLUSIVE")
             version = db.execute("PRAGMA user_version").fetchone()[0]
@@ -256,13 +270,11 @@ class Store:
                 db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = 1; COMMIT")
             return self._recover(db)
         except sqlite3.OperationalError as exc:
-            self._db.close()
             raise Unavailable(
                 f"The broker's database {self._path} cannot be opened: {exc}. "
                 "Is another hub running with this state directory?"
             ) from exc
         except sqlite3.DatabaseError as exc:
-            self._db.close()
             raise DataError(f"The broker's database {self._path} is damaged: {exc}.") from exc
 
     def _recover(self, db: sqlite3.Connection) -> Recovered:
