@@ -107,7 +107,10 @@ if __name__ == "__main__":
 def main() -> None:
     """Measure and print."""
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 5000
-    tasks = [make_task(number, dilled(no_op, "01\n"), number, function_id="f") for number in range(count + 500)]
+    tasks = [
+        make_task(number, dilled(no_op, "01\n"), number, function_id="f")
+        for number in range(count + 500)
+    ]
     line = "{:24} {:8.0f} tasks/s {:8.1f} us/task in the agent {:8.1f} us/task in workers"
     print(line.format("ThreadPoolEngine", *measure(ThreadPoolSettings(max_workers=WORKERS), tasks)))
     print(

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from cep.config.settings import ThreadPoolSettings
+import pytest
+from globus_compute_sdk import ShellFunction
+
+from cep.config.settings import HtexSettings, ProcessPoolSettings, ThreadPoolSettings
 from cep.engines.base import Engine
+from cep.engines.build import build_engine
 from cep.engines.threads import ThreadPoolEngine
+from tests.unit import engine_tasks as tasks
 from tests.unit.engine_contract import (
     EngineContract,
     QueueContract,
     RefusesResourcesContract,
     StartSlotsContract,
 )
+from tests.unit.engine_rig import Rig
+from tests.unit.task_payloads import dilled, value_of
 
 
 class TestThreadPoolEngine(
@@ -22,3 +32,47 @@ class TestThreadPoolEngine(
 
     def make_engine(self, *, workers: int = 2, **common: Any) -> Engine:
         return ThreadPoolEngine(ThreadPoolSettings(max_workers=workers, **common))
+
+    def test_fault_04_shell_functions_in_sandboxes_do_not_move_the_agent(
+        self, rigs: Callable[..., Rig]
+    ) -> None:
+        here = Path.cwd()
+        rig = rigs(workers=4, run_in_sandbox=True).start()
+        shell = dilled(ShellFunction("pwd; echo $GC_TASK_UUID; sleep 0.1"), "01\n")
+        given = [rig.task(shell, function_id="f") for _ in range(8)]
+        rig.backlog.extend(given)
+        rig.wait_for([task.seq for task in given])
+        for task in given:
+            box = (rig.run.run_dir / "tasks_working_dir" / task.task_id).resolve()
+            value = value_of(rig.outcomes[task.seq].result)
+            assert value.stdout == f"{box}\n{task.task_id}\n"
+        assert Path.cwd() == here
+
+    def test_tasks_run_side_by_side(self, rigs: Callable[..., Rig], tmp_path: Path) -> None:
+        rig = rigs(workers=3).start()
+        gate = tmp_path / "gate"
+        names = ("a", "b", "c")
+        seqs = [rig.add(tasks.touch_and_wait, str(tmp_path / one), str(gate)) for one in names]
+        for name in names:
+            rig.wait_for_file(tmp_path / name)
+        gate.touch()
+        rig.wait_for(seqs)
+
+    def test_threads_have_the_configured_prefix(self, rigs: Callable[..., Rig]) -> None:
+        rigs(workers=2, thread_name_prefix="mine").start()
+        names = {thread.name for thread in threading.enumerate()}
+        assert {"mine_0", "mine_1"} <= names
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        (ThreadPoolSettings(), "ThreadPoolEngine"),
+        (ProcessPoolSettings(), "ProcessPoolEngine"),
+        (HtexSettings(), "GlobusComputeEngine"),
+    ],
+)
+def test_settings_become_the_engine_they_describe(settings: Any, name: str) -> None:
+    engine = build_engine(settings)
+    assert type(engine).__name__ == name
+    engine.stop(1.0)
