@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from cep.cli import naming
-from cep.cli.command import CepCommand, Shared, interactive, refuse, set_up_logging
+from cep.cli.command import CepCommand, Shared, interactive, set_up_logging
 from cep.errors import CepError, InputMissing, Unavailable, UsageError
 from cep.paths import EndpointPaths, looks_like_uuid
 
@@ -34,7 +34,6 @@ def _start_options(command: _F) -> _F:
         click.option(
             "--die-with-parent", is_flag=True, help="With --foreground: end when the parent ends."
         ),
-        refuse("--user-options", "There are no per-user templates here; edit config.yaml instead."),
     ):
         command = option(command)
     return command
