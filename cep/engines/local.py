@@ -53,12 +53,15 @@ def refuse_resources(task: Task, engine_type: str) -> Outcome | None:
     )
 
 
-def local_report(engine_type: str, workers: int, pending: int, outstanding: int) -> dict[str, Any]:
+def local_report(
+    engine_type: str, *, workers: int, most: int, pending: int, outstanding: int
+) -> dict[str, Any]:
     """Return a local pool's part of the status report, with the published names.
 
     Args:
         engine_type: As in `type:`.
         workers: Workers that live now.
+        most: Workers by configuration.
         pending: Tasks that no worker has begun.
         outstanding: Tasks given and not finished.
     """
@@ -79,7 +82,7 @@ def local_report(engine_type: str, workers: int, pending: int, outstanding: int)
         "scaling_enabled": False,
         "max_blocks": 1,
         "min_blocks": 1,
-        "max_workers_per_node": workers,
+        "max_workers_per_node": most,
         "nodes_per_block": 1,
         "engine_type": engine_type,
     }

@@ -36,6 +36,7 @@ _WINDOW = 2  # tasks in a worker's hands: one that runs, one that waits
 _TINY_WINDOW = 8  # tiny ones; a Unix socket may refuse more than some ten packets
 _STARTS = 5  # workers in a row that end before they are ready, until the engine gives up
 _BACK_OFF_S = 0.1  # after the first of them, doubled each time
+_LONGEST_BACK_OFF_S = 30.0
 _RETRY_S = 1.0  # after the host had no memory or descriptor for a hand-over
 _LONGEST_NAMES = 8 * 1024  # characters of a task's result serializers, all together
 
@@ -116,7 +117,12 @@ class Dispatcher:
         except Exception:
             log.exception("The process pool's thread failed", extra={"event": "engine.failed"})
             self._down = "its thread failed; the log has the traceback"
-        self._end()
+        try:
+            self._end()
+        except Exception:
+            log.exception(
+                "The process pool did not end in order", extra={"event": "engine.end_failed"}
+            )
         if self._down is not None:
             self._deliver(EngineDown(f"The process pool is finished: {self._down}.", False))
 
@@ -171,7 +177,13 @@ class Dispatcher:
             slots=self._announced,
             workers=len(ready),
             idle_workers=idle,
-            report=local_report(ENGINE_TYPE, len(ready), pending, outstanding),
+            report=local_report(
+                ENGINE_TYPE,
+                workers=len(ready),
+                most=self._count,
+                pending=pending,
+                outstanding=outstanding,
+            ),
             summary=f"workers {len(ready) - idle}/{len(ready)} busy",
         )
 
@@ -382,16 +394,17 @@ class Dispatcher:
 
     def _start_failed(self, why: str) -> None:
         self._failed_starts += 1
-        pause = _BACK_OFF_S * 2 ** (self._failed_starts - 1)
+        pause = min(_BACK_OFF_S * 2 ** (self._failed_starts - 1), _LONGEST_BACK_OFF_S)
         log.warning(
-            "A worker did not start (%d of %d in a row): %s",
+            "A worker did not start (%d in a row): %s",
             self._failed_starts,
-            _STARTS,
             why,
             extra={"event": "engine.worker_start_failed"},
         )
-        if self._failed_starts >= _STARTS:
-            self._down = f"{_STARTS} workers in a row did not start; the last: {why}"
+        # While others work, a place that stays empty (no more processes allowed, say) is no end.
+        alone = not any(worker.pid is not None for worker in self._workers.values())
+        if self._failed_starts >= _STARTS and alone:
+            self._down = f"{self._failed_starts} workers in a row did not start; the last: {why}"
         else:
             self._respawn_at = time.monotonic() + pause
 
@@ -420,7 +433,9 @@ class Dispatcher:
                     os.eventfd_read(self._wake)
                 else:
                     self._hear(self._by_handle[handle])
-        self._link.close(max(0.1, until - time.monotonic()))
+        status = self._link.close(max(0.1, until - time.monotonic()))
+        if status is not None and status < 0:  # it was killed before it saw its workers' end
+            kill_and_wait([w.pid for w in self._workers.values() if w.pid is not None], 1.0)
         for worker in list(self._workers.values()):
             self._settle(worker, _ENDED)
         self._poll.close()

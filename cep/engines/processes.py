@@ -96,16 +96,23 @@ class ProcessPoolEngine:
 
     def stop(self, deadline_s: float) -> None:
         """See `Engine.stop`."""
-        thread, self._thread = self._thread, None
+        thread = self._thread
         if thread is None:
             return
         until = time.monotonic() + deadline_s
         self._tell(Stop(until))
-        thread.join()  # it keeps the deadline, and nothing it does can block
+        self._thread = None
+        # It keeps the deadline itself; a second more for a host that is out of breath.
+        thread.join(max(0.0, until - time.monotonic()) + 1.0)
+        if thread.is_alive():
+            log.error("The process pool did not stop in time", extra={"event": "engine.stuck"})
+            return
         os.close(self._wake)
         if self._own_slots is not None:
             shutil.rmtree(self._own_slots, ignore_errors=True)
 
     def _tell(self, command: Command) -> None:
+        if self._thread is None:
+            return
         self._commands.append(command)
         os.eventfd_write(self._wake, 1)

@@ -24,6 +24,7 @@ from cep.config.settings import ThreadPoolSettings
 from cep.engines.base import EngineEvent, EngineRun, Outcomes, SlotsChanged, Submission
 from cep.engines.local import local_report, refuse_resources, worker_context
 from cep.engines.pace import Pace
+from cep.errors import EngineError
 from cep.model import EngineStatus, Outcome, OutcomeKind, Task
 from cep.wire.result import WORKER_LOST
 from cep.worker.context import WorkerContext
@@ -52,7 +53,6 @@ class ThreadPoolEngine:
         self._started = False
         self._stopping = False
         self._threads: list[threading.Thread] = []
-        self._run: EngineRun | None = None
         self._deliver: Callable[[EngineEvent], None] = _nobody
 
     @property
@@ -64,16 +64,19 @@ class ThreadPoolEngine:
         # The codec (dill) is needed with this engine only, so not when the module is imported.
         from cep.worker import environ, execute
 
+        begins = self._slots_of(run)
         environ.install()
         execute.warm_up()
         self._started = True
-        self._run = run
         self._deliver = deliver
         context = worker_context(self._settings, run)
         prefix = self._settings.thread_name_prefix or "task"
         for number in range(self._workers):
             thread = threading.Thread(
-                target=self._work, args=(number, context), name=f"{prefix}_{number}", daemon=True
+                target=self._work,
+                args=(number, begins[number], context),
+                name=f"{prefix}_{number}",
+                daemon=True,
             )
             self._threads.append(thread)
             thread.start()
@@ -120,7 +123,13 @@ class ThreadPoolEngine:
             slots=self._slots,
             workers=alive,
             idle_workers=max(0, alive - busy),
-            report=local_report(ENGINE_TYPE, alive, pending, pending + busy),
+            report=local_report(
+                ENGINE_TYPE,
+                workers=alive,
+                most=self._workers,
+                pending=pending,
+                outstanding=pending + busy,
+            ),
             summary=f"threads {busy}/{alive} busy",
         )
 
@@ -161,7 +170,7 @@ class ThreadPoolEngine:
 
     # -- a worker thread -----------------------------------------------------------------------
 
-    def _work(self, number: int, context: WorkerContext) -> None:
+    def _work(self, number: int, begin: Callable[[int], None], context: WorkerContext) -> None:
         from cep.worker import environ
         from cep.worker.execute import execute
 
@@ -171,7 +180,6 @@ class ThreadPoolEngine:
                 "agent's, and find theirs in GC_TASK_SANDBOX_DIR",
                 extra={"event": "engine.shared_directory"},
             )
-        begin = self._slot(number)
         while (task := self._next(begin)) is not None:
             began = time.monotonic()
             packed = execute(
@@ -180,12 +188,21 @@ class ThreadPoolEngine:
             if not self._finished(task, packed, time.monotonic() - began):
                 return
 
-    def _slot(self, number: int) -> Callable[[int], None]:
-        if self._run is None or self._run.start_slots is None:
-            return _nobody
+    def _slots_of(self, run: EngineRun) -> list[Callable[[int], None]]:
+        """Open each thread's start slots."""
+        if run.start_slots is None:
+            return [_nobody] * self._workers
         from cep.worker.slots import SlotWriter
 
-        return SlotWriter(self._run.start_slots, f"thread-{number}").begin
+        try:
+            return [
+                SlotWriter(run.start_slots, f"thread-{number}").begin
+                for number in range(self._workers)
+            ]
+        except OSError as exc:
+            raise EngineError(
+                f"Start slots cannot be made in {run.start_slots}: {exc.strerror}."
+            ) from exc
 
     def _next(self, begin: Callable[[int], None]) -> Task | None:
         """Wait for a task; None when the engine stops."""

@@ -182,6 +182,8 @@ def _read_file(handles: list[int], length: int) -> bytes:
         raise ValueError("a file was announced and none came")
     handle = handles.pop(0)
     try:
+        if os.fstat(handle).st_size < length:
+            raise ValueError("a file is cut off")
         parts = []
         at = 0
         while at < length:

@@ -46,7 +46,8 @@ class SlotWriter:
         try:
             if os.fstat(handle).st_size != _SIZE:
                 os.ftruncate(handle, 0)
-                os.ftruncate(handle, _SIZE)
+                # Blocks and all: a store into a hole on a full disk would kill the process.
+                os.posix_fallocate(handle, 0, _SIZE)
             self._map = mmap.mmap(handle, _SIZE)
         finally:
             os.close(handle)
