@@ -91,6 +91,13 @@ class Client:
         self.send(method)
         return await self.expect(answer)
 
+    async def call_through(self, method: base.Frame, answer: type[_F]) -> _F:
+        """Send a method and return its answer, past whatever else was on its way."""
+        self.send(method)
+        while not isinstance(got := await self.receive(), answer):
+            assert got is not None
+        return got
+
     async def body(self) -> bytes:
         """The content that follows a method."""
         head = await self.receive()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from pathlib import Path
 
 from pamqp import commands
 
 from cep.hub.broker import Limits
-from tests.unit.broker_rig import client, running
+from tests.unit.broker_rig import Client, client, running
 
 Basic, Queue = commands.Basic, commands.Queue
 KIB, MIB = 1 << 10, 1 << 20
@@ -145,5 +146,82 @@ def test_twenty_mebibytes_pass_in_one_body(tmp_path: Path) -> None:
             peer.publish("q", large)
             await peer.call(Basic.Get(queue="q"), Basic.GetOk)
             assert await peer.body() == large
+
+    asyncio.run(scenario())
+
+
+class Life:
+    """One publisher and consumers that ack, nack, vanish and close at random."""
+
+    count = 1500
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.done: set[int] = set()
+        self._draw = random.Random(7)
+
+    async def publish(self) -> None:
+        """Publish them all, persistent or not, small and large, and wait for the confirms."""
+        async with client(self.port) as peer:
+            await peer.call(commands.Confirm.Select(), commands.Confirm.SelectOk)
+            for number in range(self.count):
+                mode = Basic.Properties(delivery_mode=self._draw.choice((1, 2)))
+                body = number.to_bytes(4, "big") * self._draw.choice((1, 1, 100, 8000))
+                peer.publish("q", body, properties=mode)
+                await peer.writer.drain()
+            confirmed = 0
+            while confirmed < self.count:
+                got = await peer.receive()
+                assert not isinstance(got, Basic.Nack)
+                if isinstance(got, Basic.Ack):
+                    confirmed = max(confirmed, got.delivery_tag)
+
+    async def consume(self) -> None:
+        """Come and go until every message was acknowledged."""
+        while len(self.done) < self.count:
+            async with client(self.port) as peer:
+                prefetch = self._draw.choice((0, 1, 7, 50))
+                await peer.call(Basic.Qos(prefetch_count=prefetch), Basic.QosOk)
+                await peer.call(Basic.Consume(queue="q"), Basic.ConsumeOk)
+                await self._take_some(peer)
+
+    async def _take_some(self, peer: Client) -> None:
+        for _ in range(self._draw.randint(1, 400)):
+            try:
+                deliver = await asyncio.wait_for(peer.expect(Basic.Deliver), 0.3)
+            except (TimeoutError, asyncio.TimeoutError):
+                return
+            number = int.from_bytes((await peer.body())[:4], "big")
+            dice = self._draw.random()
+            if dice < 0.85:
+                peer.send(Basic.Ack(deliver.delivery_tag))
+                self.done.add(number)
+            elif dice < 0.95:
+                peer.send(Basic.Nack(deliver.delivery_tag, requeue=True))
+            elif dice < 0.97:
+                peer.writer.transport.abort()
+                return
+        await peer.call_through(commands.Channel.Close(0, "", 0, 0), commands.Channel.CloseOk)
+
+
+def test_nothing_is_lost_or_counted_wrongly_in_a_random_life(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        limits = Limits(page_bytes=64 * KIB, memory_bytes=256 * KIB, outbound_bytes=32 * KIB)
+        async with running(tmp_path, limits=limits) as (broker, port), client(port) as peer:
+            await peer.call(Queue.Declare(queue="q", durable=True), Queue.DeclareOk)
+            life = Life(port)
+            await asyncio.gather(life.publish(), *(life.consume() for _ in range(3)))
+            assert life.done == set(range(life.count))
+
+            async def others_gone() -> None:
+                while len(broker.connections) > 1:
+                    await asyncio.sleep(0)
+
+            await asyncio.wait_for(others_gone(), 10)
+            # Acknowledgements that were cut off on their way left messages behind.
+            await peer.call(Queue.Purge(queue="q"), Queue.PurgeOk)
+            queue = broker.queues["q"]
+            assert (queue.count, queue.bytes, len(queue.ready)) == (0, 0, 0)
+            assert broker.memory.held == 0
 
     asyncio.run(scenario())
