@@ -3,10 +3,11 @@
     python benchmarks/journal.py [--tasks N]
 
 The obvious scheme is one table with the task's UUID as text key and a state column that is
-updated, bodies of every size inside. Both go through the same life: accepted, given, finished,
-settled, one commit after each of the first three and the fourth with the next batch; both with
-WAL, synchronous=FULL, and the same sizes. CPU is that of the process, kernel time included; the
-commits are real, so the wall time is mostly that of the disk's flush.
+updated, bodies of every size inside. Both go through the same turns, as the agent's loop takes them
+under load: a new batch is accepted and given, the one before is finished, the one before that is
+settled, and one commit writes it all. Both use WAL, synchronous=FULL and the same sizes. CPU is
+that of the process, kernel time included; the commits are real, so the wall time is mostly that of
+the disk's flush.
 """
 
 from __future__ import annotations
@@ -34,21 +35,21 @@ def through_the_journal(home: Path, ids: list[str], batch: int, body: bytes) -> 
     """Run tasks through the journal in batches."""
     journal = Journal.open(home / "journal.db", home / "bodies")
     cpu, wall = time.process_time(), time.perf_counter()
-    for mark, first in enumerate(range(0, len(ids), batch)):
-        seqs = [journal.accept(task_id, FUNCTION, body) for task_id in ids[first : first + batch]]
-        journal.commit()
-        journal.ack_sent(seqs, 1, mark)
-        journal.give(seqs)
-        journal.commit()
-        journal.load(seqs)
-        for seq in seqs:
+    given: list[int] = []
+    finished: list[int] = []
+    for mark, first in enumerate(range(0, len(ids) + 2 * batch, batch)):
+        fresh = [journal.accept(task_id, FUNCTION, body) for task_id in ids[first : first + batch]]
+        journal.give(fresh)
+        for seq in given:
             journal.finish(seq, RESULT)
+        journal.settle(finished)
         journal.commit()
-        for seq in seqs:
-            journal.result(seq)
-        journal.settle(seqs)
+        journal.ack_sent(fresh, 1, mark)
         journal.acks_processed(1, mark - 10)
-    journal.commit()
+        for seq in given:
+            journal.result(seq)
+        journal.load(fresh)
+        given, finished = fresh, given
     cost = time.process_time() - cpu, time.perf_counter() - wall
     journal.close()
     return cost
@@ -64,31 +65,33 @@ def through_one_table(home: Path, ids: list[str], batch: int, body: bytes) -> Co
         " (id TEXT PRIMARY KEY, function TEXT, state TEXT, body BLOB, result BLOB)"
     )
 
-    def change(statement: str, rows: list[tuple[object, ...]]) -> None:
-        database.execute("BEGIN")
-        database.executemany(statement, rows)
-        database.execute("COMMIT")
-
     cpu, wall = time.process_time(), time.perf_counter()
-    for first in range(0, len(ids), batch):
-        some = ids[first : first + batch]
-        change(
+    given: list[str] = []
+    finished: list[str] = []
+    for first in range(0, len(ids) + 2 * batch, batch):
+        fresh = ids[first : first + batch]
+        database.execute("BEGIN")
+        database.executemany(
             "INSERT INTO tasks VALUES (?, ?, 'accepted', ?, NULL)",
-            [(task_id, FUNCTION, body) for task_id in some],
+            [(task_id, FUNCTION, body) for task_id in fresh],
         )
-        change("UPDATE tasks SET state = 'given' WHERE id = ?", [(task_id,) for task_id in some])
-        for task_id in some:
-            database.execute("SELECT body FROM tasks WHERE id = ?", (task_id,)).fetchone()
-        change(
+        database.executemany(
+            "UPDATE tasks SET state = 'given' WHERE id = ?", [(task_id,) for task_id in fresh]
+        )
+        database.executemany(
             "UPDATE tasks SET state = 'finished', result = ? WHERE id = ?",
-            [(RESULT, task_id) for task_id in some],
+            [(RESULT, task_id) for task_id in given],
         )
-        for task_id in some:
-            database.execute("SELECT result FROM tasks WHERE id = ?", (task_id,)).fetchone()
-        change(
+        database.executemany(
             "UPDATE tasks SET state = 'settled', body = NULL, result = NULL WHERE id = ?",
-            [(task_id,) for task_id in some],
+            [(task_id,) for task_id in finished],
         )
+        database.execute("COMMIT")
+        for task_id in given:
+            database.execute("SELECT result FROM tasks WHERE id = ?", (task_id,)).fetchone()
+        for task_id in fresh:
+            database.execute("SELECT body FROM tasks WHERE id = ?", (task_id,)).fetchone()
+        given, finished = fresh, given
     cost = time.process_time() - cpu, time.perf_counter() - wall
     database.close()
     return cost

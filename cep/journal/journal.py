@@ -372,7 +372,7 @@ class Journal:
         named: dict[tuple[int, str], int] = {}
         ask = self._writer.ask
         for seq, key, size, filed, attempts, given in ask(store.all_tasks):
-            live = Live(key, size, committed=True, attempts=attempts or 0, given=bool(given))
+            live = Live(key, size, committed=True, attempts=attempts, given=bool(given))
             self._memory.restore(seq, live)
             if filed:
                 named[seq, TASK] = size

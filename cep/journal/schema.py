@@ -2,8 +2,8 @@
 
 Three tables hold each task id at most once: `tasks` (unfinished), `results` (unsent) and
 `tombstones` (answered, but the broker may still deliver the task again). Rows are only ever
-inserted, and deleted in ranges of the integer key; `marks` says which tasks were handed to an
-engine. Owns no state; runs on the agent's main thread.
+inserted, and deleted in ranges of the integer key; so what happens to a task in an engine's hands
+after its own row was written is a row in `marks`. Owns no state; runs on the agent's main thread.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ CREATE TABLE tasks (
     function_id TEXT NOT NULL,
     resource_specification TEXT,
     result_serializers TEXT,
+    attempts INTEGER NOT NULL,
+    given INTEGER NOT NULL,
     size INTEGER NOT NULL,
     body BLOB
 );

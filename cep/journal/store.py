@@ -23,6 +23,7 @@ VACUUM_PAGES = 4096  # given back per call: 16 MiB, some 20 ms
 SPARE_PAGES = 256  # free pages that are kept, 1 MiB: the next burst needs them
 
 _Range = tuple[int, int]
+_NEVER_GIVEN = (0, False)
 
 
 def seq_limit(connection: sqlite3.Connection) -> int:
@@ -40,10 +41,15 @@ def next_limit(next_seq: int, limit: int) -> int | None:
     return next_seq + SEQ_BLOCK if next_seq > limit else None
 
 
-def insert_tasks(connection: sqlite3.Connection, tasks: Iterable[Task]) -> None:
-    """Insert accepted tasks; the bodies above the threshold are in files already."""
+def insert_tasks(
+    connection: sqlite3.Connection, tasks: Iterable[Task], marks: Mapping[int, tuple[int, bool]]
+) -> None:
+    """Insert accepted tasks, with (attempts, given) of those that were handed over at once.
+
+    The bodies above the threshold are in files already.
+    """
     connection.executemany(
-        "INSERT OR REPLACE INTO tasks VALUES (?, ?, ?, ?, ?, ?, ?)",
+        "INSERT OR REPLACE INTO tasks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             (
                 task.seq,
@@ -51,6 +57,7 @@ def insert_tasks(connection: sqlite3.Connection, tasks: Iterable[Task]) -> None:
                 task.function_id,
                 task.resource_specification,
                 json.dumps(task.result_serializers) if task.result_serializers else None,
+                *marks.get(task.seq, _NEVER_GIVEN),
                 len(task.body),
                 task.body if len(task.body) <= FILE_THRESHOLD else None,
             )
@@ -121,9 +128,10 @@ def read_result(connection: sqlite3.Connection, seq: int) -> Any:
 
 
 def all_tasks(connection: sqlite3.Connection) -> Iterator[Any]:
-    """Yield (seq, id, size, is in a file, attempts or None, given or None), in order."""
+    """Yield (seq, id, size, is in a file, attempts, given), in order."""
     return connection.execute(
-        "SELECT seq, task_id, size, body IS NULL, attempts, given"
+        "SELECT seq, task_id, size, body IS NULL,"
+        " coalesce(marks.attempts, tasks.attempts), coalesce(marks.given, tasks.given)"
         " FROM tasks LEFT JOIN marks USING (seq) ORDER BY seq"
     )
 

@@ -127,9 +127,10 @@ class Writer:
         if batch.dropped:
             store.delete_tombstones(connection, store.runs(batch.dropped, memory.is_unsent, gap=1))
         if batch.accepted:
-            store.insert_tasks(connection, batch.accepted.values())
-        if batch.marks:
-            store.insert_marks(connection, batch.marks)
+            store.insert_tasks(connection, batch.accepted.values(), batch.marks)
+        marks = {seq: mark for seq, mark in batch.marks.items() if seq not in batch.accepted}
+        if marks:
+            store.insert_marks(connection, marks)
         if batch.results:
             store.insert_results(connection, batch.results)
         if batch.tombstones:

@@ -1,4 +1,7 @@
-"""A process is killed at every commit point of the journal; the journal keeps its promises."""
+"""A process is killed at every commit point of the journal; the journal keeps its promises.
+
+Fault 6 of what exists today: a crash loses every task that was accepted and not finished.
+"""
 
 from __future__ import annotations
 
