@@ -316,4 +316,3 @@ async def _run(
             await submitter.stop()
     finally:
         await asyncio.to_thread(store.close)
-

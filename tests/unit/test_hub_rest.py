@@ -349,7 +349,11 @@ def test_source_code_becomes_a_buffer_that_workers_read(tmp_path: Path) -> None:
 
 def test_a_submit_puts_tasks_with_their_headers_on_the_endpoints_queue(tmp_path: Path) -> None:
     async def work(hub: Hub) -> None:
-        endpoint_id, first, second = await hub.endpoint(), await hub.function(), await hub.function()
+        endpoint_id, first, second = (
+            await hub.endpoint(),
+            await hub.function(),
+            await hub.function(),
+        )
         group = str(uuid.uuid4())
         answer = await hub.call(
             "POST",
@@ -416,9 +420,7 @@ def test_a_user_endpoint_config_is_refused_and_never_ignored(tmp_path: Path) -> 
         ({"result_serializers": "x"}, 422),
     ],
 )
-def test_a_wrong_submit_is_refused(
-    tmp_path: Path, change: dict[str, object], status: int
-) -> None:
+def test_a_wrong_submit_is_refused(tmp_path: Path, change: dict[str, object], status: int) -> None:
     async def work(hub: Hub) -> None:
         endpoint_id, function_id = await hub.endpoint(), await hub.function()
         content = {**submit_body(function_id), **change}
