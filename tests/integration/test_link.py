@@ -354,6 +354,33 @@ def test_large_messages_pass_whole_and_the_connection_survives(
     assert got == bodies
 
 
+def test_a_body_of_100_mb_passes_and_starves_no_heartbeat(
+    rabbitmq: RabbitMq, links: Links, inbox: Inbox
+) -> None:
+    limit = "persistent_term:put(max_message_size, {}).".format  # where RabbitMQ 4 keeps it
+    rabbitmq.control("eval", limit(128 * MIB))
+    try:
+        address = make_queue(rabbitmq, rabbitmq.url + "?heartbeat=1")
+        publisher = links.publisher(address, inbox)
+        consumer = links.consumer(address, inbox)
+        consumer.consume()
+        publisher.publish([(1, bytes(100_000_000)), (2, b"next")])
+        sizes: list[int] = []
+
+        def take(event: AmqpEvent) -> None:
+            assert not isinstance(event, LinkDown | Unroutable)
+            if isinstance(event, Delivered):
+                sizes.extend(len(delivery.body) for delivery in event.deliveries)
+                consumer.ack(event.deliveries[0].epoch, [d.tag for d in event.deliveries])
+
+        inbox.collect(lambda: len(sizes) == 2 and publisher.pending() == 0, take, 40)
+        assert sizes == [100_000_000, 4]
+    finally:
+        for link in links.made:
+            link.stop(5)
+        rabbitmq.control("eval", limit(16 * MIB))
+
+
 def test_a_busy_owner_does_not_cost_the_connection(
     rabbitmq: RabbitMq, links: Links, inbox: Inbox
 ) -> None:
@@ -397,6 +424,25 @@ def test_a_refused_link_works_again_with_new_credentials(
     inbox.wait(LinkRefused)
     publisher.readdress(address)
     assert list(inbox.wait(Confirmed).tokens) == [1]
+
+
+def test_a_consumer_goes_on_at_a_new_address_and_gets_what_was_not_acked_again(
+    rabbitmq: RabbitMq, links: Links, inbox: Inbox
+) -> None:
+    address = make_queue(rabbitmq)
+    put_messages(rabbitmq, address, [b"a"])
+    consumer = links.consumer(address, inbox)
+    consumer.consume()
+    (first,) = receive(inbox, 1)
+    url = rabbitmq.add_user("next", "next-secret", read=f"^{address.queue}$")
+    consumer.readdress(QueueAddress(url, address.queue))
+    (again,) = receive(inbox, 1)
+    assert again.epoch == first.epoch + 1
+    assert again.body == b"a"
+    consumer.ack(again.epoch, [again.tag])
+    consumer.stop(5)
+    rabbitmq.remove_user("next")
+    assert depth(rabbitmq, address) == 0
 
 
 def test_a_permission_that_is_missing_refuses_the_link(
