@@ -36,7 +36,7 @@ from cep.engines.base import Engine, EngineRun
 from cep.engines.begun import begin_slots, begun_before, workers_are_local
 from cep.engines.build import build_engine
 from cep.engines.leftovers import end_leftovers
-from cep.errors import CepError, DataError
+from cep.errors import CepError, DataError, LeaseLost
 from cep.journal.journal import Journal
 from cep.model import Registered
 from cep.paths import EndpointPaths
@@ -101,6 +101,12 @@ def run(
         _Life(paths, settings, options, ready).run()
     except process.StopRequested:
         log.info("stopped before it was ready", extra={"event": "agent.stopped"})
+    except LeaseLost as error:
+        log.critical("%s", error, extra={"event": "agent.fenced"})
+        note(str(error))
+        # An ordinary exit would still close the journal's database, and so write to it.
+        logging.shutdown()
+        os._exit(error.exit_code)
     except CepError as error:
         log.critical("%s", error, extra={"event": "agent.failed"})
         raise
@@ -121,6 +127,7 @@ class _Life:
         self._settings = settings
         self._options = options
         self._ready = ready
+        self._fenced = False
         self._mailbox = Mailbox()
         self._signals = process.StopSignals(lambda number: self._mailbox.put(Signalled(number)))
 
@@ -168,11 +175,23 @@ class _Life:
             with ExitStack() as down:
                 loop = self._build(service, held, down)
                 self._signals.loop_begins()
-                loop.run()
+                self._run_fenced(loop)
         finally:
-            self._tear_down()
+            if not self._fenced:
+                self._tear_down()
         if loop.error is not None:
             raise loop.error
+
+    def _run_fenced(self, loop: MainLoop) -> None:
+        try:
+            loop.run()
+        except LeaseLost:
+            self._fenced = True  # what is on disk belongs to another agent now
+            raise
+
+    def _close(self, journal: Journal) -> None:
+        if not self._fenced:
+            journal.close()
 
     def _service(self) -> ServiceClient:
         """The service's client; from here on no secret is in our environment, nor a child's."""
@@ -188,7 +207,7 @@ class _Life:
         """Build every part; `down` takes each one down again, last built first."""
         paths, settings, mailbox = self._paths, self._settings, self._mailbox
         journal = Journal.open(paths.journal, paths.journal_bodies)
-        down.callback(journal.close)
+        down.callback(self._close, journal)
         register = self._registration(service)
         service.check_version()
         registered = register()
