@@ -107,7 +107,7 @@ class GlobusComputeEngine:
     # -- when the interchange dies -------------------------------------------------------------
 
     def _session_died(self, session: Session) -> None:
-        """Runs on the dead session's results thread."""
+        """Runs on one of the dead session's threads."""
         with self._lock:
             if self._stopping or self._session is not session:
                 return
@@ -116,7 +116,7 @@ class GlobusComputeEngine:
         self._mender.start()
 
     def _mend(self, session: Session) -> None:
-        reason = session.why_it_died()
+        reason = session.why_it_died
         session.end(_END_OF_DEAD_S, WORKER_LOST, reason)
         now = time.monotonic()
         self._deaths.append(now)

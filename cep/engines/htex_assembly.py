@@ -50,8 +50,7 @@ def open_session(
         settings: The engine's configuration.
         run: The endpoint it works for.
         deliver: Takes events, from any thread.
-        died: Called on the results thread when the interchange is gone and all that it had sent
-            was delivered.
+        died: Called from one of the session's threads when it cannot go on.
 
     Raises:
         ConfigError: The settings cannot work.

@@ -319,9 +319,10 @@ class Executor(HighThroughputExecutor):  # type: ignore[misc]
         """
         return str(self._launch_block(block))
 
-    def job_status(self, job: str) -> JobStatus:
-        """Ask the provider about a job."""
-        return self.provider.status([job])[0]
+    def job_statuses(self, jobs: Sequence[str]) -> Sequence[JobStatus]:
+        """Ask the provider about jobs, all at once."""
+        statuses: Sequence[JobStatus] = self.provider.status(list(jobs))
+        return statuses
 
     @property
     def expected_workers_per_node(self) -> int:

@@ -49,8 +49,11 @@ class Session:
         slots_directory: Where workers mark begun tasks, or None.
         coalesce: Tiny tasks may travel together.
         deliver: Takes events, from any thread.
-        died: Called on the results thread when the interchange is gone and all that it had sent
-            was delivered.
+        died: Called, from one of the session's threads, when it cannot go on; what the
+            interchange had sent was delivered before.
+
+    Attributes:
+        why_it_died: A sentence, once it cannot go on.
     """
 
     def __init__(
@@ -87,6 +90,7 @@ class Session:
         self._slots = 0
         self._size = 1  # tasks per flight that the window counts with
         self._closed = False
+        self.why_it_died = ""
         self._outbox: queue.SimpleQueue[tuple[str, Any] | None] = queue.SimpleQueue()
         self._threads = [
             threading.Thread(target=self._send_all, name="htex-submit"),
@@ -99,6 +103,7 @@ class Session:
             cancel=self._provider.cancel,
             forget=getattr(self._provider, "forget", _nothing),
             request=self._request,
+            failed=self._break,
             watched=watched,
             expected_workers_per_node=expected_workers_per_node,
         )
@@ -180,8 +185,9 @@ class Session:
                     self._send_flights()
                 else:
                     self._executor.request(verb, **what)
-        except Exception:
+        except Exception as error:
             log.exception("the submit thread failed", extra={"event": "htex.submit-failed"})
+            self._break(f"The thread that sends tasks failed: {error!r}.")
 
     def _send_flights(self) -> None:
         while (flight := self._next_flight()) is not None:
@@ -219,11 +225,19 @@ class Session:
     def _receive_all(self) -> None:
         try:
             died = self._executor.listen(self._take)
-        except Exception:
+        except Exception as error:
             log.exception("the results thread failed", extra={"event": "htex.results-failed"})
-            died = True
+            self._break(f"The thread that takes results failed: {error!r}.")
+            return
         if died:
-            self._died(self)
+            words = self._executor.last_words()
+            self._break(f"Parsl's interchange ended unexpectedly{f': {words}' if words else ''}.")
+
+    def _break(self, why: str) -> None:
+        """This session cannot go on; from any of its threads."""
+        with self._lock:
+            self.why_it_died = self.why_it_died or why
+        self._died(self)
 
     def _take(self, batch: Sequence[Received]) -> None:
         outcomes: list[Outcome] = []
@@ -353,7 +367,7 @@ class Session:
     def end(self, deadline_s: float, code: str, reason: str) -> None:
         """Cancel the blocks, end the interchange and the threads, and settle what is left.
 
-        Not from the results thread.
+        Not from one of its own threads.
 
         Args:
             deadline_s: Seconds that it may take.
@@ -363,13 +377,13 @@ class Session:
         until = time.monotonic() + deadline_s
         with self._lock:
             self._closed = True
-        self._scaler.stop()
+        blocks_gone = self._scaler.stop(deadline_s)
         self._outbox.put(None)
         self._executor.stop_listening()
         for thread in self._threads:
             thread.join()
         self._executor.end(max(0.5, until - time.monotonic()))
-        if hasattr(self._provider, "close"):
+        if blocks_gone and hasattr(self._provider, "close"):
             self._provider.close()
         with self._lock:
             flying = [task for tasks in self._flights.values() for task in tasks]
@@ -379,11 +393,6 @@ class Session:
             self._flight_of.clear()
         if outcomes:
             self._deliver(Outcomes(tuple(outcomes)))
-
-    def why_it_died(self) -> str:
-        """Say what is known about the interchange's end."""
-        words = self._executor.last_words()
-        return f"Parsl's interchange ended unexpectedly{f': {words}' if words else ''}."
 
 
 def _nothing(job: str) -> None:

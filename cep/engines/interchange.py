@@ -24,9 +24,11 @@ from typing import Any
 import zmq
 
 from cep.engines import parsl_parts
+from cep.engines.worker_logs import bounded_file_logger
 
 parsl_interchange: Any = parsl_parts.load("parsl.executors.high_throughput.interchange")
 
+parsl_interchange.set_file_logger = bounded_file_logger
 log = logging.getLogger("parsl.executors.high_throughput.interchange")
 
 #: Parsl's names that this module uses beyond its documented ones; a test keeps watch over them.
@@ -76,6 +78,7 @@ class EndpointInterchange(parsl_interchange.Interchange):  # type: ignore[misc]
         self._silence_s = silence_s
         self._cut_since: dict[bytes, float] = {}
         self._ended_blocks: set[str] = set()
+        self._retired: set[str] = set()
         self._told_draining: set[bytes] = set()
         self._disconnects = self.manager_sock.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         self._interesting: set[bytes] = set()
@@ -154,7 +157,7 @@ class EndpointInterchange(parsl_interchange.Interchange):  # type: ignore[misc]
             self._lose_dead(time.time())
 
     def _retire(self, blocks: Sequence[str]) -> None:
-        retired = []
+        retired: list[str] = []
         for block in blocks:
             managers = [m for m in self._ready_managers.values() if m["block_id"] == block]
             if self.pending_task_queue or any(m["tasks"] for m in managers):
@@ -162,6 +165,7 @@ class EndpointInterchange(parsl_interchange.Interchange):  # type: ignore[misc]
             for manager in managers:
                 manager["active"] = False
             retired.append(block)
+        self._retired.update(retired)
         self._tell("retired", blocks=retired)
 
     # -- who comes and who goes ----------------------------------------------------------------
@@ -170,6 +174,9 @@ class EndpointInterchange(parsl_interchange.Interchange):  # type: ignore[misc]
         self.results_outgoing.send(pickle.dumps({"type": "cep", "event": event, **what}))
 
     def _came(self, manager_id: bytes, record: dict[str, Any]) -> None:
+        if record["block_id"] in self._retired:
+            record["active"] = False  # it came too late, its block is being cancelled
+            return
         packages = record.get("packages") or {}
         self._tell(
             "registered",

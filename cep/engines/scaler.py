@@ -41,8 +41,8 @@ class BlockSource(Protocol):
     def launch_block(self, block: str) -> str:
         """Submit; returns the job's id."""
 
-    def job_status(self, job: str) -> JobStatus:
-        """Ask about a job."""
+    def job_statuses(self, jobs: Sequence[str]) -> Sequence[JobStatus]:
+        """Ask about jobs, all at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +64,7 @@ class Scaler:
         cancel: Cancels jobs by id.
         forget: Called with a job id after its end.
         request: Asks the interchange for something, asynchronously.
+        failed: Called with a sentence when the thread itself fails.
         watched: Ends of blocks are told (`ended`), so the provider need not be asked.
         expected_workers_per_node: Until the first node has come.
         clock: Seconds, monotonic.
@@ -77,6 +78,7 @@ class Scaler:
         cancel: Callable[[Sequence[str]], object],
         forget: Callable[[str], None],
         request: Callable[..., None],
+        failed: Callable[[str], None],
         watched: bool,
         expected_workers_per_node: int,
         clock: Callable[[], float] = time.monotonic,
@@ -86,6 +88,7 @@ class Scaler:
         self._cancel = cancel
         self._forget = forget
         self._request = request
+        self._failed = failed
         self._watched = watched
         self._workers_per_node = max(1, expected_workers_per_node)
         self._clock = clock
@@ -102,6 +105,7 @@ class Scaler:
         self._answered_at_failure = 0
         self._told: tuple[bool, int] = (False, 0)
         self._stopping = False
+        self._mute = False  # the provider's failure to answer was logged
         self.picture = Picture()
 
     # -- from other threads --------------------------------------------------------------------
@@ -135,11 +139,17 @@ class Scaler:
             self._told = told
             self._inbox.put(("demand", None))
 
-    def stop(self) -> None:
-        """Cancel all blocks and end the thread."""
+    def stop(self, timeout_s: float) -> bool:
+        """Cancel all blocks and end the thread.
+
+        Returns:
+            False when the provider takes longer than that; the thread goes on by itself.
+        """
         self._inbox.put(("stop", None))
-        if self._thread is not None:
-            self._thread.join()
+        if self._thread is None:
+            return True
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
 
     # -- the thread ----------------------------------------------------------------------------
 
@@ -155,8 +165,9 @@ class Scaler:
                     pass
                 if not self._stopping:
                     self._step()
-        except Exception:
+        except Exception as error:
             log.exception("the block thread failed", extra={"event": "blocks.thread-failed"})
+            self._failed(f"The thread that keeps the blocks failed: {error!r}.")
         finally:
             self._cancel_all()
 
@@ -164,8 +175,7 @@ class Scaler:
         if what == "stop":
             self._stopping = True
         elif what == "ended":
-            for block in [block for block in self._blocks.values() if block.job == value]:
-                self._judge(block)
+            self._look([block for block in self._blocks.values() if block.job == value])
         elif what == "registered":
             self._note_registered(*value)
         elif what == "gone":
@@ -194,8 +204,7 @@ class Scaler:
     def _step(self) -> None:
         now = self._clock()
         if self._next_poll is not None and now >= self._next_poll:
-            self._look()
-        self._next_poll = self._poll_time(now)
+            self._look(list(self._blocks.values()))
         if self._demand > 0:
             self._idle_since = None
         elif self._idle_since is None:
@@ -203,6 +212,7 @@ class Scaler:
         self._scale_out()
         if self._idle_for(now) >= self._rules.max_idle_s:
             self._scale_in()
+        self._next_poll = self._poll_time(now)
         self._paint()
 
     def _poll_time(self, now: float) -> float | None:
@@ -316,21 +326,25 @@ class Scaler:
 
     # -- blocks that end -----------------------------------------------------------------------
 
-    def _look(self) -> None:
-        for block in list(self._blocks.values()):
-            self._judge(block)
-
-    def _judge(self, block: Block) -> None:
+    def _look(self, blocks: Sequence[Block]) -> None:
+        if not blocks:
+            return
         try:
-            status = self._source.job_status(block.job)
+            statuses = self._source.job_statuses([block.job for block in blocks])
         except Exception as error:
-            log.warning(
-                "the provider does not say how block %s is: %s",
-                block.name,
+            log.log(
+                logging.DEBUG if self._mute else logging.WARNING,
+                "the provider does not say how its jobs are: %s",
                 error,
                 extra={"event": "blocks.status-failed"},
             )
+            self._mute = True
             return
+        self._mute = False
+        for block, status in zip(blocks, statuses, strict=True):
+            self._judge(block, status)
+
+    def _judge(self, block: Block, status: JobStatus) -> None:
         if not status.terminal or block.state is BlockState.ENDED:
             return
         retiring = block.state is BlockState.RETIRING
