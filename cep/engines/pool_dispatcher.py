@@ -351,6 +351,7 @@ class Dispatcher:
     def _settle(self, worker: Worker, how: str) -> None:
         """Hear a dead worker's last results; the rest is lost if begun, else waits again."""
         self._hear(worker)
+        self._hear_unsent(worker)
         unread = worker.take_back()
         begun = worker.begun()
         again = []
@@ -369,6 +370,19 @@ class Dispatcher:
         self._pending.extendleft(reversed([*again, *unread]))
         worker.given.clear()
         self._forget(worker)
+
+    def _hear_unsent(self, worker: Worker) -> None:
+        """Take the results a dead worker had ready and not sent."""
+        try:
+            for record in packets.read_results(packets.Stash.unsent(worker.stash), []):
+                if record.seq in worker.given:
+                    self._finished(worker, record)
+        except ValueError:
+            log.warning(
+                "What worker %d had not sent cannot be read",
+                worker.number,
+                extra={"event": "engine.worker_garbled"},
+            )
 
     def _forget(self, worker: Worker) -> None:
         self._poll.unregister(worker.sock)

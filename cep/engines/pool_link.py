@@ -44,6 +44,7 @@ class Worker:
         number: Its place in the pool; a successor takes the same.
         sock: Our end.
         far: The worker's end, held to take back packets it has not read.
+        stash: The file in which its unsent results wait.
         pid: None until it has said hello.
         given: Tasks sent and not finished, in the order sent.
         room: How many more tasks it may get before it is replaced; None for no limit.
@@ -55,6 +56,7 @@ class Worker:
         self.number = number
         self.sock, self.far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.sock.setblocking(False)
+        self.stash = packets.Stash.new()
         self.pid: int | None = None
         self.given: OrderedDict[int, Task] = OrderedDict()
         self.room = room
@@ -119,9 +121,10 @@ class Worker:
         return self._slots.since(self._slots_base)
 
     def close(self) -> None:
-        """Close both ends."""
+        """Close what was opened for it."""
         self.sock.close()
         self.far.close()
+        os.close(self.stash)
 
 
 class PoolLink:
@@ -189,13 +192,10 @@ class PoolLink:
 
     def spawn(self, workers: Sequence[Worker]) -> None:
         """Ask for the processes of these workers."""
-        from cep.worker.pool import MOST_DESCRIPTORS
-
-        for at in range(0, len(workers), MOST_DESCRIPTORS):
-            some = workers[at : at + MOST_DESCRIPTORS]
-            self._command(
-                {"spawn": [one.number for one in some]}, [one.far.fileno() for one in some]
-            )
+        for at in range(0, len(workers), packets.MOST_WORKERS):
+            some = workers[at : at + packets.MOST_WORKERS]
+            handles = [handle for one in some for handle in (one.far.fileno(), one.stash)]
+            self._command({"spawn": [one.number for one in some]}, handles)
 
     def kill(self, worker: Worker) -> None:
         """Kill a worker and what it started; its end is reported like any other."""

@@ -13,69 +13,51 @@ import time
 from cep.worker import packets
 from cep.worker.context import WorkerContext
 from cep.worker.execute import execute
+from cep.worker.packets import Stash
 from cep.worker.slots import SlotWriter
 
 _TOGETHER_S = 0.020
-_TOGETHER_BYTES = packets.PACKET_LIMIT // 2
 
 
-def work(sock: socket.socket, context: WorkerContext, slots: SlotWriter) -> None:
+def work(sock: socket.socket, stash: Stash, context: WorkerContext, slots: SlotWriter) -> None:
     """Run tasks until the engine says so or is gone.
 
     Args:
         sock: This worker's end, blocking.
+        stash: Where results wait.
         context: The engine's constants.
         slots: Where the begin of each task is noted.
     """
     sock.send(packets.hello(os.getpid()))
-    waiting = _Waiting(sock)
+    waiting_since = 0.0
     while True:
-        packet, handles = waiting.next_packet()
+        packet, handles = _next(sock, stash, waiting_since)
         if not packet or packet == packets.EXIT:
-            waiting.send()
+            stash.send(sock)
             return
         task = packets.read_task(packet, handles)
         if not task.tiny:
-            waiting.send()
+            stash.send(sock)
         slots.begin(task.seq)
         began = time.monotonic()
         result = execute(task.body, task.task_id, context, task.result_serializers)
         seconds = time.monotonic() - began
-        if len(result) > _TOGETHER_BYTES:
+        record = packets.result_record(task.seq, result, seconds)
+        if len(record) > stash.LIMIT:
             packets.send_large_result(sock, task.seq, result, seconds)
-        else:
-            waiting.add(packets.result_record(task.seq, result, seconds), began)
+            continue
+        if not stash.size:
+            waiting_since = began
+        stash.add(record)
 
 
-class _Waiting:
-    """Results that are not sent yet, because another tiny task was there already."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
-        self._records: list[bytes] = []
-        self._size = 0
-        self._since = 0.0
-
-    def add(self, record: bytes, began: float) -> None:
-        if not self._records:
-            self._since = began
-        self._records.append(record)
-        self._size += len(record)
-
-    def send(self) -> None:
-        if self._records:
-            self._sock.send(b"".join(self._records))
-            self._records.clear()
-            self._size = 0
-
-    def next_packet(self) -> tuple[bytes, list[int]]:
-        """Take what is there; wait only with nothing left to send."""
-        if self._records:
-            fresh = time.monotonic() - self._since < _TOGETHER_S
-            if fresh and self._size < _TOGETHER_BYTES:
-                try:
-                    return packets.receive(self._sock, socket.MSG_DONTWAIT)
-                except BlockingIOError:
-                    pass
-            self.send()
-        return packets.receive(self._sock)
+def _next(sock: socket.socket, stash: Stash, waiting_since: float) -> tuple[bytes, list[int]]:
+    """Take the packet that is there; wait for one only with nothing left to send."""
+    if stash.size:
+        if stash.size < stash.LIMIT and time.monotonic() - waiting_since < _TOGETHER_S:
+            try:
+                return packets.receive(sock, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                pass
+        stash.send(sock)
+    return packets.receive(sock)

@@ -11,6 +11,7 @@ Pure functions, except that descriptors are made and consumed; used by agent and
 from __future__ import annotations
 
 import array
+import mmap
 import os
 import socket
 import struct
@@ -18,11 +19,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 PACKET_LIMIT = 64 * 1024  # bytes; some packets of this size fit a socket's default buffer
+MOST_WORKERS = 64  # of one command; the kernel passes at most 253 descriptors at once
 EXIT = b"X"  # engine to worker: end yourself
 _HELLO = struct.Struct("<cI")  # worker to engine: b"H" and the process id
 # seq, length of id, of serializers, of body, body in a file, result may wait for others
 _TASK = struct.Struct("<QBHIBB")
 _RESULT = struct.Struct("<QIfB")  # seq, length, seconds of run time, result in a file
+_STASHED = struct.Struct("<I")  # bytes that follow
+_STASH_SIZE = PACKET_LIMIT + _STASHED.size
 _FDS = socket.CMSG_SPACE(struct.calcsize("i"))
 
 
@@ -141,6 +145,50 @@ def read_results(packet: bytes, handles: list[int]) -> Iterator[ResultRecord]:
         raise ValueError("a result's header is cut off") from exc
     finally:
         close_all(handles)
+
+
+class Stash:
+    """Results that a worker has not sent yet, in memory that the engine shares.
+
+    Results of tiny tasks wait for one another before they are sent. When their worker dies
+    meanwhile, the engine finds them here.
+
+    Args:
+        handle: An anonymous file made by `new`; it stays open and the caller's.
+    """
+
+    LIMIT = PACKET_LIMIT // 2  # bytes of one record, and of all after which they are sent
+
+    def __init__(self, handle: int) -> None:
+        self._map = mmap.mmap(handle, _STASH_SIZE)
+        self.size = 0
+
+    @staticmethod
+    def new() -> int:
+        """Make the file."""
+        handle = os.memfd_create("cep-stash")
+        os.ftruncate(handle, _STASH_SIZE)
+        return handle
+
+    @staticmethod
+    def unsent(handle: int) -> bytes:
+        """Return what a dead worker had not sent (or had, and not yet forgotten)."""
+        (size,) = _STASHED.unpack(os.pread(handle, _STASHED.size, 0))
+        return os.pread(handle, min(size, _STASH_SIZE), _STASHED.size)
+
+    def add(self, record: bytes) -> None:
+        """Keep a record of at most `LIMIT` bytes."""
+        start = _STASHED.size + self.size
+        self._map[start : start + len(record)] = record
+        self.size += len(record)
+        _STASHED.pack_into(self._map, 0, self.size)
+
+    def send(self, sock: socket.socket) -> None:
+        """Send all and forget it."""
+        if self.size:
+            sock.send(self._map[_STASHED.size : _STASHED.size + self.size])
+            self.size = 0
+            _STASHED.pack_into(self._map, 0, 0)
 
 
 def receive(sock: socket.socket, flags: int = 0) -> tuple[bytes, list[int]]:

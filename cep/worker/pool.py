@@ -1,12 +1,13 @@
 """The process that makes worker processes: small, with the codec loaded, and without threads.
 
-The process engine starts it once, with one socket. It forks a worker for each descriptor it is
-sent, reports each worker's end, and kills all workers when the socket closes, so that none
-outlives the agent. A worker whose maker is gone is killed by the kernel.
+The process engine starts it once, with one socket. For each pair of descriptors it is sent (a
+socket and a stash, see `cep.worker.packets`) it forks a worker. It reports each worker's end, and
+kills all workers when its socket closes, so that none outlives the agent. A worker whose maker is
+gone is killed by the kernel.
 
 Commands and reports are packets of JSON:
 
-* `{"spawn": [number, ...]}` with one descriptor each; `{"kill": number}`
+* `{"spawn": [number, ...]}` with two descriptors each; `{"kill": number}`
 * `{"ready": pid}` once; `{"exited": number, "pid": pid, "status": wait status}`
 """
 
@@ -24,9 +25,10 @@ import types
 from pathlib import Path
 from typing import Any, NoReturn
 
+from cep.worker import packets
+
 _PR_SET_PDEATHSIG = 1  # source: linux/prctl.h
 _LARGEST_COMMAND = 64 * 1024
-MOST_DESCRIPTORS = 64  # per command; the kernel's limit is 253
 
 
 def main() -> None:
@@ -109,7 +111,7 @@ class _Pool:
         while True:
             try:
                 message, handles, _flags, _address = socket.recv_fds(
-                    self._control, _LARGEST_COMMAND, MOST_DESCRIPTORS
+                    self._control, _LARGEST_COMMAND, 2 * packets.MOST_WORKERS
                 )
             except BlockingIOError:
                 return True
@@ -118,26 +120,27 @@ class _Pool:
             if not message:
                 return False
             command = json.loads(message)
-            for number, handle in zip(command.get("spawn", ()), handles, strict=False):
-                self._spawn(number, handle)
+            ends = iter(handles)
+            for number, sock, stash in zip(command.get("spawn", ()), ends, ends, strict=False):
+                self._spawn(number, sock, stash)
             if "kill" in command:
                 for pid, number in self._children.items():
                     if number == command["kill"]:
                         _kill_group(pid)
 
-    def _spawn(self, number: int, handle: int) -> None:
+    def _spawn(self, number: int, sock: int, stash: int) -> None:
         try:
             pid = os.fork()
         except OSError as exc:
-            os.close(handle)
             self._report({"exited": number, "pid": 0, "status": 0, "error": str(exc)})
-            return
-        if pid == 0:
-            self._be_worker(number, handle)
-        os.close(handle)
-        self._children[pid] = number
+        else:
+            if pid == 0:
+                self._be_worker(number, sock, stash)
+            self._children[pid] = number
+        os.close(sock)
+        os.close(stash)
 
-    def _be_worker(self, number: int, handle: int) -> NoReturn:
+    def _be_worker(self, number: int, sock: int, stash: int) -> NoReturn:
         """The child's life; returns to nobody."""
         status = 1
         try:
@@ -151,10 +154,12 @@ class _Pool:
                 other.close()
             self._title(f"cep worker {number} ({self._label})")
             from cep.worker.loop import work
+            from cep.worker.packets import Stash
             from cep.worker.slots import SlotWriter
 
             work(
-                socket.socket(fileno=handle),
+                socket.socket(fileno=sock),
+                Stash(stash),
                 self._context,
                 SlotWriter(self._slots, f"worker-{number}"),
             )

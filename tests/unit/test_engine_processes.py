@@ -65,6 +65,14 @@ def interrupted_and_well(started, gate):
     return "well"
 
 
+def end_at(number, last):
+    import os
+
+    if number == last:
+        os._exit(7)
+    return number
+
+
 def leave_child(path):
     import os
     import subprocess
@@ -127,6 +135,16 @@ class TestProcessPoolEngine(
         outcome = rigs(workers=1).start().call(leave_child, str(tmp_path / "child"))
         assert outcome.kind is OutcomeKind.LOST
         assert "signal 9 (SIGKILL)" in outcome.reason
+
+    def test_results_that_wait_for_others_survive_their_worker(
+        self, rigs: Callable[..., Rig]
+    ) -> None:
+        rig = rigs(workers=1).start()
+        rig.wait_for([rig.add(end_at, number, -1) for number in range(100)])
+        rig.pump_until(lambda: rig.slots > 8, "tiny tasks that travel together")
+        seqs = [rig.add(end_at, number, 6) for number in range(8)]
+        kinds = [one.kind for one in rig.wait_for(seqs)]
+        assert kinds == [OutcomeKind.DONE] * 6 + [OutcomeKind.LOST] + [OutcomeKind.DONE]
 
     def test_what_a_killed_worker_had_started_dies_with_it(
         self, rigs: Callable[..., Rig], tmp_path: Path
@@ -275,7 +293,7 @@ class TestProcessPoolEngine(
 
 def _is_memfd(handle: Path) -> bool:
     try:
-        return "memfd:cep" in str(handle.readlink())
+        return "memfd:cep (" in str(handle.readlink())
     except OSError:
         return False
 
