@@ -8,6 +8,7 @@ that newer senders are understood. Pure functions; any thread.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -21,6 +22,19 @@ _VERSION_BYTE = bytes((PROTOCOL_VERSION,))
 _encode_text = json.JSONEncoder(
     ensure_ascii=False, allow_nan=False, check_circular=True, separators=(",", ":")
 ).encode
+
+
+def _finite(text: str) -> float | None:
+    """A number, or None for one that JSON has no word for.
+
+    Python writes NaN and Infinity all the same: the published endpoint 2.19 does so in its status
+    reports, and who passes them on could not.
+    """
+    number = float(text)
+    return number if math.isfinite(number) else None
+
+
+_decode_text = json.JSONDecoder(parse_float=_finite, parse_constant=_finite).decode
 
 # As uuid.UUID accepts from a message: with or without hyphens, in either case, ASCII only.
 _UUID = re.compile(
@@ -73,7 +87,7 @@ def unpack(body: bytes) -> tuple[str, dict[str, Any]]:
             f"The message has version byte {body[0]}; this endpoint speaks {PROTOCOL_VERSION} only."
         )
     try:
-        envelope = json.loads(str(memoryview(body)[1:], "utf-8"))
+        envelope = _decode_text(str(memoryview(body)[1:], "utf-8"))
     except UnicodeDecodeError as exc:
         raise WireError(f"The message is not UTF-8 text (at byte {exc.start + 1}).") from exc
     except (ValueError, RecursionError) as exc:

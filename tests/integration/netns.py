@@ -122,8 +122,12 @@ class NetworkNamespace:
         """Processes that live in this network now."""
         return [int(word) for word in self._ip("netns", "pids", self.name).split()]
 
-    def end_processes(self) -> list[str]:
-        """End what still runs here (TERM, then KILL); return their command lines."""
+    def end_processes(self, containing: str = "") -> list[str]:
+        """End what still runs here (TERM, then KILL); return their command lines.
+
+        Args:
+            containing: Only those with this text in their command line.
+        """
         told = []
         processes = []
         for pid in self.pids():
@@ -131,7 +135,10 @@ class NetworkNamespace:
                 process = psutil.Process(pid)
                 if process.status() == psutil.STATUS_ZOMBIE:
                     continue
-                told.append(f"{pid} {' '.join(process.cmdline())[:120]}")
+                line = " ".join(process.cmdline())
+                if containing not in line:
+                    continue
+                told.append(f"{pid} {line[:120]}")
                 process.send_signal(signal.SIGTERM)
             except psutil.NoSuchProcess:
                 continue

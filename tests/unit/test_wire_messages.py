@@ -253,3 +253,9 @@ def test_any_text_is_unpacked_or_refused(text: str) -> None:
 def test_wrong_lengths_are_refused(text: str) -> None:
     with pytest.raises(WireError):
         buffers.unpack_buffers(text)
+
+
+@pytest.mark.parametrize("word", ["NaN", "Infinity", "-Infinity", "1e999", "-1e999"])
+def test_a_number_that_json_has_no_word_for_becomes_null(word: str) -> None:
+    message = b'\x01{"message_type":"x","data":{"odd":%s,"even":2.5}}' % word.encode()
+    assert envelope.unpack(message) == ("x", {"odd": None, "even": 2.5})
