@@ -44,6 +44,17 @@ class Where:
     def __str__(self) -> str:
         return f"{self.host}:{self.port}"
 
+    @classmethod
+    def of(cls, parameters: Any, service_port: int) -> Where:
+        """Where pika's connection parameters lead, the service having named this port."""
+        return cls(
+            parameters.host,
+            parameters.port,
+            parameters.credentials.username,
+            tls=parameters.ssl_options is not None,
+            service_port=service_port if service_port != parameters.port else None,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Failure:

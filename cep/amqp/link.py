@@ -88,6 +88,7 @@ class Link:
         self.where = Where("?", 0, "?", tls=False)
         self.channel: Any = None
         self.epoch = 0
+        self._up_epoch = 0  # the last one that worked
         self.blocked = False
         self._connection: Any = None
         self._timer: Any = None
@@ -147,7 +148,10 @@ class Link:
         return self._closing
 
     def working(self) -> None:
-        """Note that the channel does what it is for; told by its user once per epoch."""
+        """Note that the channel does what it is for; counts once per epoch."""
+        if self._up_epoch == self.epoch:
+            return
+        self._up_epoch = self.epoch
         self._backoff.up()
         if self._failing:
             log.info(
@@ -181,17 +185,10 @@ class Link:
             transport.abort()
 
     def _read_address(self, url: str) -> None:
-        own = connection_parameters(url)
         parameters = connection_parameters(url, port=self._port, ssl_ca_file=self._ssl_ca_file)
         parameters.client_properties = {"connection_name": f"cep {self.name}", "product": "cep"}
         self._parameters = parameters
-        self.where = Where(
-            parameters.host,
-            parameters.port,
-            parameters.credentials.username,
-            tls=parameters.ssl_options is not None,
-            service_port=own.port if own.port != parameters.port else None,
-        )
+        self.where = Where.of(parameters, connection_parameters(url).port)
 
     def _change(self, url: str) -> None:
         if self._closing:

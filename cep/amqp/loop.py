@@ -26,6 +26,7 @@ class AmqpLoop:
         self._thread: threading.Thread | None = None
         self._stopping = False
         self._guard = threading.Lock()
+        self._early: list[Callable[[], None]] = []  # calls before the start
 
     def start(self) -> None:
         """Start the thread; a second call does nothing."""
@@ -34,6 +35,9 @@ class AmqpLoop:
                 return
             quieten_pika()
             self._ioloop = IOLoop()
+            for function in self._early:
+                self._ioloop.add_callback_threadsafe(_guarded(function))
+            self._early.clear()
             self._thread = threading.Thread(target=self._run, name="amqp", daemon=False)
             self._thread.start()
 
@@ -45,13 +49,16 @@ class AmqpLoop:
     def call(self, function: Callable[[], None]) -> None:
         """Run a function in the AMQP thread, soon and in order of calls; from any thread.
 
-        A stopped loop drops it: its links are closed and there is nothing left to do.
+        Before `start()` it waits for the start. A stopped loop drops it: its links are closed and
+        there is nothing left to do.
         """
         with self._guard:
-            if self._thread is None or self._stopping:
+            if self._stopping:
                 log.debug("a call after the end of the AMQP loop is dropped")
-                return
-            self._ioloop.add_callback_threadsafe(_guarded(function))
+            elif self._thread is None:
+                self._early.append(function)
+            else:
+                self._ioloop.add_callback_threadsafe(_guarded(function))
 
     def call_later(self, delay_s: float, function: Callable[[], None]) -> Any:
         """Run a function after a while; only from the AMQP thread.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pika
 
 from cep.amqp.failures import NETWORK_ERRORS, Where, as_error, explain
@@ -37,17 +35,10 @@ def check_connection(
         ConfigError: The CA file cannot be used.
     """
     quieten_pika()
-    own: Any = connection_parameters(url)
     parameters = connection_parameters(url, port=port, ssl_ca_file=ssl_ca_file)
     parameters.socket_timeout = timeout_s
     parameters.stack_timeout = timeout_s
-    where = Where(
-        parameters.host,
-        parameters.port,
-        parameters.credentials.username,
-        tls=parameters.ssl_options is not None,
-        service_port=own.port if own.port != parameters.port else None,
-    )
+    where = Where.of(parameters, connection_parameters(url).port)
     try:
         connection = pika.BlockingConnection(parameters)
     except NETWORK_ERRORS as exc:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 
@@ -544,6 +545,30 @@ def test_tls_checks_the_authority_and_the_host_name(
     publisher.publish([(1, b"secret" * 100_000)])
     (delivery,) = receive(inbox, 1)
     assert delivery.body == b"secret" * 100_000
+
+
+def test_no_log_line_holds_the_password_even_with_everything_switched_on(
+    rabbitmq: RabbitMq, links: Links, inbox: Inbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    for logger in ("", "pika", "cep"):
+        caplog.set_level(logging.DEBUG, logger=logger)
+    address = make_queue(rabbitmq)
+    put_messages(rabbitmq, address, [b"payload-of-a-user"])
+    consumer = links.consumer(address, inbox)
+    consumer.consume()
+    publisher = links.publisher(address, inbox)
+    receive(inbox, 1)
+    publisher.publish([(1, b"payload-of-a-user")])
+    inbox.wait(Confirmed)
+    rabbitmq.close_connections()
+    inbox.wait(LinkDown)
+    wrong = QueueAddress(rabbitmq.url_for("admin", "other-secret"), address.queue)
+    links.consumer(wrong, inbox, "wrong")
+    inbox.wait(LinkRefused)
+    assert "link tasks is down" in caplog.text or "link results is down" in caplog.text
+    for secret in ("admin-secret", "other-secret", "payload-of-a-user"):
+        lines = [record.getMessage() for record in caplog.records if secret in record.getMessage()]
+        assert lines == []
 
 
 def test_a_plain_connection_to_a_tls_port_says_so(rabbitmq: RabbitMq) -> None:

@@ -63,6 +63,19 @@ def test_a_link_can_be_stopped_while_it_waits_for_its_next_try() -> None:
     loop.stop(5)
 
 
+def test_calls_before_the_start_are_kept_in_order() -> None:
+    loop = AmqpLoop()
+    seen: list[int] = []
+    done = threading.Event()
+    for n in range(3):
+        loop.call(lambda n=n: seen.append(n))  # type: ignore[misc]
+    loop.call(done.set)
+    loop.start()
+    assert done.wait(5)
+    loop.stop(5)
+    assert seen == [0, 1, 2]
+
+
 def test_calls_after_the_end_are_dropped() -> None:
     loop = AmqpLoop()
     loop.start()
