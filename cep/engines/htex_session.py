@@ -275,6 +275,8 @@ class Session:
 
     def _land(self, message: Received) -> list[Outcome]:
         """What the answer to one flight means for its tasks. The lock is held."""
+        if self._closed and message.kind != "done":
+            return []  # `end` has the better reason
         tasks = self._take_off(message.task)
         if message.kind != "done":
             return self._lost(tasks, WORKER_LOST, message.reason)
@@ -335,6 +337,8 @@ class Session:
     def _lose(self, event: Any) -> list[Outcome]:
         manager = self._managers.pop(event["manager"], None)
         self._scaler.tell("gone", event["manager"])
+        if self._closed:
+            return []  # `end` has the better reason
         host = "" if manager is None else f" on host {manager.facts['host']}"
         reason = f"The block that ran the task was lost (block {event['block']}{host})."
         tasks = [task for flight in event["ids"] for task in self._take_off(flight)]
