@@ -72,7 +72,8 @@ class OrdinaryUser:
             shutil.copy(wheel, self.place / "wheels")
 
     def remove(self) -> None:
-        """Remove the account."""
+        """Remove the account, and the (empty) directory of its control sockets."""
+        shutil.rmtree(Path("/tmp") / f"cep-{self.uid}", ignore_errors=True)
         subprocess.run(["userdel", self.name], check=True)
 
     @property
