@@ -90,7 +90,7 @@ def _tokens(scopes: str) -> dict[str, Any]:
 class Account:
     """What became of the tasks of one scenario."""
 
-    submitted: int
+    labels: dict[str, str]  # of every submitted task, by its id
     answers: dict[str, ResultMessage] = field(default_factory=dict)
     repeats: int = 0
     executions: Counter[str] = field(default_factory=Counter)
@@ -99,6 +99,18 @@ class Account:
     def errors(self) -> list[str]:
         """Error codes of the answers that are errors."""
         return [a.error_code for a in self.answers.values() if a.error_code is not None]
+
+    @property
+    def errors_without_a_trace(self) -> list[str]:
+        """Labels of tasks answered with an error whose function left no trace of having run."""
+        wrong = [a.task_id for a in self.answers.values() if a.error_code is not None]
+        return [self.labels[id_] for id_ in wrong if not self.executions[self.labels[id_]]]
+
+    @property
+    def results_without_a_trace(self) -> list[str]:
+        """Labels of tasks answered with a result although their function never ran."""
+        right = [a.task_id for a in self.answers.values() if a.error_code is None]
+        return [self.labels[id_] for id_ in right if not self.executions[self.labels[id_]]]
 
     @property
     def run_twice(self) -> list[str]:
@@ -124,7 +136,7 @@ class Bench:
         self.reports: list[dict[str, Any]] = []
         self._children: list[subprocess.Popen[bytes]] = []
         self._serializer = ComputeSerializer()
-        self._submitted: dict[str, str] = {}  # task id -> label
+        self.labels: dict[str, str] = {}  # of each submitted task, by its id
         self._service = ThreadingHTTPServer(("127.0.0.1", 0), _Routes)
         self._service.register = self._register  # type: ignore[attr-defined]
         threading.Thread(target=self._service.serve_forever, daemon=True).start()
@@ -226,7 +238,7 @@ class Bench:
                     self._serializer.serialize({}),
                 ]
                 self.publish(channel, id_, pack_task(id_, self._serializer.pack_buffers(buffers)))
-                self._submitted[id_] = label
+                self.labels[id_] = label
         return ids
 
     def publish(self, channel: Any, id_: str, body: bytes, **headers: Any) -> None:
@@ -246,7 +258,7 @@ class Bench:
             within_s: Stop then at the latest.
             onto: An earlier account to go on with.
         """
-        account = onto or Account(len(self._submitted))
+        account = onto or Account(self.labels)
         deadline = time.monotonic() + within_s
         with self.broker.channel() as channel:
             left = deadline - time.monotonic()
