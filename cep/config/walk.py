@@ -6,6 +6,7 @@ One `Walk` per file, used by one thread and thrown away; it has no effects of it
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -22,6 +23,10 @@ Known: TypeAlias = Mapping[str, Key]
 Spot: TypeAlias = tuple[str, int | None]  # path to the key and its line
 
 _SHOWN = 60  # characters of a value in a message
+# Bounded in depth and length: aliases can make a short file stand for a huge value.
+_BRIEF = reprlib.Repr()
+_BRIEF.maxstring = _BRIEF.maxother = _SHOWN + 2
+_BRIEF.maxlevel, _BRIEF.maxlist, _BRIEF.maxdict = 2, 4, 4
 
 
 @dataclass(slots=True)
@@ -164,12 +169,15 @@ WRONG = object()  # what a value becomes that was reported as a problem
 
 
 def show(value: Any) -> str:
-    """A value for a message: short, on one line."""
-    text = repr(getattr(value, "written", value)) if not isinstance(value, Lines) else "a block"
+    """A value for a message: short, on one line, however large the value is."""
+    if isinstance(value, Lines):
+        return "a block"
     if hasattr(value, "written"):
-        text = value.written
+        text = str(value.written)
     elif isinstance(value, bool):
         text = str(value).lower()
+    else:
+        text = _BRIEF.repr(value)
     return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sqlite3
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,11 +21,11 @@ from globus_sdk.config import EnvConfig
 from globus_sdk.gare import GlobusAuthorizationParameters
 from globus_sdk.login_flows import CommandLineLoginFlowManager
 from globus_sdk.scopes import AuthScopes, ComputeScopes
-from globus_sdk.token_storage import SQLiteTokenStorage
+from globus_sdk.token_storage import SQLiteTokenStorage, TokenStorageData
 from globus_sdk.transport import RetryConfig
 
 from cep import paths
-from cep.errors import CantCreate, DataError, NotAllowed
+from cep.errors import CantCreate, ConfigError, DataError, NotAllowed
 from cep.model import PRODUCTION
 from cep.service import refusal
 from cep.service.address import ServiceAddress
@@ -115,7 +116,11 @@ class Login:
         self.identity = client_identity()
         self._store = _open_store(base or paths.user_dir(), store_namespace(address, self.identity))
         try:
+            self._stored()  # a damaged store is told as one before anything builds on it
             self.app = self._build_app()
+        except ValueError as exc:  # e.g. GLOBUS_SDK_VERIFY_SSL names a file that is not there
+            self._store.close()
+            raise ConfigError(f"A GLOBUS_SDK_ variable of the shell is wrong: {exc}.") from exc
         except BaseException:
             self._store.close()
             raise
@@ -171,9 +176,18 @@ class Login:
         if self.identity is not None:
             # GlobusApp would fetch a token for each server just to answer; expired ones renew
             # themselves, so what counts is whether there are any.
-            stored = self._store.get_token_data_by_resource_server()
+            stored = self._stored()
             return any(server not in stored for server in scopes())
         return self.app.login_required()
+
+    def _stored(self) -> dict[str, TokenStorageData]:
+        try:
+            return self._store.get_token_data_by_resource_server()
+        except (sqlite3.Error, ValueError, TypeError, AttributeError) as exc:
+            raise DataError(
+                f"The token store {self._store.filepath} cannot be read: {exc}.",
+                hint="Move it away and log in again: cep login",
+            ) from exc
 
     def ensure(self, *, force: bool = False) -> bool:
         """Log in when needed; returns whether a login took place.
@@ -220,7 +234,7 @@ class Login:
         Raises:
             TemporaryFailure: The tokens could not be revoked; they are still stored.
         """
-        stored = bool(self._store.get_token_data_by_resource_server())
+        stored = bool(self._stored())
         try:
             self.app.logout(sweep=True)
         except globus_sdk.GlobusError as exc:
@@ -330,5 +344,5 @@ def _open_store(base: Path, namespace: str) -> SQLiteTokenStorage:
             # The agent opens it in one thread and uses it in another, never in two at once.
             connect_params={"check_same_thread": False},
         )
-    except OSError as exc:
+    except (OSError, sqlite3.Error) as exc:
         raise CantCreate(f"The token store in {base} cannot be opened: {exc}.") from exc

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import subprocess
 import sys
 import time
@@ -288,6 +289,25 @@ def test_a_long_value_is_shown_short() -> None:
     assert len(said) < 300
 
 
+def test_a_short_file_that_stands_for_a_huge_value_is_told_shortly() -> None:
+    lines = ["l0: &l0 [x, x]"]
+    lines += [f"l{n}: &l{n} [{', '.join([f'*l{n - 1}'] * 9)}]" for n in range(1, 30)]
+    before = time.perf_counter()
+    said = problems("\n".join([*lines, "display_name: *l29", "engine: 1"]))
+    assert time.perf_counter() - before < 1.0
+    assert "display_name: must be text, not [[" in said
+    assert max(len(line) for line in said.splitlines()) < 2000
+
+
+def test_a_byte_order_mark_and_windows_line_ends_are_no_trouble() -> None:
+    text = "\ufeffdisplay_name: x\r\nengine: {type: ThreadPoolEngine}\r\n"
+    assert load_text(text, "x").display_name == "x"
+
+
+def test_a_value_that_holds_itself_is_an_error() -> None:
+    assert "config.yaml" in problems("display_name: &a [*a]\nengine: {type: ThreadPoolEngine}")
+
+
 def test_only_a_config_py_is_never_run_and_says_what_to_do(tmp_path: Path) -> None:
     mark = tmp_path / "was-run"
     (tmp_path / "config.py").write_text(f"open({str(mark)!r}, 'w')\nconfig = None\n")
@@ -532,7 +552,8 @@ def test_loading_has_no_effects_and_takes_milliseconds(tmp_path: Path) -> None:
         "assert threading.active_count() == 1\n"
         "assert not {'parsl', 'zmq', 'socket', 'multiprocessing'} & set(sys.modules)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=False)
+    here = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=here, check=False)
     assert done.returncode == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml"]
     before = time.perf_counter()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from cep.errors import NotAllowed
+from cep.errors import ConfigError, DataError, NotAllowed
 from cep.service.address import ServiceAddress, of_url
 from cep.service.auth import CLIENT_ID, Login, client_identity, scopes
 from tests.unit.service_stand_in import CLIENT_ID as STAND_IN_CLIENT
@@ -208,3 +208,20 @@ def test_the_service_room_never_loads_the_compute_sdk() -> None:
         "assert not {'globus_compute_sdk', 'parsl', 'pika', 'click'} & set(sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("content", [b"this is no database, not at all", b""])
+def test_a_damaged_token_store_is_told_and_left_alone(content: bytes, tmp_path: Path) -> None:
+    store = tmp_path / "storage.db"
+    store.write_bytes(content)
+    with pytest.raises(DataError, match=r"storage\.db"):
+        Login(HOSTED, base=tmp_path)
+    assert store.read_bytes() == content
+
+
+def test_a_wrong_setting_of_the_library_is_told_as_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GLOBUS_SDK_VERIFY_SSL", "/nowhere/ca.pem")
+    with pytest.raises(ConfigError, match="SSL verification"):
+        Login(HOSTED, base=tmp_path)
