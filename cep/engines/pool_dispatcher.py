@@ -24,21 +24,19 @@ from cep.engines.base import EngineDown, EngineEvent, Outcomes, SlotsChanged, Su
 from cep.engines.local import local_report, refuse_resources
 from cep.engines.pace import Pace
 from cep.engines.pool_link import PoolLink, Worker, ending, kill_and_wait
+from cep.engines.pool_sharing import WINDOW, hand_out, refuse_long_names, take_for_idle
 from cep.errors import EngineError
 from cep.model import EngineStatus, Outcome, OutcomeKind, Task
-from cep.wire.result import TASK_REFUSED, WORKER_LOST
+from cep.wire.result import WORKER_LOST
 from cep.worker import packets
 
 log = logging.getLogger(__name__)
 
 ENGINE_TYPE = "ProcessPoolEngine"
-_WINDOW = 2  # tasks in a worker's hands: one that runs, one that waits
-_TINY_WINDOW = 8  # tiny ones; a Unix socket may refuse more than some ten packets
 _STARTS = 5  # workers in a row that end before they are ready, until the engine gives up
 _BACK_OFF_S = 0.1  # after the first of them, doubled each time
 _LONGEST_BACK_OFF_S = 30.0
 _RETRY_S = 1.0  # after the host had no memory or descriptor for a hand-over
-_LONGEST_NAMES = 8 * 1024  # characters of a task's result serializers, all together
 
 
 _ENDED = "was ended with the engine"
@@ -162,7 +160,7 @@ class Dispatcher:
             self._outcomes = []
         if not self._announced and not any(w.pid for w in self._workers.values()):
             return
-        slots = _WINDOW * self._count * self._size
+        slots = WINDOW * self._count * self._size
         if slots != self._announced:
             self._announced = slots
             self._deliver(SlotsChanged(slots))
@@ -191,7 +189,7 @@ class Dispatcher:
 
     def _take(self, tasks: Iterable[Task]) -> None:
         for task in tasks:
-            refusal = refuse_resources(task, ENGINE_TYPE) or _refuse_long_names(task)
+            refusal = refuse_resources(task, ENGINE_TYPE) or refuse_long_names(task)
             if refusal is None:
                 self._pending.append(task)
             else:
@@ -210,9 +208,13 @@ class Dispatcher:
         self._pending = kept
 
     def _fill(self) -> None:
-        """Give waiting tasks to workers, the one with the least first."""
+        """Give waiting tasks to workers."""
+        ready = [w for w in self._workers.values() if w.pid is not None and not w.leaving]
+        self._retry_at = None
+        if not self._pending:
+            self._pending.extend(take_for_idle(ready))
         try:
-            self._fill_workers()
+            hand_out(self._pending, ready, self._pace)
         except OSError as exc:
             # A large body needs a file in memory, and the host has no descriptor or page left.
             log.warning(
@@ -221,36 +223,6 @@ class Dispatcher:
                 extra={"event": "engine.hand_over_failed"},
             )
             self._retry_at = time.monotonic() + _RETRY_S
-
-    def _fill_workers(self) -> None:
-        self._retry_at = None
-        ready = [w for w in self._workers.values() if w.pid is not None and not w.leaving]
-        if not self._pending:
-            self._share(ready)
-        for level in range(_TINY_WINDOW):
-            for worker in ready:
-                if not self._pending:
-                    return
-                if len(worker.given) > level or worker.full or worker.room == 0:
-                    continue
-                task = self._pending[0]
-                tiny = self._pace.size(task.function_id) > 1
-                if level >= _WINDOW and not tiny:
-                    return
-                if worker.send(task, tiny):
-                    self._pending.popleft()
-
-    def _share(self, ready: list[Worker]) -> None:
-        """Let workers with nothing to do have what waits behind a running task."""
-        idle = sum(not worker.given and worker.room != 0 for worker in ready)
-        if not idle:
-            return
-        for worker in sorted(ready, key=lambda one: len(one.given), reverse=True):
-            if len(worker.given) < 2 or idle <= 0:
-                return
-            taken = worker.take_back(min(idle, len(worker.given) - 1))
-            self._pending.extend(taken)
-            idle -= len(taken)
 
     # -- workers -------------------------------------------------------------------------------
 
@@ -474,19 +446,3 @@ class Dispatcher:
             if isinstance(command, Submission):
                 self._take(command.tasks)
         self._commands.clear()
-
-
-def _refuse_long_names(task: Task) -> Outcome | None:
-    """Refuse a task whose list of serializers would not fit into a packet."""
-    length = sum(len(one) + 1 for one in task.result_serializers)
-    if length <= _LONGEST_NAMES:
-        return None
-    return Outcome(
-        task.seq,
-        OutcomeKind.REFUSED,
-        code=TASK_REFUSED,
-        reason=(
-            f"The task names result serializers of {length} characters in total; at most "
-            f"{_LONGEST_NAMES} are taken."
-        ),
-    )

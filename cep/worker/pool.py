@@ -154,12 +154,11 @@ class _Pool:
                 other.close()
             self._title(f"cep worker {number} ({self._label})")
             from cep.worker.loop import work
-            from cep.worker.packets import Stash
             from cep.worker.slots import SlotWriter
 
             work(
                 socket.socket(fileno=sock),
-                Stash(stash),
+                packets.Stash(stash),
                 self._context,
                 SlotWriter(self._slots, f"worker-{number}"),
             )

@@ -14,6 +14,7 @@ from cep.config.settings import HtexSettings, ProcessPoolSettings, ThreadPoolSet
 from cep.engines.base import Engine
 from cep.engines.build import build_engine
 from cep.engines.threads import ThreadPoolEngine
+from cep.worker import environ
 from tests.unit import engine_tasks as tasks
 from tests.unit.engine_contract import (
     EngineContract,
@@ -25,14 +26,26 @@ from tests.unit.engine_rig import Rig
 from tests.unit.task_payloads import dilled, value_of
 
 
+def _threads_have_directories() -> bool:
+    """Whether this kernel lets threads have working directories of their own."""
+    found: list[bool] = []
+    thread = threading.Thread(target=lambda: found.append(environ.own_directory()))
+    thread.start()
+    thread.join()
+    return found == [True]
+
+
 class TestThreadPoolEngine(
     EngineContract, QueueContract, RefusesResourcesContract, StartSlotsContract
 ):
     """All of the contract except what needs processes."""
 
+    changes_directory = _threads_have_directories()
+
     def make_engine(self, *, workers: int = 2, **common: Any) -> Engine:
         return ThreadPoolEngine(ThreadPoolSettings(max_workers=workers, **common))
 
+    @pytest.mark.skipif(not changes_directory, reason="threads share one directory here")
     def test_fault_04_shell_functions_in_sandboxes_do_not_move_the_agent(
         self, rigs: Callable[..., Rig]
     ) -> None:
