@@ -1,7 +1,7 @@
 """Rules of every test run: three parts in order, no skip in CI, nothing left behind.
 
-Each test belongs to one part: `unit`, `main_job` (a user's way from configure to stop) or `rest`.
-They run in that order in one pytest process, and the summary tells the time of each. With the
+Each test belongs to one part: `unit`, `main_job` (a user's way from configure to stop), `faults`
+(what must not lose a task) or `rest`. They run in that order in one pytest process, and the summary tells the time of each. With the
 environment variable CI set, a skip counts as a failure: there everything a test needs is
 installed by the test command. What a run leaves behind (processes, containers, files in the home
 directory) fails it as well.
@@ -23,6 +23,7 @@ IN_CI = bool(os.environ.get("CI"))
 PARTS = {
     "unit": "tests of one module, without a network",
     "main_job": "the main job end to end: configure, start, run functions, stop",
+    "faults": "kill -9, lost links, full disks: what must not lose a task",
     "rest": "the other scenarios on real parts",
 }
 # The files of tests/integration that make up the main job, in the order they run.
@@ -31,6 +32,14 @@ MAIN_JOB = (
     "test_sdk_scenarios.py",
     "test_quickstart.py",
     "test_demo.py",
+)
+FAULTS = (
+    "test_agent_crash.py",
+    "test_agent_troubles.py",
+    "test_hub_restart.py",
+    "test_journal_crash.py",
+    "test_journal_full_disk.py",
+    "test_link_faults.py",
 )
 HERE = Path(__file__).resolve().parent
 RUN_MARK = f"{leftovers.RUN_VARIABLE}={uuid.uuid4()}"
@@ -59,7 +68,9 @@ def part_of(path: Path) -> str:
     relative = path.relative_to(HERE)
     if relative.parts[0] == "unit":
         return "unit"
-    return "main_job" if relative.name in MAIN_JOB else "rest"
+    if relative.name in MAIN_JOB:
+        return "main_job"
+    return "faults" if relative.name in FAULTS else "rest"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
