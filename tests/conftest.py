@@ -1,10 +1,10 @@
-"""Rules of every test run: three parts in order, no skip in CI, nothing left behind.
+"""Rules of every test run: four parts in order, no skip in CI, nothing left behind.
 
 Each test belongs to one part: `unit`, `main_job` (a user's way from configure to stop), `faults`
-(what must not lose a task) or `rest`. They run in that order in one pytest process, and the summary tells the time of each. With the
-environment variable CI set, a skip counts as a failure: there everything a test needs is
-installed by the test command. What a run leaves behind (processes, containers, files in the home
-directory) fails it as well.
+(what must not lose a task) or `rest`. They run in that order in one pytest process, and the
+summary tells the time of each. With the environment variable CI set, a skip counts as a failure:
+there everything a test needs is installed by the test command. What a run leaves behind
+(processes, containers, files in the home directory) fails it as well.
 """
 
 from __future__ import annotations
