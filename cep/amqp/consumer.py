@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from cep.amqp.backoff import BackOff
@@ -151,7 +152,7 @@ class Consumer:
         self._open = Unsettled()
         self._prefetch = 0
         self._braked = False
-        channel.add_on_cancel_callback(self._on_cancelled_by_broker)
+        channel.add_on_cancel_callback(partial(self._on_cancelled_by_broker, channel))
         if not self._wished:
             self._link.working()
         self._reconcile()
@@ -193,13 +194,18 @@ class Consumer:
                 self._queue,
                 on_message_callback=self._on_message,
                 exclusive=self._exclusive,
-                callback=self._on_consuming,
+                callback=partial(self._on_consuming, channel),
             )
         elif self._phase == CONSUMING and (not run or worth_changing(self._prefetch, wanted)):
             self._phase = STOPPING
-            channel.basic_cancel(self._tag, callback=self._on_cancelled)
+            channel.basic_cancel(self._tag, callback=partial(self._on_cancelled, channel))
 
-    def _on_consuming(self, _frame: Any) -> None:
+    # A channel that was given up for another address may still say something while it closes, so
+    # each of these asks first whether it is the present one that speaks.
+
+    def _on_consuming(self, channel: Any, _frame: Any) -> None:
+        if channel is not self._link.channel:
+            return
         self._phase = CONSUMING
         if not self._told_consuming:
             self._told_consuming = True
@@ -207,14 +213,18 @@ class Consumer:
             self._put(Consuming(self._name, self._link.epoch))
         self._reconcile()
 
-    def _on_cancelled(self, _frame: Any) -> None:
+    def _on_cancelled(self, channel: Any, _frame: Any) -> None:
+        if channel is not self._link.channel:
+            return
         self._phase = IDLE
         self._tag = ""
         if self._owes_stop:
             self._tell_stopped()
         self._reconcile()
 
-    def _on_cancelled_by_broker(self, _frame: Any) -> None:
+    def _on_cancelled_by_broker(self, channel: Any, _frame: Any) -> None:
+        if channel is not self._link.channel:
+            return
         self._flush()
         self._link.fail(f"The broker {self._link.where} took the queue {self._queue} away.")
 
@@ -226,7 +236,9 @@ class Consumer:
 
     # --- deliveries -------------------------------------------------------------------------------
 
-    def _on_message(self, _channel: Any, method: Any, properties: Any, body: bytes) -> None:
+    def _on_message(self, channel: Any, method: Any, properties: Any, body: bytes) -> None:
+        if channel is not self._link.channel:
+            return
         size = len(body)
         self._open.add(method.delivery_tag, size)
         self._sizes.add(size)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from pika import BasicProperties
@@ -151,7 +152,9 @@ class Publisher:
         self._confirming = False
         self._next_tag = 1
         channel.add_on_return_callback(self._on_returned)
-        channel.confirm_delivery(self._on_answer, callback=self._on_confirming)
+        channel.confirm_delivery(
+            partial(self._on_answer, channel), callback=partial(self._on_confirming, channel)
+        )
 
     def channel_lost(self, failure: Failure) -> None:
         """Everything in flight waits again, unless the broker refused one single message."""
@@ -168,7 +171,12 @@ class Publisher:
         """Go on publishing."""
         self._pump()
 
-    def _on_confirming(self, _frame: Any) -> None:
+    # A channel that was given up for another address may still say something while it closes, and
+    # its tags mean other messages now; so each of these asks first whether it is the present one.
+
+    def _on_confirming(self, channel: Any, _frame: Any) -> None:
+        if channel is not self._link.channel:
+            return
         self._confirming = True
         self._link.working()
         self._pump()
@@ -229,7 +237,9 @@ class Publisher:
 
     # --- the broker's answers ---------------------------------------------------------------------
 
-    def _on_answer(self, frame: Any) -> None:
+    def _on_answer(self, channel: Any, frame: Any) -> None:
+        if channel is not self._link.channel:
+            return
         method = frame.method
         messages = self._outgoing.answered(method.delivery_tag, bool(method.multiple))
         positive = method.NAME == "Basic.Ack"
@@ -242,7 +252,9 @@ class Publisher:
                 self._tell_refused(message, f"The broker {self._link.where} refused the message.")
         self._tell_soon()
 
-    def _on_returned(self, _channel: Any, method: Any, _properties: Any, body: bytes) -> None:
+    def _on_returned(self, channel: Any, method: Any, _properties: Any, body: bytes) -> None:
+        if channel is not self._link.channel:
+            return
         reason = (
             f"The broker {self._link.where} found no queue for exchange '{method.exchange}', "
             f"routing key '{method.routing_key}': {method.reply_code} {method.reply_text}."

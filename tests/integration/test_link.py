@@ -446,6 +446,41 @@ def test_a_consumer_goes_on_at_a_new_address_and_gets_what_was_not_acked_again(
     assert depth(rabbitmq, address) == 0
 
 
+def test_addresses_that_change_at_any_moment_lose_and_mix_up_nothing(
+    rabbitmq: RabbitMq, links: Links, inbox: Inbox
+) -> None:
+    address = make_queue(rabbitmq)
+    target = make_queue(rabbitmq)
+    bodies = {b"%d" % n for n in range(3000)}
+    put_messages(rabbitmq, address, sorted(bodies))
+    consumer = links.consumer(address, inbox)
+    consumer.consume()
+    publisher = links.publisher(target, inbox)
+    got: set[bytes] = set()
+    events = 0
+
+    def take(event: AmqpEvent) -> None:
+        nonlocal events
+        assert not isinstance(event, LinkDown) or "exclusive" in event.reason
+        if isinstance(event, Delivered):
+            for delivery in event.deliveries:
+                if delivery.body not in got:
+                    got.add(delivery.body)
+                    publisher.publish([(int(delivery.body), delivery.body)])
+            consumer.ack(event.deliveries[0].epoch, [d.tag for d in event.deliveries])
+        events += 1
+        if events % 3 == 0 and events < 90:
+            consumer.readdress(address)
+            publisher.readdress(target)
+
+    inbox.collect(lambda: got == bodies and publisher.pending() == 0, take, 50)
+    assert events > 90
+    consumer.stop(5)
+    publisher.stop(5)
+    assert depth(rabbitmq, address) == 0
+    assert set(drain(rabbitmq, target)) == bodies
+
+
 def test_a_permission_that_is_missing_refuses_the_link(
     rabbitmq: RabbitMq, links: Links, inbox: Inbox
 ) -> None:
