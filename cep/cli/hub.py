@@ -10,9 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cep.cli.command import HELP_OPTIONS, CepCommand, CepGroup, shared
+from cep.errors import InputMissing
 
 if TYPE_CHECKING:
     from cep.hub.options import HubFiles
+
+
+_LIBRARIES = ("pamqp", "sqlalchemy", "starlette", "uvicorn")  # the extra `hub`
 
 
 class _HubGroup(CepGroup):
@@ -52,6 +56,18 @@ def _ask(
     return ask(running, method, path, body)
 
 
+def _check_libraries() -> None:
+    """Say what to install when the extra `hub` is not there."""
+    from importlib.util import find_spec
+
+    missing = [name for name in _LIBRARIES if find_spec(name) is None]
+    if missing:
+        raise InputMissing(
+            f"The hub needs libraries that cannot be found: {', '.join(missing)}.",
+            hint="Install them: pip install 'cep-endpoint[hub]'",
+        )
+
+
 @click.group(cls=_HubGroup, context_settings=HELP_OPTIONS)
 def hub() -> None:
     """Serve endpoints and the SDK from this machine: REST and AMQP, no other service."""
@@ -82,6 +98,7 @@ def serve(
     detach: bool,
 ) -> None:
     """Serve until stopped."""
+    _check_libraries()
     from cep.hub.options import HubOptions, check_urls
 
     check_urls(public_url, public_amqp_url)

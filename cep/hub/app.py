@@ -118,6 +118,7 @@ class _Server(uvicorn.Server):
             uvicorn.Config(
                 app,
                 access_log=False,
+                date_header=False,  # uvicorn renews it by polling
                 lifespan="off",
                 log_config=None,
                 server_header=False,
@@ -126,6 +127,7 @@ class _Server(uvicorn.Server):
             )
         )
         self._tell: Callable[[], None] = lambda: None
+        self._ended = asyncio.Event()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -143,9 +145,14 @@ class _Server(uvicorn.Server):
         if not self.should_exit:
             self._tell()
 
+    async def main_loop(self) -> None:
+        """Wait for the end, where uvicorn would look ten times a second whether it has come."""
+        await self._ended.wait()
+
     def end(self) -> None:
         """Stop serving."""
         self.should_exit = True
+        self._ended.set()
 
 
 def _admin_url(listening: socket.socket) -> str:
