@@ -146,6 +146,26 @@ class TestProcessPoolEngine(
         kinds = [one.kind for one in rig.wait_for(seqs)]
         assert kinds == [OutcomeKind.DONE] * 6 + [OutcomeKind.LOST] + [OutcomeKind.DONE]
 
+    def test_each_kill_costs_at_most_the_task_that_ran(
+        self, rigs: Callable[..., Rig], tmp_path: Path
+    ) -> None:
+        rig = rigs(workers=2).start()
+        pool = pool_of(rig)
+        path = tmp_path / "lines"
+        seqs = [rig.add(tasks.append_line, str(path), str(number)) for number in range(600)]
+        for finished in range(40, 560, 40):
+            rig.pump_until(lambda least=finished: len(rig.outcomes) > least, "progress")
+            workers = pool.children()
+            if workers:
+                workers[finished // 40 % len(workers)].kill()
+        outcomes = rig.wait_for(seqs)
+        lost = [one for one in outcomes if one.kind is OutcomeKind.LOST]
+        assert len(lost) <= 13
+        assert {one.kind for one in outcomes} <= {OutcomeKind.LOST, OutcomeKind.DONE}
+        lines = path.read_text().split()
+        assert len(lines) == len(set(lines))  # nothing ran twice
+        assert len(lines) >= 600 - len(lost)
+
     def test_what_a_killed_worker_had_started_dies_with_it(
         self, rigs: Callable[..., Rig], tmp_path: Path
     ) -> None:
