@@ -1,8 +1,9 @@
-"""Providers, launchers and address probes: their names, arguments and kinds, as data.
+"""Providers, launchers, address probes, manager selectors: names, arguments and kinds, as data.
 
 The tables say what Parsl's classes of these names take, without importing Parsl; a unit test
 compares them with the installed Parsl, so they cannot fall behind it.
-Source: parsl 2026.10.26, `parsl.providers`, `parsl.launchers`, `parsl.addresses`.
+Source: parsl 2026.10.26, `parsl.providers`, `parsl.launchers`, `parsl.addresses` and
+`parsl.executors.high_throughput.manager_selector`.
 """
 
 from __future__ import annotations
@@ -131,7 +132,9 @@ PROVIDERS: dict[str, tuple[Key, ...]] = {
         Key("environment", TextMap(), None, "Environment variables of the job."),
         Key("project", Text(), "", "Project that the job is charged to."),
         _SCHEDULER_OPTIONS,
-        Key("transfer_input_files", ListOf(Text()), (), "Files that go with the job."),
+        Key(
+            "transfer_input_files", ListOf(Text(), as_list=True), [], "Files that go with the job."
+        ),
         _walltime("00:10:00"),
         _WORKER_INIT,
         _LAUNCHER,
@@ -168,8 +171,8 @@ PROVIDERS: dict[str, tuple[Key, ...]] = {
         Key("secret", Text(), None, "Secret for pulling the image."),
         Key(
             "persistent_volumes",
-            ListOf(ListOf(Text(), length=2)),
-            (),
+            ListOf(ListOf(Text(), length=2), as_list=True),
+            [],
             "Pairs of a claim's name and the path it is mounted on.",
         ),
         Key("service_account_name", Text(), None, "Service account of the pods."),
@@ -256,10 +259,16 @@ ADDRESSES: dict[str, tuple[Key, ...]] = {
     ),
 }
 
+MANAGER_SELECTORS: dict[str, tuple[Key, ...]] = {
+    "RandomManagerSelector": (),
+    "BlockIdManagerSelector": (),
+}
+
 FAMILIES: dict[str, dict[str, tuple[Key, ...]]] = {
     "provider": PROVIDERS,
     "launcher": LAUNCHERS,
     "address": ADDRESSES,
+    "manager_selector": MANAGER_SELECTORS,
 }
 
 #: Providers that run their machines or pods from an image of their own, so that

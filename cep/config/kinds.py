@@ -219,10 +219,11 @@ class WebAddress:
 
 @dataclass(frozen=True, slots=True)
 class ListOf:
-    """A list of one kind, returned as a tuple."""
+    """A list of one kind, returned as a tuple, or as a list where the taker insists on one."""
 
     item: Kind
     length: int | None = None
+    as_list: bool = False
 
     @property
     def name(self) -> str:
@@ -230,7 +231,7 @@ class ListOf:
         count = "" if self.length is None else f"{self.length} of "
         return f"list of {count}{self.item.name}"
 
-    def clean(self, value: Any) -> tuple[Any, ...]:
+    def clean(self, value: Any) -> tuple[Any, ...] | list[Any]:
         """Return the cleaned items."""
         if not isinstance(value, Sequence) or isinstance(value, str):
             raise WrongValue(f"must be a {self.name}")
@@ -242,7 +243,7 @@ class ListOf:
                 items.append(self.item.clean(item))
             except WrongValue as exc:
                 raise WrongValue(exc.reason, f"[{index}]{exc.within}") from None
-        return tuple(items)
+        return items if self.as_list else tuple(items)
 
 
 @dataclass(frozen=True, slots=True)

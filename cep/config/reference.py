@@ -45,6 +45,7 @@ def tables() -> str:
         ("provider", "Providers"),
         ("launcher", "Launchers"),
         ("address", "Addresses"),
+        ("manager_selector", "Manager selectors"),
     ):
         parts.append(f"## {heading}\n")
         for name, keys in FAMILIES[family].items():
@@ -76,7 +77,7 @@ def _line(key: Key, under: str) -> str:
 
 
 def _default(value: Any) -> str:
-    if value is None or value in ((), ""):
+    if value is None or value in ((), [], ""):
         return ""
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"

@@ -84,7 +84,11 @@ ENGINES: dict[str, dict[str, Retired]] = {
     "GlobusComputeEngine": {
         "executor": Retired(_OBJECT, refused=True),
         "storage_access": Retired(_OBJECT, refused=True),
-        "manager_selector": Retired(_OBJECT, refused=True),
+        "interchange_launch_cmd": Retired(
+            "The endpoint starts an interchange of its own, which tells it about workers that "
+            "come and go.",
+            refused=True,
+        ),
         "remote_monitoring_radio": Retired(_OBJECT, refused=True),
         "enable_mpi_mode": Retired("MPI tasks need GlobusMPIEngine.", refused=None),
         "mpi_launcher": Retired("MPI tasks need GlobusMPIEngine."),

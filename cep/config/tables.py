@@ -180,7 +180,6 @@ HTEX_PASSED = (
     Key("worker_port_range", PortRange(), (54000, 55000), "Where to choose that port."),
     Key("interchange_port_range", PortRange(), (55000, 56000), "Ports of the interchange."),
     Key("launch_cmd", Text(), None, "Template of the worker pool's command."),
-    Key("interchange_launch_cmd", ListOf(Text()), None, "The interchange's command."),
     Key("worker_debug", Flag(), False, "Workers log more."),
     Key("cores_per_worker", Number(0), 1.0, "Cores of one worker; may be a fraction."),
     Key("mem_per_worker", Number(0), None, "Memory of one worker, in GB."),
@@ -196,6 +195,12 @@ HTEX_PASSED = (
     Key("drain_period", Whole(1), None, "Seconds after which a manager takes no new tasks."),
     Key("address_probe_timeout", Whole(1), None, "Seconds for trying an address."),
     Key("worker_logdir_root", Text(False), None, "Where the workers' logs go."),
+    Key(
+        "manager_selector",
+        Component("manager_selector"),
+        "RandomManagerSelector",
+        "Which manager gets a task first.",
+    ),
     Key("block_error_handler", Flag(), True, "Stop asking for blocks when all of them fail."),
 )
 
