@@ -91,7 +91,7 @@ def unpack(body: bytes) -> tuple[str, dict[str, Any]]:
     except UnicodeDecodeError as exc:
         raise WireError(f"The message is not UTF-8 text (at byte {exc.start + 1}).") from exc
     except (ValueError, RecursionError) as exc:
-        raise WireError(f"The message is not JSON ({_brief(exc)}).") from exc
+        raise WireError(f"The message is not JSON ({_reason(exc)}).") from exc
     if not isinstance(envelope, dict):
         raise WireError(f"The message is a JSON {_json_kind(envelope)}, not an object.")
     message_type = envelope.get("message_type")
@@ -127,7 +127,7 @@ def read_uuid(value: object) -> str | None:
     return None if match is None else "-".join(match.groups()).lower()
 
 
-def _brief(exc: Exception) -> str:
+def _reason(exc: Exception) -> str:
     if isinstance(exc, json.JSONDecodeError):
         return f"{exc.msg} at character {exc.pos}"
     return type(exc).__name__

@@ -1,7 +1,7 @@
 """Run one task: message bytes in, result bytes out, whatever the user's code does in between.
 
 The only thing it cannot answer for is the end of its own process. Runs in workers, and in the
-worker threads of the thread engine; see docs/architecture.md, "Workers".
+worker threads of the thread engine.
 """
 
 from __future__ import annotations
