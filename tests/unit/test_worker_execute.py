@@ -16,6 +16,7 @@ from globus_compute_sdk.serialize import ComputeSerializer
 
 from cep.wire import envelope, result
 from cep.wire.result import ResultMessage, pack_result, unpack_result
+from cep.worker import environ
 from cep.worker.context import WorkerContext
 from cep.worker.execute import execute
 from tests.unit import engine_tasks as tasks
@@ -196,6 +197,21 @@ def test_a_sandbox_is_made_and_named(context: WorkerContext, tmp_path: Path) -> 
     seen = value_of(execute(message(tasks.surroundings), TASK_ID, boxed))
     assert seen["sandbox"] == seen["cwd"] == str(tmp_path / "work" / TASK_ID)
     assert value_of(execute(message(tasks.surroundings), TASK_ID, context))["sandbox"] is None
+
+
+def test_a_thread_without_a_directory_of_its_own_enters_none(
+    context: WorkerContext, tmp_path: Path
+) -> None:
+    environ.install()
+    try:
+        packed = execute(message(tasks.surroundings), TASK_ID, context, in_thread=True)
+    finally:
+        environ.uninstall()
+    seen = value_of(packed)
+    assert seen["cwd"] == str(tmp_path)
+    assert (tmp_path / "work").is_dir()
+    assert seen["uuid"] == seen["child"] == TASK_ID
+    assert "GC_TASK_UUID" not in os.environ
 
 
 def test_a_working_directory_that_cannot_be_made_is_an_error_result(
