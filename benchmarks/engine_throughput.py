@@ -87,7 +87,7 @@ def no_op(number):
 if __name__ == "__main__":
     count, workers = int(sys.argv[1]), int(sys.argv[2])
     serde = ComputeSerializer()
-    buffer = serde.pack_buffers([serde.serialize(no_op), serde.serialize((1,)), serde.serialize({})])
+    buffer = serde.pack_buffers([serde.serialize(one) for one in (no_op, (1,), {})])
     ids = [uuid.uuid4() for _ in range(count)]
     bodies = [pack(Task(task_id=i, task_buffer=buffer)) for i in ids]
     endpoint = uuid.uuid4()
@@ -95,7 +95,10 @@ if __name__ == "__main__":
         list(pool.map(os.getpid, ()))
         pool.submit(execute_task, bodies[0], ids[0], endpoint, run_dir=place).result()
         began, own = time.perf_counter(), time.process_time()
-        futures = [pool.submit(execute_task, b, i, endpoint, run_dir=place) for b, i in zip(bodies, ids)]
+        futures = [
+            pool.submit(execute_task, body, task_id, endpoint, run_dir=place)
+            for body, task_id in zip(bodies, ids)
+        ]
         for future in futures:
             future.result()
         seconds, own = time.perf_counter() - began, time.process_time() - own
