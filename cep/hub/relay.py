@@ -33,6 +33,7 @@ START_FAILED = "ENDPOINT_START_FAILED"
 ENDPOINT_DELETED = "ENDPOINT_DELETED"
 RESULT_UNREADABLE = "RESULT_UNREADABLE"
 
+_FIRST_RETRY_S, _LAST_RETRY_S = 0.5, 30.0
 _BATCH = 1000  # deliveries settled in one transaction at most
 
 
@@ -116,13 +117,28 @@ class Relay:
             batch = [await self._arrived.get()]
             while len(batch) < _BATCH and not self._arrived.empty():
                 batch.append(self._arrived.get_nowait())
+            await self._settle_at_last(batch)
+
+    async def _settle_at_last(self, batch: Sequence[Delivery]) -> None:
+        """Settle a batch, trying again while the store cannot take it (a full disk, say).
+
+        The broker keeps the messages meanwhile, and sends no more than a consumer may hold.
+        """
+        delay_s = _FIRST_RETRY_S
+        while True:
             try:
                 await self._settle(batch)
-            except CepError as exc:
-                self._give_back(batch, exc)
-            except Exception as exc:  # the loop must live; the broker keeps the messages
-                log.exception("Results were not settled", extra={"event": "hub.settle_failed"})
-                self._give_back(batch, exc)
+                return
+            except Exception:  # whatever it is, the results must not be lost over it
+                first = delay_s == _FIRST_RETRY_S
+                log.log(
+                    logging.ERROR if first else logging.DEBUG,
+                    "Results cannot be stored; trying again",
+                    exc_info=first,
+                    extra={"event": "hub.settle_failed"},
+                )
+            await asyncio.sleep(delay_s)
+            delay_s = min(2 * delay_s, _LAST_RETRY_S)
 
     def _give_back(self, batch: Sequence[Delivery], error: Exception) -> None:
         log.warning(

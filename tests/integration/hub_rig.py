@@ -9,6 +9,8 @@ from __future__ import annotations
 import base64
 import json
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import urllib.error
@@ -116,6 +118,19 @@ class Rest:
         body = None if content is None else json.dumps(content).encode()
         headers = {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"}
         return self._send(method, path, body, headers)
+
+    def send_and_break_off(self, path: str, content: Any) -> None:
+        """Send a POST and reset the connection without waiting for the answer."""
+        body = json.dumps(content).encode()
+        head = (
+            f"POST {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {self.token}\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
+        port = int(self.url.rpartition(":")[2])
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+            # Closing with a linger time of zero sends a reset.
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            connection.sendall(head.encode() + body)
 
     def _send(
         self, method: str, path: str, body: bytes | None, headers: dict[str, str]

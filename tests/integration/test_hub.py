@@ -104,6 +104,20 @@ def test_two_thousand_tasks_are_taken_in_batches_of_128_without_delay(rest: Rest
     assert seconds < 8, f"{16 * 128} tasks took {seconds:.1f} s"
 
 
+def test_a_submit_whose_client_breaks_off_is_run_once_when_it_is_repeated(rest: Rest) -> None:
+    endpoint, function_id = FakeEndpoint(rest), rest.function()
+    path = f"/v3/endpoints/{endpoint.id}/submit"
+    told = []
+    for number in range(10):
+        packed = f"6\n00\nA=={len(str(number)) + 3}\n00\n{number}"
+        content = {"create_queue": True, "tasks": {function_id: [packed]}}
+        rest.send_and_break_off(path, content)
+        told.extend(rest("POST", path, content)["tasks"][function_id])
+    queued = [headers["task_uuid"] for headers, _ in endpoint.take(10)]
+    assert sorted(queued) == sorted(told)
+    endpoint.close()
+
+
 def test_what_was_accepted_survives_kill_9_of_the_hub(tmp_path: Path) -> None:
     with HubProcess(tmp_path / "state") as hub:
         rest = hub.client("lab")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,7 @@ class FakeMessaging:
         self.consumers: dict[str, tuple[FakeConsumer, Callable[[list[Delivery]], None]]] = {}
         self.broken = False
         self.hold: asyncio.Event | None = None
+        self.changed = asyncio.Condition()
         self._tag = 0
 
     async def declare(self, operations: list[Any]) -> None:
@@ -86,6 +87,8 @@ class FakeMessaging:
                     headers = dict(one.route.properties.get("headers", {}))
                     self.queues[queue].append((headers, body))
                 position += 1
+        async with self.changed:
+            self.changed.notify_all()
         return refused
 
     def consume(self, queue: str, take: Callable[[list[Delivery]], None]) -> FakeConsumer:
@@ -138,10 +141,10 @@ class Hub:
         body: bytes | None = None,
         headers: dict[str, str] | None = None,
         peer: str = "127.0.0.1",
-        gone: Awaitable[Any] | None = None,
+        gone: asyncio.Event | None = None,
         sent: list[Any] | None = None,
     ) -> Answer:
-        """Send one request; `gone`, when it completes, is the client's disappearance."""
+        """Send one request; `gone`, when it is set, is the client's disappearance."""
         path, _, query = path.partition("?")
         lines = {"host": "localhost:5000", **{k.lower(): v for k, v in (headers or {}).items()}}
         scope = {
@@ -166,7 +169,7 @@ class Hub:
             if not asked:
                 asked = True
                 return {"type": "http.request", "body": body or b"", "more_body": False}
-            await (gone if gone is not None else asyncio.Event().wait())
+            await (gone or asyncio.Event()).wait()
             return {"type": "http.disconnect"}
 
         async def send(message: Any) -> None:

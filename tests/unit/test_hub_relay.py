@@ -100,6 +100,29 @@ def test_a_stored_result_that_was_never_relayed_is_relayed_when_it_comes_again(
     run(work, tmp_path)
 
 
+def test_results_are_stored_when_the_store_can_take_them_again(tmp_path: Path) -> None:
+    async def work(hub: Hub) -> None:
+        endpoint_id, queue, (task_id,) = await submitted(hub)
+        good, failures = hub.services.store.call, []
+
+        async def full(work: object, *args: object) -> object:
+            if work is ledger.settle_results and not failures:
+                failures.append(1)
+                raise OSError("the disk is full")
+            return await good(work, *args)  # type: ignore[arg-type]
+
+        hub.services.store.call = full  # type: ignore[method-assign,assignment]
+        result = pack_result(task_id, "00\nYQ==\n")
+        tag = hub.messaging.arrive("results", f"{endpoint_id}.results", result)
+        async with hub.messaging.changed:
+            await hub.messaging.changed.wait_for(lambda: hub.messaging.queues[queue] != [])
+        await hub.settled()
+        assert failures == [1]
+        assert hub.messaging.consumers["results"][0].acked == [tag]
+
+    run(work, tmp_path)
+
+
 def test_results_without_a_queue_are_stored_only(tmp_path: Path) -> None:
     async def work(hub: Hub) -> None:
         endpoint_id, function_id = await hub.endpoint(), await hub.function()

@@ -66,7 +66,7 @@ def test_a_client_that_goes_away_before_the_answer_gets_the_same_ids_next_time(
         path, body = f"/v3/endpoints/{endpoint_id}/submit", submit_body(function_id)
         hub.messaging.hold = asyncio.Event()
         gone = asyncio.Event()
-        first = asyncio.create_task(hub.call("POST", path, body, gone=gone.wait()))
+        first = asyncio.create_task(hub.call("POST", path, body, gone=gone))
         await hub.settled()
         gone.set()
         await asyncio.sleep(0)
@@ -77,6 +77,22 @@ def test_a_client_that_goes_away_before_the_answer_gets_the_same_ids_next_time(
         answers = [(await one).json["tasks"] for one in (first, repeat)]
         assert answers[0] == answers[1]
         assert queued_ids(hub, endpoint_id) == answers[0][function_id]
+
+    run(work, tmp_path)
+
+
+def test_a_client_that_is_gone_before_the_work_begins_has_submitted_nothing(
+    tmp_path: Path,
+) -> None:
+    async def work(hub: Hub) -> None:
+        endpoint_id, function_id = await hub.endpoint(), await hub.function()
+        path, body = f"/v3/endpoints/{endpoint_id}/submit", submit_body(function_id)
+        gone = asyncio.Event()
+        gone.set()
+        await hub.call("POST", path, body, gone=gone)
+        assert queued_ids(hub, endpoint_id) == []
+        repeated = (await hub.call("POST", path, body)).json["tasks"][function_id]
+        assert queued_ids(hub, endpoint_id) == repeated
 
     run(work, tmp_path)
 

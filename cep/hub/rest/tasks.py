@@ -16,7 +16,7 @@ from cep.errors import CepError, TemporaryFailure, WireError
 from cep.hub import ledger, records, topology
 from cep.hub.ledger import TaskRow
 from cep.hub.records import Client, Endpoint
-from cep.hub.rest.errors import Refusal, unprocessable
+from cep.hub.rest.errors import Refusal, bad_request, unprocessable
 from cep.hub.rest.requests import (
     SUBMIT_BODY,
     as_uuid,
@@ -170,7 +170,11 @@ class _SubmitAnswer(JSONResponse):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         was_there = not self._gone.done()
         self._gone.cancel()
-        await super().__call__(scope, receive, send)
+        try:
+            await super().__call__(scope, receive, send)
+        except BaseException:
+            self._submitter.orphan(self._attempt)
+            raise
         if was_there:
             self._submitter.answered(self._attempt)
 
@@ -181,6 +185,9 @@ async def _submit(request: Request) -> Response:
     raw = await read_body(request, SUBMIT_BODY)
     checked, body = await _checked_submit(request, client, endpoint, raw)
     submitter = services_of(request).submitter
+    if await request.is_disconnected():
+        # Nothing has been done yet, so that its repeat can be taken as a new submit.
+        raise bad_request("The client went away before its submit was begun.")
     attempt = submitter.begin(checked)
     assert attempt.outcome is not None
     gone = asyncio.get_running_loop().create_task(_watch(request, submitter, attempt))
