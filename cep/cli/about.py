@@ -39,12 +39,21 @@ def validate(shared: Shared, name_or_file: str, as_json: bool) -> int:
         if not as_json:
             raise
         problems = [line.strip() for line in exc.message.splitlines()[1:]] or [exc.message]
-        click.echo(json.dumps({"file": str(path), "valid": False, "problems": problems,
-                               "warnings": []}))
+        click.echo(
+            json.dumps({"file": str(path), "valid": False, "problems": problems, "warnings": []})
+        )
         return exc.exit_code
     if as_json:
-        click.echo(json.dumps({"file": str(path), "valid": True, "problems": [],
-                               "warnings": list(loaded.warnings)}))
+        click.echo(
+            json.dumps(
+                {
+                    "file": str(path),
+                    "valid": True,
+                    "problems": [],
+                    "warnings": list(loaded.warnings),
+                }
+            )
+        )
         return 0
     for warning in loaded.warnings:
         click.echo(warning, err=True)
