@@ -16,7 +16,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 TARGET = HERE / "constraints.txt"
-WANTED = ("hatchling", "editables", "setuptools", f"{HERE.parent}[dev]")
+WANTED = ("hatchling", "editables", "setuptools", "wheel", f"{HERE.parent}[dev]")
 
 
 def resolve(python: str, scratch: Path) -> tuple[str, dict[str, str]]:

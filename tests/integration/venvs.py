@@ -30,6 +30,7 @@ PUBLISHED_CONSTRAINTS = PROJECT / "constraints" / "published-2.19.txt"
 SDK = ("globus-compute-sdk==4.19.0",)
 PUBLISHED = ("globus-compute-endpoint==2.19.0",)
 PIPX = ("pipx==1.7.1",)
+BUILDERS = ("pip", "setuptools", "wheel")  # for libraries that have no wheel themselves
 
 
 class CannotInstall(Exception):
@@ -66,7 +67,7 @@ def wheelhouse(python: str) -> Path:
     with _locked(home.name):
         if not (home / ".complete").exists():
             shutil.rmtree(home, ignore_errors=True)
-            pip = _environment("pip", ("pip",), CONSTRAINTS, python=python)
+            pip = _environment("pip", BUILDERS, CONSTRAINTS, python=python)
             # pipx asks for a pip newer than that of some distributions.
             requirements = [*_requirements(), "pip"]
             _pip(pip, "wheel", "--constraint", CONSTRAINTS, "--wheel-dir", home, *requirements)
