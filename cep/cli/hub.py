@@ -113,14 +113,14 @@ def serve(
         from cep.hub.launch import start_detached
 
         running = start_detached(options)
-        click.echo(f"The hub serves at {running.url} (process {running.pid}).", err=True)
+        click.echo(f"The hub serves at {running.public_url} (process {running.pid}).", err=True)
         return
     from cep.hub.app import serve as serve_hub
     from cep.hub.logs import log_to_stderr
     from cep.hub.running import RunningHub
 
     def tell(running: RunningHub) -> None:
-        click.echo(f"The hub serves at {running.url} (process {running.pid}).", err=True)
+        click.echo(f"The hub serves at {running.public_url} (process {running.pid}).", err=True)
 
     log_to_stderr(debug=shared(ctx).debug)
     serve_hub(options, tell)

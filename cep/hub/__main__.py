@@ -19,7 +19,7 @@ def main() -> int:
     options = HubOptions(**{**values, "state_dir": Path(values["state_dir"])})
 
     def ready(running: RunningHub) -> None:
-        json.dump({"ready": running.url}, news)
+        json.dump({"ready": running.public_url}, news)
         news.close()
 
     try:

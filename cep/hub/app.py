@@ -100,7 +100,9 @@ async def _serve(options: HubOptions, files: HubFiles, ready: Ready) -> None:
 
         def tell() -> None:
             running = RunningHub.of_this_process(
-                url=_admin_url(sockets[0]), admin_secret=services.admin_secret
+                url=_admin_url(sockets[0]),
+                public_url=services.addresses.url,
+                admin_secret=services.admin_secret,
             )
             write_running(files, running)
             log.info("The hub serves %s", services.addresses.url, extra={"event": "hub.ready"})

@@ -37,21 +37,24 @@ class RunningHub:
         start_time: When the process began, seconds since the epoch, as the system says: a pid
             alone may belong to somebody else by now.
         url: Where programs of this machine reach it.
+        public_url: The address for its clients.
         admin_secret: Opens its admin routes.
     """
 
     pid: int
     start_time: float
     url: str
+    public_url: str
     admin_secret: str
 
     @classmethod
-    def of_this_process(cls, *, url: str, admin_secret: str) -> RunningHub:
+    def of_this_process(cls, *, url: str, public_url: str, admin_secret: str) -> RunningHub:
         """Describe the calling process."""
         return cls(
             pid=os.getpid(),
             start_time=psutil.Process().create_time(),
             url=url,
+            public_url=public_url,
             admin_secret=admin_secret,
         )
 
@@ -89,6 +92,7 @@ def read_running(files: HubFiles) -> RunningHub | None:
             pid=int(found["pid"]),
             start_time=float(found["start_time"]),
             url=str(found["url"]),
+            public_url=str(found["public_url"]),
             admin_secret=str(found["admin_secret"]),
         )
     except (OSError, ValueError, KeyError, TypeError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import socket
@@ -46,7 +47,15 @@ def test_serve_status_env_and_stop_as_commands(tmp_path: Path) -> None:
         first = hub.cep("env").stdout
         assert re.fullmatch(r"(export \w+=\S+\n){4}", first)
         assert hub.cep("env").stdout == first
-        assert hub.status()["pid"] == hub.running["pid"]
+        status = hub.status()
+        assert status["pid"] == hub.running["pid"]
+        assert set(status) == {
+            *("version", "pid", "url", "amqp_port", "started_at", "clients", "endpoints"),
+            *("endpoints_online", "results", "results_repeated", "messages_dropped"),
+            "status_reports",
+        }
+        (client,) = json.loads(hub.cep("client", "list", "--json").stdout)
+        assert set(client) == {"client_id", "name", "disabled", "created_at"}
         assert "is stopped" in hub.cep("stop").stderr
     assert hub.cep("env", check=False).returncode == 69
     assert not (hub.state_dir / "running.json").exists()

@@ -92,7 +92,9 @@ def test_the_default_directory_is_in_the_user_directory(monkeypatch: pytest.Monk
 def test_only_a_living_hub_is_found(tmp_path: Path) -> None:
     files = HubFiles(tmp_path)
     assert read_running(files) is None
-    running = RunningHub.of_this_process(url="http://127.0.0.1:1", admin_secret="s")
+    running = RunningHub.of_this_process(
+        url="http://127.0.0.1:1", public_url="http://localhost:1", admin_secret="s"
+    )
     write_running(files, running)
     assert stat.S_IMODE(files.running.stat().st_mode) == 0o600
     assert read_running(files) == running
@@ -108,7 +110,9 @@ def test_only_a_living_hub_is_found(tmp_path: Path) -> None:
 def test_a_hub_that_does_not_answer_is_unavailable() -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    running = RunningHub.of_this_process(url=f"http://127.0.0.1:{port}", admin_secret="s")
+    running = RunningHub.of_this_process(
+        url=f"http://127.0.0.1:{port}", public_url="http://localhost", admin_secret="s"
+    )
     with pytest.raises(Unavailable, match="does not answer"):
         ask(running, "GET", "/status")
 
