@@ -1,4 +1,4 @@
-"""Prepare the Docker engine, the base image and all test images: `python -m tests.integration.images`.
+"""Prepare the Docker engine and all test images: `python -m tests.integration.images`.
 
 Optional: the tests do the same when they need an image; done ahead, it costs no test its time.
 With names as arguments, only those images.
