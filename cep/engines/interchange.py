@@ -14,10 +14,12 @@ process of its own. Beyond Parsl's own messages it
 from __future__ import annotations
 
 import logging
+import os
 import pickle
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -90,23 +92,35 @@ class EndpointInterchange(parsl_interchange.Interchange):  # type: ignore[misc]
         """Serve until the agent is gone."""
         log.info("Endpoint interchange starts")
         kill_event = threading.Event()
-        poller = zmq.Poller()
-        sources = (self.manager_sock, self.task_incoming, self.command_channel, self._disconnects)
-        for source in (*sources, _STDIN):
-            poller.register(source, zmq.POLLIN)
-        interesting = self._interesting
+        poller = self._poller()
+        poller.register(_STDIN, zmq.POLLIN)
         while not (kill_event.is_set() or self._agent_gone):
-            self.socks = dict(poller.poll(timeout=self._patience_ms()))
-            self._agent_gone = _STDIN in self.socks
-            self._note_disconnects()
-            self.process_command(None)
-            self.process_task_incoming()
-            self.process_manager_socket_message(interesting, None, kill_event)
-            self.expire_bad_managers(interesting, None)
-            self.expire_drained_managers(interesting, None)
-            interesting.intersection_update(self._ready_managers)
-            self.process_tasks_to_send(interesting, None)
+            self._turn(poller, self._patience_ms(), kill_event)
         self._farewell()
+
+    def _poller(self) -> zmq.Poller:
+        poller = zmq.Poller()
+        for source in (
+            self.manager_sock,
+            self.task_incoming,
+            self.command_channel,
+            self._disconnects,
+        ):
+            poller.register(source, zmq.POLLIN)
+        return poller
+
+    def _turn(self, poller: zmq.Poller, timeout_ms: int | None, kill: threading.Event) -> None:
+        self.socks = dict(poller.poll(timeout_ms))
+        self._agent_gone = _STDIN in self.socks
+        interesting = self._interesting
+        self._note_disconnects()
+        self.process_command(None)
+        self.process_task_incoming()
+        self.process_manager_socket_message(interesting, None, kill)
+        self.expire_bad_managers(interesting, None)
+        self.expire_drained_managers(interesting, None)
+        interesting.intersection_update(self._ready_managers)
+        self.process_tasks_to_send(interesting, None)
 
     def _patience_ms(self) -> int | None:
         return self.poll_period if self._ready_managers else None
@@ -276,4 +290,11 @@ def main() -> None:
 
     setproctitle("parsl: HTEX interchange")
     config = pickle.load(sys.stdin.buffer)
-    EndpointInterchange(**config).start()
+    try:
+        EndpointInterchange(**config).start()
+    except BaseException:
+        # Parsl's authentication thread would keep the process alive, and the agent waiting.
+        log.critical("The interchange fails", exc_info=True)
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)

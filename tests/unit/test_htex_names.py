@@ -52,7 +52,7 @@ def test_the_interchange_has_the_names_used(name: str) -> None:
 
 def test_the_interchanges_loop_has_no_step_that_ours_leaves_out() -> None:
     theirs = _steps(parsl_interchange.Interchange.start)
-    ours = _steps(interchange.EndpointInterchange.start)
+    ours = _steps(interchange.EndpointInterchange._turn)
     assert theirs - ours == {"log_manager_counts"}
 
 

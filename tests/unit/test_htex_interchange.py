@@ -1,0 +1,214 @@
+"""What the endpoint's interchange tells the agent, with managers played over real sockets."""
+
+from __future__ import annotations
+
+import pickle
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zmq
+from parsl.executors.high_throughput.manager_selector import RandomManagerSelector
+
+from cep.engines.interchange import EndpointInterchange
+
+DEADLINE_S = 10.0
+
+
+class Stage:
+    """The agent's sockets, an interchange, and managers."""
+
+    def __init__(self, directory: Path) -> None:
+        self.context = zmq.Context()
+        self.tasks, self.results, self.commands = (self._bind() for _ in range(3))
+        ports = tuple(port for _, port in (self.tasks, self.results, self.commands))
+        self.interchange = EndpointInterchange(
+            client_address="127.0.0.1",
+            interchange_address="127.0.0.1",
+            client_ports=ports,
+            worker_port=None,
+            worker_port_range=(20000, 60000),
+            hub_address=None,
+            hub_zmq_port=None,
+            heartbeat_threshold=120,
+            logdir=str(directory),
+            logging_level=30,
+            poll_period=100,
+            cert_dir=None,
+            manager_selector=RandomManagerSelector(),
+            run_id="",
+            log_config=None,
+            _check_python_mismatch=False,
+            disconnect_grace_s=20.0,
+            silence_s=20.0,
+        )
+        self.poller = self.interchange._poller()
+        self.told: list[dict[str, Any]] = []
+        self.managers: list[zmq.Socket[bytes]] = []
+
+    def _bind(self) -> tuple[Any, int]:
+        socket = self.context.socket(zmq.DEALER)
+        socket.setsockopt(zmq.LINGER, 0)
+        return socket, socket.bind_to_random_port("tcp://127.0.0.1")
+
+    def manager(self, name: str, block: str = "0", workers: int = 1) -> Any:
+        socket = self.context.socket(zmq.DEALER)
+        socket.setsockopt(zmq.LINGER, 0)
+        socket.setsockopt(zmq.IDENTITY, name.encode())
+        socket.connect(f"tcp://127.0.0.1:{self.interchange.worker_port}")
+        now = time.time()
+        socket.send(
+            pickle.dumps(
+                {
+                    "type": "registration",
+                    "parsl_v": "x",
+                    "python_v": "3.11.1",
+                    "packages": {"cep-endpoint": "0.1"},
+                    "worker_count": workers,
+                    "max_capacity": workers,
+                    "block_id": block,
+                    "start_time": now,
+                    "hostname": "here",
+                }
+            )
+        )
+        self.managers.append(socket)
+        return socket
+
+    def send(self, message: dict[str, Any]) -> None:
+        self.tasks[0].send_pyobj(message)
+
+    def task(self, number: int) -> None:
+        self.send({"task_id": number, "context": {}, "buffer": b""})
+
+    def until(self, done: Callable[[], bool]) -> None:
+        """Let the interchange work until something is so."""
+        limit = time.monotonic() + DEADLINE_S
+        while not done():
+            assert time.monotonic() < limit, self.told
+            self.interchange._turn(self.poller, 20, threading.Event())
+            while self.results[0].poll(0):
+                self.told.append(pickle.loads(self.results[0].recv()))
+
+    def wait(self, event: str) -> dict[str, Any]:
+        """Wait for an event and take it."""
+        found: list[dict[str, Any]] = []
+
+        def seen() -> bool:
+            found[:] = [one for one in self.told if one.get("event") == event]
+            return bool(found)
+
+        self.until(seen)
+        self.told.remove(found[0])
+        return found[0]
+
+    def close(self) -> None:
+        self.interchange.manager_sock.disable_monitor()
+        self.interchange.zmq_context.destroy(linger=0)
+        self.context.destroy(linger=0)
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Iterator[Stage]:
+    made = Stage(tmp_path)
+    yield made
+    made.close()
+
+
+def test_a_manager_that_registers_is_told_with_its_workers(stage: Stage) -> None:
+    stage.manager("m", block="7", workers=3)
+    told = stage.wait("registered")
+    assert (told["manager"], told["block"], told["workers"]) == ("m", "7", 3)
+    assert (told["host"], told["endpoint_version"]) == ("here", "0.1")
+
+
+def test_without_managers_it_waits_without_a_time_out(stage: Stage) -> None:
+    assert stage.interchange._patience_ms() is None
+    stage.manager("m")
+    stage.wait("registered")
+    assert stage.interchange._patience_ms() == 100
+
+
+def test_a_broken_connection_is_told_and_loses_nothing_yet(stage: Stage) -> None:
+    manager = stage.manager("m")
+    stage.wait("registered")
+    manager.close()
+    assert stage.wait("unreachable")["manager"] == "m"
+    assert stage.interchange._ready_managers
+    assert not [one for one in stage.told if one.get("event") == "gone"]
+
+
+def test_a_manager_that_comes_back_in_time_is_kept(stage: Stage) -> None:
+    manager = stage.manager("m")
+    stage.wait("registered")
+    manager.close()
+    stage.wait("unreachable")
+    again = stage.context.socket(zmq.DEALER)
+    stage.managers.append(again)
+    again.setsockopt(zmq.IDENTITY, b"m")
+    again.connect(f"tcp://127.0.0.1:{stage.interchange.worker_port}")
+    again.send(pickle.dumps({"type": "heartbeat"}))
+    stage.until(lambda: not stage.interchange._cut_since)
+    assert list(stage.interchange._ready_managers) == [b"m"]
+
+
+def test_an_ended_block_whose_manager_is_gone_loses_its_tasks_at_once(stage: Stage) -> None:
+    manager = stage.manager("m", block="4")
+    stage.wait("registered")
+    stage.task(11)
+    stage.task(12)
+    stage.until(lambda: manager.poll(0) > 0)
+    manager.close()
+    stage.wait("unreachable")
+    stage.send({"cep": "ended", "block": "4"})
+    assert stage.wait("gone")["ids"] == [11]
+    assert not stage.interchange._ready_managers
+    assert len(stage.interchange.pending_task_queue) == 1
+
+
+def test_the_last_words_of_a_lost_manager_are_read_first(stage: Stage) -> None:
+    manager = stage.manager("m", block="4")
+    stage.wait("registered")
+    stage.task(11)
+    stage.until(lambda: manager.poll(0) > 0)
+    manager.setsockopt(zmq.LINGER, 2000)
+    manager.send(pickle.dumps({"type": "result", "task_id": 11, "result": b"r"}))
+    manager.close()
+    stage.send({"cep": "ended", "block": "4"})
+    assert stage.wait("gone")["ids"] == []
+    assert [one for one in stage.told if one.get("task_id") == 11]
+
+
+def test_waiting_tasks_are_taken_back_and_running_ones_are_not(stage: Stage) -> None:
+    manager = stage.manager("m")
+    stage.wait("registered")
+    for number in (1, 2, 3):
+        stage.task(number)
+    stage.until(lambda: manager.poll(0) > 0)
+    stage.send({"cep": "cancel", "ids": [1, 3, 99]})
+    assert stage.wait("cancelled")["ids"] == [3]
+
+
+def test_only_idle_blocks_are_retired_and_a_late_manager_gets_no_tasks(stage: Stage) -> None:
+    busy = stage.manager("busy", block="0")
+    stage.wait("registered")
+    stage.task(1)
+    stage.until(lambda: busy.poll(0) > 0)
+    stage.send({"cep": "retire", "blocks": ["0", "1"]})
+    assert stage.wait("retired")["blocks"] == ["1"]
+    stage.manager("late", block="1")
+    stage.until(lambda: b"late" in stage.interchange._ready_managers)
+    assert stage.interchange._ready_managers[b"late"]["active"] is False
+    assert not [one for one in stage.told if one.get("event") == "registered"]
+
+
+def test_a_lower_priority_number_goes_first(stage: Stage) -> None:
+    for number, priority in ((1, None), (2, 5), (3, 1)):
+        context = {} if priority is None else {"resource_spec": {"priority": priority}}
+        stage.send({"task_id": number, "context": context, "buffer": b""})
+    stage.until(lambda: len(stage.interchange.pending_task_queue) == 3)
+    order = [task["task_id"] for task in stage.interchange.get_tasks(3)]
+    assert order == [3, 2, 1]
