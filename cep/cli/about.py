@@ -7,14 +7,18 @@ from pathlib import Path
 
 import click
 
-from cep import __version__
+from cep import SPOKEN_ENDPOINT_VERSION, __version__
 from cep.cli.command import CepCommand, Shared
 from cep.errors import CepError
 
 
 @click.command(cls=CepCommand)
-def version() -> None:
+@click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
+def version(*, as_json: bool) -> None:
     """Show the version."""
+    if as_json:
+        click.echo(json.dumps({"version": __version__, "speaks": SPOKEN_ENDPOINT_VERSION}))
+        return
     click.echo(f"Globus Compute endpoint version: {__version__}")
 
 

@@ -42,17 +42,17 @@ def find_root(base: Path, name: str) -> Path:
 
     Names that the published endpoint allowed and this one does not still work when they exist.
     """
-    if paths.looks_like_uuid(name):
+    root = paths.endpoint_root(base, name)
+    if paths.looks_like_uuid(name) and not is_endpoint(root):
         wanted = name.replace("-", "").lower()
-        for root in roots(base):
-            known = registered_id(root)
+        for candidate in roots(base):
+            known = registered_id(candidate)
             if known is not None and known.replace("-", "").lower() == wanted:
-                return root
+                return candidate
         raise InputMissing(
             f"No endpoint in {base} was registered with the id {name}.",
             hint="Show them with: cep list",
         )
-    root = paths.endpoint_root(base, name)
     if name in ("", ".", "..") or "/" in name or "\0" in name:
         raise UsageError(f"{name!r} is not the name of an endpoint.")
     if not is_endpoint(root):

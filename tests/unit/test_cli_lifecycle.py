@@ -117,7 +117,7 @@ def test_start_takes_the_id_in_place_of_the_name(rig: Rig, agents: Agents) -> No
     assert agents.asked[0][2] == "mine"
 
 
-@pytest.mark.parametrize("name", ["my endpoint", "a" * 100, "it's"])
+@pytest.mark.parametrize("name", ["my endpoint", "a" * 100, "it's", ENDPOINT_ID])
 def test_an_existing_directory_with_an_older_name_still_starts(
     name: str, rig: Rig, agents: Agents
 ) -> None:

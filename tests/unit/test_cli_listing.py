@@ -279,6 +279,10 @@ def test_the_json_names_of_validate_are_those_of_the_document(rig: Rig) -> None:
         assert names(json.loads(rig.run("validate", "ep", "--json").out)) == documented("validate")
 
 
+def test_the_json_names_of_version_are_those_of_the_document(rig: Rig) -> None:
+    assert names(json.loads(rig.run("version", "--json").out)) == documented("version")
+
+
 def test_the_agent_s_picture_has_the_documented_names() -> None:
     code = Path(__file__).resolve().parents[2] / "cep" / "agent" / "picture.py"
     source = code.read_text()
