@@ -281,6 +281,7 @@ class EndpointInterchange(parsl_interchange.Interchange):  # type: ignore[misc]
         never = threading.Event()
         while self.manager_sock.poll(0):
             self.process_manager_socket_message(self._interesting, None, never)
+        saved.pop(self.manager_sock, None)  # nothing is left to read there in this turn
         self.socks = saved
 
 
