@@ -48,7 +48,8 @@ class Store:
             self._path.touch(mode=0o600, exist_ok=True)
         except OSError as exc:
             raise CantCreate(f"The hub's database {self._path} cannot be made: {exc}.") from exc
-        engine = create_engine(f"sqlite:///{self._path}")
+        # Errors end up in the log, and parameters are users' payloads.
+        engine = create_engine(f"sqlite:///{self._path}", hide_parameters=True)
         event.listen(engine, "connect", _set_up_connection)
         try:
             with engine.begin() as connection:

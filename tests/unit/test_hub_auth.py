@@ -9,6 +9,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from sqlalchemy import insert
+from sqlalchemy.exc import IntegrityError
 
 from cep.errors import DataError, NotAllowed
 from cep.hub.auth import (
@@ -18,6 +20,7 @@ from cep.hub.auth import (
     plain_scopes,
     resource_server,
 )
+from cep.hub.schema import meta
 from cep.hub.services import Addresses
 from cep.hub.store import Store
 from cep.hub.users import BrokerUsers
@@ -313,6 +316,16 @@ def test_a_foreign_damaged_or_newer_database_is_refused_and_left_alone(tmp_path:
     store.close()
     with pytest.raises(DataError, match="schema 99"):
         Store(newer).open()
+
+
+def test_an_error_of_the_store_does_not_repeat_what_was_to_be_stored(tmp_path: Path) -> None:
+    store = Store(tmp_path / "hub.db")
+    store.open()
+    row = {"name": "schema", "value": "a user's payload"}
+    with pytest.raises(IntegrityError) as caught:
+        store.call_now(lambda connection: connection.execute(insert(meta).values(**row)))
+    store.close()
+    assert "payload" not in str(caught.value)
 
 
 def test_amqp_addresses_are_what_the_client_can_reach() -> None:
