@@ -327,8 +327,12 @@ class Session:
         elif what == "unreachable":
             self._scaler.tell("look")
         elif what == "retired":
-            for manager in self._managers.values():
-                manager.draining = manager.draining or manager.block in event["blocks"]
+            blocks = set(event["blocks"])
+            self._managers = {
+                name: manager
+                for name, manager in self._managers.items()
+                if manager.block not in blocks
+            }
             self._scaler.tell("retired", event["blocks"])
         elif what == "cancelled":
             return _not_begun([task for flight in event["ids"] for task in self._take_off(flight)])

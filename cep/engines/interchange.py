@@ -16,6 +16,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import signal
 import sys
 import threading
 import time
@@ -290,6 +291,9 @@ def main() -> None:
     from parsl.utils import setproctitle
 
     setproctitle("parsl: HTEX interchange")
+    # Signals to the whole group are for the agent, whose end this process notices.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
     config = pickle.load(sys.stdin.buffer)
     try:
         EndpointInterchange(**config).start()

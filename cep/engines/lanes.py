@@ -19,12 +19,21 @@ from collections.abc import Callable
 from multiprocessing import connection
 from typing import Any
 
+_GREETING = b""
+
 
 class WorkerLane:
     """The worker's end of a lane: a queue of tasks and a queue of results in one."""
 
     def __init__(self, pipe: connection.Connection) -> None:
         self._pipe = pipe
+        self._greeted = False
+
+    def greet(self) -> None:
+        """Tell the pool, once, that this worker is up; only then it is given tasks."""
+        if not self._greeted:
+            self._greeted = True
+            self._pipe.send_bytes(_GREETING)
 
     def get(self, timeout: float | None = None) -> Any:
         """Wait for the next task.
@@ -34,6 +43,7 @@ class WorkerLane:
             SystemExit: The pool is gone.
         """
         try:
+            self.greet()
             if not self._pipe.poll(timeout):
                 raise queue.Empty
             return self._pipe.recv()
@@ -54,35 +64,31 @@ class Lanes:
 
     Args:
         lost_message: Makes the packed message for a task (by its number) whose worker died.
-        worker_died: Called with the worker's rank after its lane broke, on the waiting thread.
+        worker_died: Called with the worker's rank, and whether it had ever come up, after its
+            lane broke; on the waiting thread.
     """
 
     def __init__(
-        self, lost_message: Callable[[int, int], bytes], worker_died: Callable[[int], None]
+        self, lost_message: Callable[[int, int], bytes], worker_died: Callable[[int, bool], None]
     ) -> None:
         self._lost_message = lost_message
         self._worker_died = worker_died
         self._lock = threading.Lock()
         self._pipes: dict[int, connection.Connection] = {}
         self._running: dict[int, int] = {}  # rank -> number of the task it has
+        self._up: set[int] = set()
         self._idle: list[int] = []
         self._waiting: deque[dict[str, Any]] = deque()
         self._ready: deque[bytes | None] = deque()
         self._wake_read, self._wake_write = os.pipe()
 
     def open(self, rank: int) -> WorkerLane:
-        """Make the lane of a worker that is about to start; `ready` follows."""
+        """Make the lane of a worker that is about to start."""
         ours, theirs = connection.Pipe()
         with self._lock:
             self._pipes[rank] = ours
-        return WorkerLane(theirs)
-
-    def ready(self, rank: int) -> None:
-        """The worker was started (and will read what it is sent)."""
-        with self._lock:
-            self._idle.append(rank)
-            self._feed()
         self._wake()
+        return WorkerLane(theirs)
 
     # -- Parsl's task scheduler and waiting queue ------------------------------------------------
 
@@ -143,8 +149,10 @@ class Lanes:
         except (EOFError, OSError):
             self._lose(rank, pipe)
             return
-        self._ready.append(result)
+        if result != _GREETING:
+            self._ready.append(result)
         with self._lock:
+            self._up.add(rank)
             self._running.pop(rank, None)
             self._idle.append(rank)
             self._feed()
@@ -156,6 +164,8 @@ class Lanes:
             if rank in self._idle:
                 self._idle.remove(rank)
             task = self._running.pop(rank, None)
+            came_up = rank in self._up
+            self._up.discard(rank)
         if task is not None:
             self._ready.append(self._lost_message(task, rank))
-        self._worker_died(rank)
+        self._worker_died(rank, came_up)

@@ -4,7 +4,7 @@ Owns the worker processes of one node. Runs on the threads of Parsl's manager, i
 own that a block's script starts. Beyond Parsl's manager
 
 * workers are forked from a server that has the codec loaded already, and share no lock;
-* a dead worker is noticed at once and replaced, at first at once and then ever more slowly;
+* a dead worker is noticed and replaced at once, unless it never came up: then ever more slowly;
 * workers end with the pool, however it ends, and the pool leaves no temporary files;
 * log files are bounded.
 """
@@ -23,7 +23,6 @@ import shutil
 import signal
 import sys
 import threading
-import time
 from multiprocessing import connection
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
@@ -45,8 +44,7 @@ PARSL_NAMES = ("_start_worker", "_stop_event", "_mp_manager")
 PARSL_GLOBALS = ("SpawnContext", "distributions", "set_file_logger", "worker", "get_arg_parser")
 #: Packages whose versions a manager reports.
 REPORTED_PACKAGES = ("cep-endpoint", "dill", "globus-compute-sdk", "parsl")
-#: A worker that lived shorter than this is replaced with a growing delay.
-SHORT_LIFE_S = 10.0
+#: Workers that die before they come up are replaced ever more slowly.
 LONGEST_DELAY_S = 60.0
 
 
@@ -110,8 +108,7 @@ class Pool(parsl_pool.Manager):  # type: ignore[misc]
         self.pending_task_queue = self._lanes
         self.pending_result_queue = self._lanes
         self._procs: dict[int, Any] = {}
-        self._born: dict[int, float] = {}
-        self._short_lives: dict[int, int] = {}
+        self._stillborn: dict[int, int] = {}
 
     def _start_worker(self, worker_id: int) -> Any:
         lane = self._lanes.open(worker_id)
@@ -138,38 +135,42 @@ class Pool(parsl_pool.Manager):  # type: ignore[misc]
             ),
             name=f"HTEX-Worker-{worker_id}",
         )
-        process.start()
-        lane.close()
-        self._lanes.ready(worker_id)
+        try:
+            process.start()
+        finally:
+            lane.close()
         self._procs[worker_id] = process
-        self._born[worker_id] = time.monotonic()
         return process
 
     def worker_watchdog(self, procs: dict[int, Any]) -> None:
         """Nothing to watch: a broken lane tells of a dead worker (`_replace`)."""
         self._procs = procs
 
-    def _replace(self, worker_id: int) -> None:
+    def _replace(self, worker_id: int, came_up: bool) -> None:
         """Start another worker in the place of one that died. Runs on the result thread."""
         if self._stop_event.is_set():
             return
         dead = self._procs[worker_id]
         dead.join(timeout=5)
         log.error("Worker %s has died (exit code %s)", worker_id, dead.exitcode)
-        short = time.monotonic() - self._born[worker_id] < SHORT_LIFE_S
-        count = self._short_lives.get(worker_id, 0) + 1 if short else 0
-        self._short_lives[worker_id] = count
+        count = 0 if came_up else self._stillborn.get(worker_id, 0) + 1
+        self._stillborn[worker_id] = count
         if count < 2:
-            self._start_worker(worker_id)
+            self._start_again(worker_id)
             return
         delay_s = min(2.0 ** (count - 2), LONGEST_DELAY_S)
-        timer = threading.Timer(delay_s, self._start_late, (worker_id,))
+        timer = threading.Timer(delay_s, self._start_again, (worker_id,))
         timer.daemon = True
         timer.start()
 
-    def _start_late(self, worker_id: int) -> None:
-        if not self._stop_event.is_set():
+    def _start_again(self, worker_id: int) -> None:
+        """Start a worker; when that fails, its broken lane leads to the next try."""
+        if self._stop_event.is_set():
+            return
+        try:
             self._start_worker(worker_id)
+        except (EOFError, OSError) as error:
+            log.error("Worker %s could not be started: %r", worker_id, error)
 
 
 def _lost_message(task_id: int, worker_id: int) -> bytes:

@@ -139,6 +139,32 @@ def test_a_killed_idle_worker_is_replaced_and_the_others_go_on(
     assert {outcome.kind for outcome in rig.wait_for(seqs)} == {OutcomeKind.DONE}
 
 
+def test_a_killed_worker_server_is_replaced(
+    rig_for: Callable[[HtexSettings], Rig], tmp_path: Path
+) -> None:
+    rig = rig_for(settings()).start()
+    gate = tmp_path / "gate"
+    gate.touch()
+    worker = psutil.Process(rig.value(touch_and_wait, str(tmp_path / "started"), str(gate)))
+    server = worker.parent()
+    assert server is not None
+    server.kill()
+    worker.kill()
+    assert rig.value(add, 1, 1) == 2
+
+
+def test_signals_to_the_whole_group_do_not_end_the_interchange(
+    rig_for: Callable[[HtexSettings], Rig],
+) -> None:
+    rig = rig_for(settings()).start()
+    assert rig.value(add, 1, 1) == 2
+    (interchange,) = processes(rig, "HTEX interchange")
+    for number in (signal.SIGTERM, signal.SIGINT):
+        interchange.send_signal(number)
+    assert rig.value(add, 2, 1) == 3
+    assert not rig.downs
+
+
 def test_a_killed_interchange_is_replaced_and_running_tasks_are_lost(
     rig_for: Callable[[HtexSettings], Rig], tmp_path: Path
 ) -> None:

@@ -17,7 +17,7 @@ import pytest
 from cep.engines import htex_task, worker_logs
 from cep.engines.coalescing import Coalescer
 from cep.engines.htex_task import Answer, pack_answers, pack_bodies, unpack_answers
-from cep.engines.lanes import Lanes
+from cep.engines.lanes import Lanes, WorkerLane
 from cep.engines.parsl_parts import PLAIN_VARIABLE
 from cep.model import Task
 
@@ -28,15 +28,21 @@ def lost(task: int, rank: int) -> bytes:
     return f"{task} lost by {rank}".encode()
 
 
-def _nothing(rank: int) -> None:
-    del rank
+def _nothing(rank: int, came_up: bool) -> None:
+    del rank, came_up
+
+
+def come_up(lanes: Lanes, *workers: WorkerLane) -> None:
+    for worker in workers:
+        worker.greet()
+    while len(lanes._up) < len(workers):
+        lanes._collect()
 
 
 def test_each_idle_worker_gets_one_task_and_the_next_after_its_answer() -> None:
     lanes = Lanes(lost, _nothing)
     workers = [lanes.open(rank) for rank in range(2)]
-    for rank in range(2):
-        lanes.ready(rank)
+    come_up(lanes, *workers)
     for number in range(3):
         lanes.put_task({"task_id": number})
     got = [worker.get(1)["task_id"] for worker in workers]
@@ -49,20 +55,34 @@ def test_each_idle_worker_gets_one_task_and_the_next_after_its_answer() -> None:
     assert workers[0].get(1) == {"task_id": 2}
 
 
-def test_a_dead_worker_loses_its_task_only() -> None:
-    died: list[int] = []
-    lanes = Lanes(lost, died.append)
-    first, second = lanes.open(0), lanes.open(1)
-    lanes.ready(0)
+def test_a_worker_that_is_not_up_gets_no_task() -> None:
+    died: list[tuple[int, bool]] = []
+    lanes = Lanes(lost, lambda rank, came_up: died.append((rank, came_up)))
+    worker = lanes.open(0)
     lanes.put_task({"task_id": 5})
-    lanes.ready(1)
+    worker.close()
+    while not died:
+        lanes._collect()
+    assert died == [(0, False)]
+    assert lanes.qsize() == 1
+    second = lanes.open(0)
+    come_up(lanes, second)
+    assert second.get(1) == {"task_id": 5}
+
+
+def test_a_dead_worker_loses_its_task_only() -> None:
+    died: list[tuple[int, bool]] = []
+    lanes = Lanes(lost, lambda rank, came_up: died.append((rank, came_up)))
+    first, second = lanes.open(0), lanes.open(1)
+    come_up(lanes, first, second)
+    lanes.put_task({"task_id": 5})
     lanes.put_task({"task_id": 6})
-    second.put(b"six")
+    had = {lane: lane.get(1)["task_id"] for lane in (first, second)}
+    second.put(b"answer")
     first.close()
-    assert sorted([lanes.get_result() or b"", lanes.get_result() or b""]) == [
-        *(b"5 lost by 0", b"six")
-    ]
-    assert died == [0]
+    results = {lanes.get_result(), lanes.get_result()}
+    assert results == {b"%d lost by 0" % had[first], b"answer"}
+    assert died == [(0, True)]
 
 
 def test_a_worker_ends_with_its_pool() -> None:
