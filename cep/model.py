@@ -81,7 +81,8 @@ class EngineStatus:
         slots: How many tasks the engine wants to hold at most (given and unfinished).
         workers: Worker threads or processes that live now.
         idle_workers: Those of them with nothing to do, as far as known.
-        report: The engine's part of a status report's `global_state` (protocol.md 2.5 names).
+        report: The engine's part of a status report's `global_state` (the names of the
+            published endpoint).
         blocks: One mapping per block (`block`, `job`, `state`, ...); empty without blocks.
         summary: One phrase for `status` and systemd, e.g. `blocks 0/1, first starts with the
             first task`.

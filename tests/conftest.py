@@ -36,9 +36,11 @@ MAIN_JOB = (
 FAULTS = (
     "test_agent_crash.py",
     "test_agent_troubles.py",
+    "test_broker_contract.py",
     "test_hub_restart.py",
     "test_journal_crash.py",
     "test_journal_full_disk.py",
+    "test_link.py",
     "test_link_faults.py",
 )
 HERE = Path(__file__).resolve().parent

@@ -15,6 +15,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from cep.config.settings import EndpointSettings
 from cep.model import EngineStatus
 from cep.wire.status import pack_status_report
@@ -63,8 +65,9 @@ def registration_metadata(settings: EndpointSettings, spoken_version: str) -> di
     return {
         "endpoint_version": spoken_version,
         "python_version": platform.python_version(),
-        "hostname": socket.getfqdn(),
+        "hostname": socket.gethostname(),
         "local_user": _user_name(),
+        "config": json.loads(json.dumps(yaml.safe_load(settings.raw_text), default=str)),
         "endpoint_config": settings.raw_text,
     }
 
