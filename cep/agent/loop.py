@@ -277,11 +277,13 @@ class MainLoop:
 
     def _on_engine_down(self, event: EngineDown) -> None:
         log.error("the engine broke: %s", event.reason, extra={"event": "engine.down"})
+        if event.rebuilding:
+            # The engine says itself what became of each task; those handed over meanwhile too.
+            self._p.dispatcher.slots_changed(0)
+            return
         self._finished(self._p.dispatcher.engine_down(event.reason))
-        if not event.rebuilding:
-            self._begin_stop(
-                0.0, EngineError(f"The engine broke and cannot mend itself: {event.reason}")
-            )
+        reason = f"The engine broke and cannot mend itself: {event.reason}"
+        self._begin_stop(0.0, EngineError(reason))
 
     # -- heartbeat -----------------------------------------------------------------------------
 

@@ -33,9 +33,9 @@ class SlotsChanged:
 class EngineDown:
     """The engine as a whole broke (its interchange died, say).
 
-    Every task it held is possibly started, except those it has reported before this event. When
-    `rebuilding` is true the engine mends itself and a `SlotsChanged` follows; when false it is
-    finished, and the agent stops with exit code 70.
+    When `rebuilding` is true the engine mends itself: it still reports an outcome for every task,
+    also for those handed to it meanwhile, and a `SlotsChanged` follows. When false it is finished,
+    and the agent stops with exit code 70; tasks without an outcome until then are possibly started.
     """
 
     reason: str
