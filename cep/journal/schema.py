@@ -83,6 +83,16 @@ def open_database(db: Path) -> sqlite3.Connection:
 
 def _connect(db: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(db, timeout=0, isolation_level=None)
+    try:
+        _lock(connection)
+    except sqlite3.Error:
+        _close_quietly(connection)
+        raise
+    return connection
+
+
+def _lock(connection: sqlite3.Connection) -> None:
+    """Set the connection up and take the journal's lock for this process."""
     # Exclusive before the first read: then the write-ahead log needs no shared-memory file, which
     # network file systems cannot hold, and no second process can come in between.
     for pragma in (
@@ -98,7 +108,6 @@ def _connect(db: Path) -> sqlite3.Connection:
     # close the file a second time, which would let it go (fcntl(2)).
     connection.execute("BEGIN IMMEDIATE")
     connection.execute("COMMIT")
-    return connection
 
 
 def _create(db: Path) -> None:
