@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import logging
 import signal
-import threading
 import time
 from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Any
 
 from cep.agent import links as link_names
+from cep.agent import reregistration
 from cep.agent.idle import IdleWatch
 from cep.agent.intake import HOLD_DISK, HOLD_PAUSED, HOLD_STOPPING
 from cep.agent.mailbox import (
@@ -27,6 +27,7 @@ from cep.agent.mailbox import (
 from cep.agent.parts import Parts
 from cep.agent.picture import picture
 from cep.agent.report import write_atomically
+from cep.agent.reregistration import Reregistration
 from cep.amqp import events as amqp
 from cep.engines.base import EngineDown, Outcomes, SlotsChanged
 from cep.errors import CepError, DiskUnfit, EngineError, LeaseLost, TemporaryFailure
@@ -40,7 +41,6 @@ LINKS_CLOSE_S = 5.0
 ENGINE_STOP_S = 15.0
 DISK_RETRY_S = 5.0
 REFUSED_RETRY_S = 5.0
-REGISTER_RETRY_S = 10.0
 # An old connection of ours may hold the task queue until the broker misses two heartbeats (60 s
 # each on RabbitMQ), so a start waits longer than that for its turn.
 START_LIMIT_S = 180.0
@@ -60,6 +60,7 @@ class MainLoop:
         self._since = datetime.now(timezone.utc)
         self._is_ready = False
         self._consuming = False
+        self._reregistration = Reregistration(parts.register, parts.mailbox.put, parts.timers)
         self._stopping = False
         self._drained = False
         self._flushed = False
@@ -100,7 +101,7 @@ class MainLoop:
             "flush": self._flush_ends,
             "disk": lambda: None,  # the turn that follows tries the commit again
             "refused": parts.outbox.retry_refused,
-            "register": self._register_again,
+            reregistration.TIMER: self._reregistration.ask,
         }
 
     # -- the loop ------------------------------------------------------------------------------
@@ -228,27 +229,17 @@ class MainLoop:
         log.warning(
             "link %s was refused: %s", event.link, event.error, extra={"event": "link.refused"}
         )
-        self._p.timers.set_if_unset("register", 0.0)
-
-    def _register_again(self) -> None:
-        """Ask the service in a thread of its own, so that a slow answer stops nothing here."""
-
-        def ask() -> None:
-            try:
-                self._p.mailbox.put(RegisteredAgain(self._p.register()))
-            except CepError as error:
-                self._p.mailbox.put(RegistrationFailed(error))
-
-        threading.Thread(target=ask, name="register", daemon=True).start()
+        self._reregistration.wanted()
 
     def _on_registered_again(self, event: RegisteredAgain) -> None:
         log.info("registered again", extra={"event": "service.registered"})
+        self._reregistration.succeeded()
         self._p.links.readdress(event.registered)
 
     def _on_registration_failed(self, event: RegistrationFailed) -> None:
         if isinstance(event.error, TemporaryFailure):
             log.warning("%s", event.error, extra={"event": "service.unreachable"})
-            self._p.timers.set("register", REGISTER_RETRY_S)
+            self._reregistration.try_later()
         else:
             self._begin_stop(0.0, event.error)
 
