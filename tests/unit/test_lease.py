@@ -326,9 +326,19 @@ def test_a_living_published_endpoint_is_not_disturbed(paths: EndpointPaths) -> N
 def published_endpoint() -> subprocess.Popen[bytes]:
     """A process with the published endpoint's title; it ends when its input is closed."""
     cat = shutil.which("cat")
-    return subprocess.Popen(
-        ["Globus Compute Endpoint (x, y)"], executable=cat, stdin=subprocess.PIPE
+    child = subprocess.Popen(
+        ["Globus Compute Endpoint (x, y)"],
+        executable=cat,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
     )
+    assert child.stdin is not None
+    assert child.stdout is not None
+    # For a moment of its execve a process has no command line yet; an echo is past that.
+    child.stdin.write(b"there?\n")
+    child.stdin.flush()
+    assert child.stdout.readline() == b"there?\n"
+    return child
 
 
 def test_a_contender_without_hard_links_creates_exclusively(
