@@ -189,7 +189,10 @@ class TestProcessPoolEngine(
         pool.kill()
         assert rig.wait_for([running])[0].kind is OutcomeKind.LOST
         worker.wait(timeout=10)
-        assert {one.kind for one in rig.wait_for(others)} == {OutcomeKind.DONE}
+        kinds = [one.kind for one in rig.wait_for(others)]
+        # The other worker, too, may have been in the middle of one when it lost its pool.
+        assert set(kinds) <= {OutcomeKind.DONE, OutcomeKind.LOST}
+        assert kinds.count(OutcomeKind.LOST) <= 1
         assert not rig.downs
 
     def test_signals_to_the_whole_service_leave_tasks_alone(
