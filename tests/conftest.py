@@ -10,6 +10,7 @@ there everything a test needs is installed by the test command. What a run leave
 from __future__ import annotations
 
 import os
+import signal
 import uuid
 from collections import Counter, defaultdict
 from collections.abc import Generator
@@ -51,6 +52,10 @@ def pytest_configure(config: pytest.Config) -> None:
     """Declare the parts, and mark every process this run will start."""
     for name, meaning in PARTS.items():
         config.addinivalue_line("markers", f"{name}: {meaning} (given automatically)")
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A shell starts its background jobs with Ctrl-C ignored, and children inherit that; the
+        # programs under test are to hear it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     name, _, value = RUN_MARK.partition("=")
     os.environ[name] = value
     config.stash[BEFORE] = leftovers.picture(RUN_MARK)
