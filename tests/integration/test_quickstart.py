@@ -66,10 +66,13 @@ class OrdinaryUser:
         os.chown(self.home, self.uid, self.gid)
         pipx = venvs.pipx_python(self.python).parent.parent
         shutil.copytree(pipx, self.place / "tools", symlinks=True)
-        wheels = venvs.wheelhouse(self.python)
-        (self.place / "wheels").mkdir()
-        for wheel in wheels.glob("*.whl"):
-            shutil.copy(wheel, self.place / "wheels")
+        self.stock("wheels", venvs.wheelhouse(self.python))
+
+    def stock(self, name: str, wheelhouse: Path) -> None:
+        """Put wheels where this account may read them."""
+        (self.place / name).mkdir()
+        for wheel in wheelhouse.glob("*.whl"):
+            shutil.copy(wheel, self.place / name)
 
     def remove(self) -> None:
         """Remove the account, and the (empty) directory of its control sockets."""
@@ -224,3 +227,26 @@ def test_the_installed_package_finds_its_templates_without_the_checkout(
     line = "import cep.paths; print(cep.paths.templates_dir())"
     said = user.shell(f'"{python}" -c "{line}"').stdout.strip()
     assert said.startswith(str(user.home))
+
+
+def test_it_works_beside_an_installed_published_endpoint(user: OrdinaryUser) -> None:
+    try:
+        user.stock("published", venvs.published_wheelhouse(user.python))
+    except venvs.CannotInstall as exc:
+        pytest.skip(f"NOT TESTED: the published endpoint 2.19 cannot be installed. {exc}")
+    user.shell("python3 -m pipx uninstall cep-endpoint")
+    elsewhere = f"PIP_FIND_LINKS={(user.place / 'published').as_uri()}"
+    user.shell(f"{elsewhere} python3 -m pipx install globus-compute-endpoint==2.19.0")
+    user.shell("python3 -m pipx install cep-endpoint")
+    # pipx leaves a command that is there as it is, so the published name stays the published one.
+    said = user.shell("globus-compute-endpoint version").stdout
+    assert "2.19.0" in said
+    assert "2.19.0" not in user.shell("cep version").stdout
+    user.shell("globus-compute-endpoint configure of_the_published")
+    user.shell("cep configure of_ours")
+    started = user.shell("cep start of_ours").stdout
+    assert re.fullmatch(rf"Starting endpoint; registered ID: {UUID}\n", started)
+    listed = squeezed(user.shell("cep list").stdout)
+    assert "| None | Initialized | of_the_published |" in listed
+    assert "| Running | of_ours |" in listed
+    user.shell("cep stop of_ours")

@@ -81,6 +81,24 @@ def wheelhouse(python: str) -> Path:
     return home
 
 
+def published_wheelhouse(python: str) -> Path:
+    """A directory with the published endpoint 2.19 and all it needs, for the given Python.
+
+    Raises:
+        CannotInstall: Its libraries have no release for this Python, or no index is reachable.
+    """
+    version = _text([python, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]).strip()
+    home = CACHE / f"wheelhouse-{version}-{_key(*PUBLISHED, PUBLISHED_CONSTRAINTS.read_text())}"
+    with _locked(home.name):
+        if not (home / ".complete").exists():
+            shutil.rmtree(home, ignore_errors=True)
+            pip = _environment("pip", BUILDERS, CONSTRAINTS, python=python)
+            narrow = ["--constraint", PUBLISHED_CONSTRAINTS, "--wheel-dir", home]
+            _pip(pip, "wheel", *narrow, *PUBLISHED, "pip")
+            (home / ".complete").touch()
+    return home
+
+
 def _requirements() -> list[str]:
     """What the distribution asks for, its hub included, as pyproject.toml says it."""
     from importlib.metadata import requires
@@ -164,7 +182,11 @@ def prepare() -> None:
     jobs = [sdk_python, published_python]
     python = user_python()
     if python is not None:
-        jobs += [lambda: pipx_python(python), lambda: wheelhouse(python)]
+        jobs += [
+            lambda: pipx_python(python),
+            lambda: wheelhouse(python),
+            lambda: published_wheelhouse(python),
+        ]
     with ThreadPoolExecutor(max_workers=2, thread_name_prefix="venv") as pool:
         for made in [pool.submit(job) for job in jobs]:
             try:
