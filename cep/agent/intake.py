@@ -81,7 +81,8 @@ class Intake:
         self._holds: set[str] = set(holds)
         self._epoch = 0
         self._mark = 0
-        self._acks: list[tuple[int, int | None]] = []  # (tag, seq or None for a repeat)
+        self._acks: list[tuple[int, int | None]] = []  # (tag, seq)
+        self._fresh: list[int] = []  # of these seqs, what this turn's commit makes durable
         self._rejects: list[int] = []
         self._returns: list[int] = []
         self._complained: set[str] = set()
@@ -133,6 +134,7 @@ class Intake:
             self._journal.channel_lost(self._epoch)
         self._epoch = epoch
         self._acks.clear()
+        self._fresh.clear()
         self._rejects.clear()
         self._returns.clear()
 
@@ -153,8 +155,7 @@ class Intake:
             self._take_broken(delivery, error)
             return
         if self._journal.knows(headers.task_id):
-            self.counters["repeated"] += 1
-            self._acks.append((delivery.tag, None))
+            self._repeat(delivery.tag, headers.task_id)
             return
         size = len(delivery.body)
         refusal = self._refusal(headers, size)
@@ -169,6 +170,7 @@ class Intake:
             headers.result_serializers,
         )
         self._acks.append((delivery.tag, seq))
+        self._fresh.append(seq)
         self._onward.accepted(seq, headers, size)
 
     def _refusal(self, headers: TaskHeaders, size: int) -> tuple[str, str] | None:
@@ -191,7 +193,7 @@ class Intake:
         if task_id is None:
             self._rejects.append(delivery.tag)
         elif self._journal.knows(task_id):
-            self._acks.append((delivery.tag, None))
+            self._repeat(delivery.tag, task_id)
         else:
             self._answer(delivery.tag, task_id, COULD_NOT_EXECUTE, str(error))
 
@@ -201,7 +203,13 @@ class Intake:
         result = error_result(task_id, code, text, details=details)
         seq = self._journal.accept_finished(task_id, result)
         self._acks.append((tag, seq))
+        self._fresh.append(seq)
         self._onward.answered(seq, len(result))
+
+    def _repeat(self, tag: int, task_id: str) -> None:
+        """An earlier ack was lost; this one is proved or lost like any other."""
+        self.counters["repeated"] += 1
+        self._acks.append((tag, self._journal.seq_of(task_id)))
 
     def _complain_once(self, text: str) -> None:
         level = logging.DEBUG if text in self._complained else logging.WARNING
@@ -224,6 +232,7 @@ class Intake:
             seqs = [seq for _, seq in self._acks if seq is not None]
             self._journal.ack_sent(seqs, self._epoch, self._mark)
             self._acks.clear()
+            self._fresh.clear()
         if self._rejects:
             self._consumer.reject(self._epoch, self._rejects)
             self._rejects = []
@@ -239,7 +248,7 @@ class Intake:
         Returns:
             Sequence numbers that must be forgotten everywhere.
         """
-        seqs = [seq for _, seq in self._acks if seq is not None]
+        seqs, self._fresh = self._fresh, []
         self._returns.extend(tag for tag, _ in self._acks)
         self._acks.clear()
         return seqs

@@ -79,6 +79,23 @@ def test_a_repeated_delivery_is_acked_and_not_run_again(journal: Journal) -> Non
     assert scene.intake.counters["repeated"] == 1
 
 
+def test_the_proven_ack_of_a_repeat_lets_the_answered_task_be_forgotten(journal: Journal) -> None:
+    scene = Scene(journal)
+    id_ = task_id()
+    scene.turn([delivery(1, id_)])
+    (seq,) = scene.desk.tasks
+    journal.finish(seq, b"result")
+    journal.settle([seq])
+    journal.commit()
+    scene.intake.channel(2)  # the first ack may be lost: the id stays
+    assert journal.knows(id_)
+    scene.consumer.told.clear()
+    scene.turn([delivery(1, id_, epoch=2)])
+    journal.acks_processed(2, 2)
+    journal.commit()
+    assert not journal.knows(id_)
+
+
 def test_acks_of_an_old_channel_are_dropped(journal: Journal) -> None:
     scene = Scene(journal)
     scene.intake.take([delivery(1, epoch=1)])
