@@ -213,6 +213,7 @@ class _Life:
         registered = register()
         endpoint_id = registered.endpoint_id
         write_atomically(paths.endpoint_json, {"endpoint_id": endpoint_id})
+        journal.claim(endpoint_id)
         process.set_title(endpoint_id, paths.name)
         for address in (registered.tasks, registered.results):
             check_connection(address.url, port=settings.amqp_port)

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from cep.errors import CepError, SoftwareError
+from cep.errors import CepError, JournalError, SoftwareError
 from cep.journal import faults, schema, store
 from cep.journal.batch import Batch
 from cep.journal.bodies import FILE_THRESHOLD, RESULT, TASK, BodyFiles
@@ -91,6 +91,25 @@ class Journal:
             connection.close()
             raise
         return journal
+
+    def claim(self, endpoint_id: str) -> None:
+        """Make sure that the tasks in it are this endpoint's; an empty journal becomes its own.
+
+        Raises:
+            JournalError: It holds tasks or results of another endpoint.
+            DiskUnfit: The disk is full, read-only or broken.
+        """
+        owner = self._writer.ask(store.owner)
+        if owner == endpoint_id:
+            return
+        counts = self.counts()
+        if owner is not None and counts.unfinished + counts.unsent:
+            raise JournalError(
+                f"The journal {self._writer.db} holds {counts.unfinished} tasks and "
+                f"{counts.unsent} results of endpoint {owner}, and this is endpoint {endpoint_id}.",
+                hint="Give each endpoint a state_dir of its own, or start that one to finish them.",
+            )
+        self._writer.ask(lambda connection: store.set_owner(connection, endpoint_id))
 
     # --- what is in it --------------------------------------------------------------------------
 

@@ -46,6 +46,7 @@ CREATE TABLE tombstones (
 );
 CREATE TABLE counter (id INTEGER PRIMARY KEY CHECK (id = 1), seq_limit INTEGER NOT NULL);
 INSERT INTO counter VALUES (1, 1);
+CREATE TABLE owner (id INTEGER PRIMARY KEY CHECK (id = 1), endpoint_id TEXT NOT NULL);
 """
 
 # From version N (the key) to N + 1, each inside one transaction. Nothing yet: this is version 1.

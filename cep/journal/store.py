@@ -36,6 +36,17 @@ def keep_seq_limit(connection: sqlite3.Connection, limit: int) -> None:
     connection.execute("UPDATE counter SET seq_limit = ?", (limit,))
 
 
+def owner(connection: sqlite3.Connection) -> str | None:
+    """Return the id of the endpoint whose tasks these are, or None in a new journal."""
+    row = connection.execute("SELECT endpoint_id FROM owner").fetchone()
+    return None if row is None else str(row[0])
+
+
+def set_owner(connection: sqlite3.Connection, endpoint_id: str) -> None:
+    """Write whose tasks these are."""
+    connection.execute("INSERT OR REPLACE INTO owner VALUES (1, ?)", (endpoint_id,))
+
+
 def next_limit(next_seq: int, limit: int) -> int | None:
     """Return the limit to store before `next_seq` may be in use, or None when `limit` will do."""
     return next_seq + SEQ_BLOCK if next_seq > limit else None

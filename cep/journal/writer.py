@@ -31,7 +31,7 @@ class Writer:
 
     def __init__(self, connection: sqlite3.Connection, db: Path, bodies: BodyFiles) -> None:
         self._connection = connection
-        self._db = db
+        self.db = db
         self.bodies = bodies
         self._seq_limit = self.ask(store.seq_limit)
 
@@ -56,10 +56,10 @@ class Writer:
             self._write_rows(batch, memory)
         except OSError as exc:
             self._take_back(written)
-            raise faults.from_os(exc, self._db) from exc
+            raise faults.from_os(exc, self.db) from exc
         except sqlite3.Error as exc:
             self._take_back(written)
-            raise faults.from_sqlite(exc, self._db) from exc
+            raise faults.from_sqlite(exc, self.db) from exc
         except BaseException:  # a stop signal: perhaps after COMMIT, so the files must stay
             self._take_back(())
             raise
@@ -77,12 +77,12 @@ class Writer:
         try:
             return question(self._connection)
         except sqlite3.Error as exc:
-            raise faults.from_sqlite(exc, self._db) from exc
+            raise faults.from_sqlite(exc, self.db) from exc
 
     def file_bytes(self) -> int:
         """Return what the journal takes on disk."""
         total = self.bodies.total_bytes
-        for file in (self._db, self._db.with_name(self._db.name + "-wal")):
+        for file in (self.db, self.db.with_name(self.db.name + "-wal")):
             with suppress(OSError):
                 total += file.stat().st_size
         return total

@@ -434,3 +434,25 @@ def test_tasks_that_end_in_any_order_leave_the_others_alone(home: Path) -> None:
     assert [seq for seq, _ in recovered.unsent] == sorted(set(done) - set(settled))
     assert recovered.tombstones == len(settled)
     journal.close()
+
+
+def test_a_journal_with_tasks_of_another_endpoint_is_refused_and_an_empty_one_is_taken(
+    home: Path,
+) -> None:
+    mine, other = str(uuid4()), str(uuid4())
+    journal = opened(home)
+    journal.claim(mine)
+    journal.claim(mine)
+    journal.close()
+    journal = opened(home)
+    journal.claim(other)  # nothing was in it
+    seq = journal.accept(str(uuid4()), str(uuid4()), b"task", None, ())
+    journal.commit()
+    journal.close()
+    journal = opened(home)
+    with pytest.raises(JournalError, match=f"1 tasks and 0 results of endpoint {other}"):
+        journal.claim(mine)
+    journal.finish(seq, b"result")
+    with pytest.raises(JournalError, match="0 tasks and 1 results"):
+        journal.claim(mine)
+    journal.close()
