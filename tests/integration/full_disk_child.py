@@ -31,11 +31,10 @@ def journal_on_a_full_disk(home: Path, size: int) -> None:
     kept = journal.accept(str(uuid4()), FUNCTION, b"k" * size)
     journal.commit()
     ballast = home / "ballast"
-    with ballast.open("wb") as file:
+    with ballast.open("wb", buffering=0) as file:
         try:
             while True:
                 file.write(b"x" * 65536)
-                file.flush()
         except OSError:
             pass
     wanted = [str(uuid4()) for _ in range(20)]
