@@ -36,7 +36,6 @@ os.environ.setdefault("DOCKER_BUILDKIT", "0")
 SOCKET = Path("/var/run/docker.sock")
 IMAGES_DIR = Path(__file__).parent / "images"
 SESSION_LABEL = "cep.tests.pid"  # value: pid of the test process on this host
-DEFAULT_MIRROR = None
 ENGINE_START_S = 60.0
 PULL_S = 120.0
 
@@ -202,8 +201,8 @@ def _pulled(name: str) -> bool:
     return done.returncode == 0
 
 
-def apt_mirror(sources: Sequence[Path] | None = None) -> str:
-    """Return the Debian mirror that this machine itself uses.
+def apt_mirror(sources: Sequence[Path] | None = None) -> str | None:
+    """Return the Debian mirror that this machine itself uses; None leaves it to the bootstrapper.
 
     Args:
         sources: Source lists to read, both formats; default those of the machine.
@@ -219,7 +218,7 @@ def apt_mirror(sources: Sequence[Path] | None = None) -> str:
             found = re.match(r"\s*(?:deb\s+(?:\[[^]]*\]\s+)?|URIs:\s*)(\S+/debian)/?(?:\s|$)", line)
             if found:
                 return found.group(1)
-    return DEFAULT_MIRROR
+    return None
 
 
 def _make_base(suite: str, name: str) -> None:
@@ -230,8 +229,11 @@ def _make_base(suite: str, name: str) -> None:
         tar = Path(directory) / "base.tar"
         command = [
             "mmdebstrap", "--quiet", "--variant=apt", "--include=ca-certificates",
-            suite, str(tar), apt_mirror(),
+            suite, str(tar),
         ]  # fmt: skip
+        mirror = apt_mirror()
+        if mirror is not None:
+            command.append(mirror)
         done = subprocess.run(command, check=False, capture_output=True, text=True)
         if done.returncode != 0:
             raise EngineMissing(f"The base image {name} cannot be made: {done.stderr[-2000:]}")
