@@ -284,9 +284,15 @@ class MainLoop:
         parts.lease.renew()
         self._report()
         parts.intake.probe()
-        parts.journal.compact()
+        self._compact()
         self._write_status()
         self._perhaps_idle()
+
+    def _compact(self) -> None:
+        try:
+            self._p.journal.compact()
+        except DiskUnfit as error:  # giving space back takes some; the next heartbeat tries again
+            log.debug("the journal could not be made smaller: %s", error)
 
     def _report(self) -> None:
         self._p.links.report(self._p.reporter.alive(self._p.engine.status()))
@@ -322,12 +328,18 @@ class MainLoop:
             self._p.intake.release(HOLD_PAUSED)
             event.reply(self.status())
         elif verb in ("stop", "drain"):
-            drain_s = event.request.get("drain_s", DEFAULT_DRAIN_S)
-            log.info("asked to stop within %s s", drain_s, extra={"event": "agent.asked"})
-            event.reply({"stopping": True})
-            self._begin_stop(float(drain_s))
+            self._on_stop_request(event)
         else:
             event.reply({"error": f"The agent knows no request {verb!r}."})
+
+    def _on_stop_request(self, event: ControlRequest) -> None:
+        drain_s = event.request.get("drain_s", DEFAULT_DRAIN_S)
+        if not isinstance(drain_s, int | float) or not 0 <= drain_s < float("inf"):
+            event.reply({"error": f"drain_s must be a number of seconds, not {drain_s!r}."})
+            return
+        log.info("asked to stop within %s s", drain_s, extra={"event": "agent.asked"})
+        event.reply({"stopping": True})
+        self._begin_stop(float(drain_s))
 
     # -- the end -------------------------------------------------------------------------------
 
@@ -350,8 +362,9 @@ class MainLoop:
             return
         parts = self._p
         parts.engine.stop(ENGINE_STOP_S)
-        for event in parts.mailbox.gather(0.0):
-            self._on_event[type(event)](event)
+        while events := parts.mailbox.gather(0.0):  # every outcome, before the rest counts as lost
+            for event in events:
+                self._on_event[type(event)](event)
         self._drained = True
         parts.timers.set("flush", FLUSH_S)
         self._finished(parts.dispatcher.engine_down(STOPPED_WHILE_RUNNING))

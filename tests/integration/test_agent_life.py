@@ -11,6 +11,7 @@ from uuid import uuid4
 import pytest
 
 from cep.agent.control import call
+from cep.errors import Unavailable
 from cep.paths import EndpointPaths
 from cep.wire.task import pack_task
 from tests.integration.agent_rig import FUNCTION, Bench, bench, note
@@ -143,6 +144,16 @@ def test_unstarted_tasks_survive_a_stop_and_running_ones_are_answered(
     assert account.errors == []
     assert sorted(account.executions) == ["later-1", "later-2"]
     scene.stop(agent)
+
+
+def test_a_stop_request_with_a_wrong_time_is_refused_and_the_agent_goes_on(scene: Bench) -> None:
+    agent = scene.start()
+    for wrong in ("soon", None, -1, float("inf")):
+        with pytest.raises(Unavailable, match="drain_s"):
+            call(paths(scene), {"do": "stop", "drain_s": wrong})
+    scene.submit(note, ["a"])
+    assert list(scene.collect(1).executions) == ["a"]
+    assert scene.stop(agent) == 0
 
 
 def test_a_failed_setup_is_a_configuration_error_with_its_output(scene: Bench) -> None:
