@@ -33,6 +33,7 @@ MAIN_JOB = (
     "test_sdk_scenarios.py",
     "test_quickstart.py",
     "test_demo.py",
+    "test_agent_life.py",
 )
 FAULTS = (
     "test_agent_crash.py",
