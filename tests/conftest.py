@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from tests import leftovers
+from tests.integration.faults import table
 
 IN_CI = bool(os.environ.get("CI"))
 PARTS = {
@@ -78,7 +79,9 @@ def part_of(path: Path) -> str:
         return "unit"
     if relative.name in MAIN_JOB:
         return "main_job"
-    return "faults" if relative.name in FAULTS else "rest"
+    if "faults" in relative.parts or relative.name in FAULTS:
+        return "faults"
+    return "rest"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -137,6 +140,10 @@ def pytest_terminal_summary(
 ) -> None:
     """Say the time and the number of tests of each part, the skips, and what was left behind."""
     write = terminalreporter.write_line
+    if faults := table.rows():
+        terminalreporter.section("faults")
+        for line in table.as_markdown(faults):
+            write(line)
     terminalreporter.section("parts")
     for part in PARTS:
         counts = config.stash[COUNTS][part]
