@@ -68,6 +68,13 @@ def _check_libraries() -> None:
         )
 
 
+def _hide_command_line() -> None:
+    """Take what was typed, which may hold passwords, out of what `ps` shows."""
+    import setproctitle
+
+    setproctitle.setproctitle("cep hub serve")
+
+
 @click.group(cls=_HubGroup, context_settings=HELP_OPTIONS)
 def hub() -> None:
     """Serve endpoints and the SDK from this machine: REST and AMQP, no other service."""
@@ -85,6 +92,24 @@ def hub() -> None:
 @_state_dir_option
 @click.option("--public-url", metavar="URL", help="How clients reach the REST service.")
 @click.option("--public-amqp-url", metavar="URL", help="How clients reach the broker.")
+@click.option(
+    "--amqp-url",
+    metavar="URL|@FILE",
+    envvar="CEP_HUB_AMQP_URL",
+    help="Use a RabbitMQ, amqp(s)://USER:PASSWORD@HOST[:PORT]/VHOST, not the embedded broker.",
+)
+@click.option(
+    "--amqp-management-url",
+    metavar="URL|@FILE",
+    envvar="CEP_HUB_AMQP_MANAGEMENT_URL",
+    help="RabbitMQ's management API.  [default: the same host, port 15672 or 15671]",
+)
+@click.option(
+    "--database-url",
+    metavar="URL|@FILE",
+    envvar="CEP_HUB_DATABASE_URL",
+    help="Use a PostgreSQL, postgresql+psycopg://USER:PASSWORD@HOST/DATABASE, not SQLite.",
+)
 @click.option("--detach", is_flag=True, help="Return when the hub serves; it goes on.")
 @click.pass_context
 def serve(
@@ -95,19 +120,35 @@ def serve(
     state_dir: Path | None,
     public_url: str | None,
     public_amqp_url: str | None,
+    amqp_url: str | None,
+    amqp_management_url: str | None,
+    database_url: str | None,
     detach: bool,
 ) -> None:
-    """Serve until stopped."""
+    """Serve until stopped.
+
+    The addresses of RabbitMQ and PostgreSQL hold passwords, and a command line can be read by
+    everybody on the machine: name a file (@FILE), or set CEP_HUB_AMQP_URL,
+    CEP_HUB_AMQP_MANAGEMENT_URL and CEP_HUB_DATABASE_URL.
+    """
+    if amqp_url or amqp_management_url or database_url:
+        _hide_command_line()
     _check_libraries()
-    from cep.hub.options import HubOptions, check_urls
+    from cep.errors import ConfigError
+    from cep.hub.options import HubOptions, check_urls, read_address
 
     check_urls(public_url, public_amqp_url)
+    if amqp_management_url and not amqp_url:
+        raise ConfigError("--amqp-management-url is of use with --amqp-url only.")
     options = HubOptions(
         state_dir=_files(state_dir).root,
         host=host,
         port=port,
         public_url=public_url,
         public_amqp_url=public_amqp_url,
+        amqp_url=read_address(amqp_url, "--amqp-url"),
+        amqp_management_url=read_address(amqp_management_url, "--amqp-management-url"),
+        database_url=read_address(database_url, "--database-url"),
     )
     if detach:
         from cep.hub.launch import start_detached

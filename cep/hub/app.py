@@ -25,8 +25,10 @@ from starlette.applications import Starlette
 
 from cep.errors import CantCreate, Unavailable
 from cep.hub import ledger, topology
+from cep.hub.accounts import EmbeddedAccounts
 from cep.hub.auth import Access, new_secret
 from cep.hub.broker.broker import Broker
+from cep.hub.broker_in_use import BrokerInUse, rabbitmq
 from cep.hub.directory import Directory
 from cep.hub.messaging import Messaging
 from cep.hub.options import HubFiles, HubOptions, is_loopback
@@ -35,7 +37,7 @@ from cep.hub.rest.application import application
 from cep.hub.running import RunningHub, forget_running, write_running
 from cep.hub.services import Addresses, Services
 from cep.hub.sockets import in_use, listen
-from cep.hub.store import Store
+from cep.hub.store import Database, Store
 from cep.hub.submit import Submitter
 from cep.hub.users import BrokerUsers
 
@@ -61,7 +63,10 @@ def serve(options: HubOptions, ready: Ready = lambda _running: None) -> None:
     Raises:
         Unavailable: A port is in use, or another hub has the state directory.
         CantCreate: The state directory or a file in it cannot be made.
-        DataError: A database in it is damaged or of a newer version.
+        DataError: The database is damaged or of a newer version.
+        TemporaryFailure: RabbitMQ or PostgreSQL, which the hub was told to use, does not answer.
+        NotAllowed: One of them refuses the hub's login, or it may not do there what it must.
+        ConfigError: Their addresses are wrong.
     """
     files = HubFiles(options.state_dir)
     try:
@@ -171,29 +176,23 @@ async def _running_services(
 ) -> AsyncIterator[Services]:
     async with AsyncExitStack() as stack:
         clock = time.time
-        store = Store(files.database)
+        store = Store(_database(options, files))
         stack.callback(store.close)
-        store.open()
-        access = Access(store, _hub_key(files.key), clock)
-        directory = Directory(store, clock)
+        await asyncio.to_thread(store.open)
+        access = Access(store, store.key or _hub_key(files.key), clock, shared=options.shared)
+        directory = Directory(store, clock, shared=options.shared)
         await access.load()
         await directory.load()
 
-        hub_password = new_secret()
-        broker = Broker(
-            files.broker,
-            host=_bindable(options.host),
-            port=_amqp_port(options, files),
-            authenticate=BrokerUsers(access, directory, hub_password).authenticate,
-        )
-        amqp_port = await _start_broker(broker, options, files)
-        stack.push_async_callback(broker.stop)
-
-        addresses = _addresses(options, port, amqp_port)
-        messaging = Messaging(_own_amqp_url(options, amqp_port, hub_password))
+        if options.amqp_url is None:
+            users = BrokerUsers(access, directory, new_secret())
+            broker = await _embedded_broker(stack, options, files, port, users)
+        else:
+            broker = await rabbitmq(stack, options, _addresses(options, port, 0))
+        messaging = Messaging(broker.own_url, exclusive=not broker.layout.topics)
         await messaging.start()
         stack.push_async_callback(messaging.stop)
-        await _declare_all(messaging, directory)
+        await _declare_all(messaging, broker.layout, directory)
 
         relay = Relay(store, directory, messaging, clock)
         submitter = Submitter(store, messaging, relay, clock)
@@ -208,15 +207,44 @@ async def _running_services(
             messaging=messaging,
             relay=relay,
             submitter=submitter,
-            addresses=addresses,
-            drop_connections=broker.drop_connections,
+            addresses=broker.addresses,
+            accounts=broker.accounts,
+            layout=broker.layout,
             clock=clock,
             admin_secret=new_secret(),
             started_at=clock(),
+            shared=options.shared,
         )
         housekeeping = asyncio.get_running_loop().create_task(_keep_house(services))
         stack.push_async_callback(_cancelled, housekeeping)
         yield services
+
+
+def _database(options: HubOptions, files: HubFiles) -> Path | Database:
+    if options.database_url is None:
+        return files.database
+    from cep.hub.postgres import PostgresDatabase, read_database_url
+
+    return PostgresDatabase(read_database_url(options.database_url), shared=options.shared)
+
+
+async def _embedded_broker(
+    stack: AsyncExitStack, options: HubOptions, files: HubFiles, port: int, users: BrokerUsers
+) -> BrokerInUse:
+    broker = Broker(
+        files.broker,
+        host=_bindable(options.host),
+        port=_amqp_port(options, files),
+        authenticate=users.authenticate,
+    )
+    amqp_port = await _start_broker(broker, options, files)
+    stack.push_async_callback(broker.stop)
+    return BrokerInUse(
+        own_url=_own_amqp_url(options, amqp_port, users.hub_password),
+        addresses=_addresses(options, port, amqp_port),
+        accounts=EmbeddedAccounts(broker.drop_connections),
+        layout=topology.Layout(),
+    )
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:
@@ -300,10 +328,10 @@ def _addresses(options: HubOptions, port: int, amqp_port: int) -> Addresses:
     )
 
 
-async def _declare_all(messaging: Messaging, directory: Directory) -> None:
-    operations = topology.base_operations()
-    for endpoint_id in directory.ids():
-        operations.extend(topology.endpoint_operations(endpoint_id))
+async def _declare_all(messaging: Messaging, layout: topology.Layout, directory: Directory) -> None:
+    operations = layout.base()
+    for endpoint_id in await directory.ids():
+        operations.extend(layout.endpoint(endpoint_id))
     await messaging.declare(operations)
 
 
@@ -312,6 +340,7 @@ async def _keep_house(services: Services) -> None:
     while True:
         try:
             before = services.clock() - RETENTION_S
+            await services.submitter.forget_old()
             gone = await services.store.call(ledger.forget_before, before)
             for owner, group in gone.queues:
                 await services.messaging.declare(topology.group_removal_operations(owner, group))

@@ -23,7 +23,7 @@ from cep.errors import (
     Unavailable,
     UsageError,
 )
-from cep.hub.options import HubFiles, HubOptions
+from cep.hub.options import SECRET_VARIABLES, HubFiles, HubOptions
 from cep.hub.running import RunningHub, read_running
 
 START_DEADLINE_S = 60.0
@@ -69,6 +69,8 @@ def start_detached(options: HubOptions) -> RunningHub:
                 stderr=output,
                 pass_fds=(writing,),
                 cwd=files.root,
+                # Addresses with passwords go through the pipe only.
+                env={key: one for key, one in os.environ.items() if key not in SECRET_VARIABLES},
                 start_new_session=True,
             )
         finally:

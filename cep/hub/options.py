@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from cep.errors import UsageError
+from cep.errors import ConfigError, InputMissing, UsageError
 from cep.paths import user_dir
 
 DEFAULT_HOST = "127.0.0.1"
 # The one address the SDK knows for GLOBUS_SDK_ENVIRONMENT=local (globus-compute-sdk 2.19, 4.19).
 DEFAULT_PORT = 5000
+# Where the addresses that hold passwords may come from, beside the command line and a file.
+AMQP_URL_VARIABLE = "CEP_HUB_AMQP_URL"
+AMQP_MANAGEMENT_URL_VARIABLE = "CEP_HUB_AMQP_MANAGEMENT_URL"
+DATABASE_URL_VARIABLE = "CEP_HUB_DATABASE_URL"
+SECRET_VARIABLES = frozenset(
+    (AMQP_URL_VARIABLE, AMQP_MANAGEMENT_URL_VARIABLE, DATABASE_URL_VARIABLE)
+)
 
 
 def default_state_dir() -> Path:
@@ -34,6 +41,11 @@ class HubOptions:
             (a proxy, another name); without a trailing slash.
         public_amqp_url: How clients reach the broker (scheme, host, port, virtual host), when it
             is not the host by which they reached the REST service.
+        amqp_url: RabbitMQ with the hub's own login; None means the embedded broker.
+        amqp_management_url: RabbitMQ's management API; None derives it from `amqp_url`.
+        database_url: SQLAlchemy URL of a PostgreSQL database; None means SQLite in `state_dir`.
+
+    The last three hold passwords, so they are left out of `repr`.
     """
 
     state_dir: Path
@@ -42,6 +54,14 @@ class HubOptions:
     amqp_port: int = 0
     public_url: str | None = None
     public_amqp_url: str | None = None
+    amqp_url: str | None = field(default=None, repr=False)
+    amqp_management_url: str | None = field(default=None, repr=False)
+    database_url: str | None = field(default=None, repr=False)
+
+    @property
+    def shared(self) -> bool:
+        """Whether several hubs may serve side by side: nothing is kept in the process."""
+        return self.amqp_url is not None and self.database_url is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,3 +143,22 @@ def check_urls(public_url: str | None, public_amqp_url: str | None) -> None:
                 f"The value of {option} is not a URL {schemes[0]}://HOST[:PORT] or "
                 f"{schemes[1]}://HOST[:PORT], without a login."
             )
+
+
+def read_address(given: str | None, option: str) -> str | None:
+    """Return an address that may hold a password: as given, or the content of `@FILE`.
+
+    Raises:
+        InputMissing: The file cannot be read.
+        ConfigError: It is empty or has more than one line.
+    """
+    if given is None or not given.startswith("@"):
+        return given or None
+    path = Path(given[1:]).expanduser()
+    try:
+        lines = path.read_text("utf-8").split()
+    except (OSError, ValueError) as exc:
+        raise InputMissing(f"The file {path} of {option} cannot be read: {exc}.") from exc
+    if len(lines) != 1:
+        raise ConfigError(f"The file {path} of {option} must hold one line, the address.")
+    return lines[0]

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
+from cep.hub.accounts import Accounts
 from cep.hub.auth import Access
 from cep.hub.directory import Directory
 from cep.hub.relay import Relay
 from cep.hub.store import Store
 from cep.hub.submit import Submitter
+from cep.hub.topology import Layout
 
 if TYPE_CHECKING:
     from cep.hub.messaging import Messaging
@@ -57,8 +59,10 @@ class Services:
     """The parts of a running hub.
 
     Attributes:
-        drop_connections: Closes every connection of a broker user at once.
+        accounts: The broker's users.
+        layout: What is declared at the broker.
         clock: Seconds since the epoch.
+        shared: Whether other hubs serve from the same store and broker.
         admin_secret: Opens the admin routes.
         started_at: When the hub began to serve.
     """
@@ -70,7 +74,9 @@ class Services:
     relay: Relay
     submitter: Submitter
     addresses: Addresses
-    drop_connections: Callable[[str], int]
+    accounts: Accounts
+    layout: Layout
     clock: Callable[[], float]
     admin_secret: str
     started_at: float
+    shared: bool = False

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.integration.docker_engine import EngineMissing, ensure_engine, remove_leftovers
+from tests.integration.postgres import Postgres
 from tests.integration.rabbitmq import RabbitMq
 
 
@@ -35,3 +36,16 @@ def rabbitmq(docker_engine: None, tmp_path_factory: pytest.TempPathFactory) -> I
         yield broker
     finally:
         broker.remove()
+
+
+@pytest.fixture(scope="session")
+def postgres(docker_engine: None) -> Iterator[Postgres]:
+    """One PostgreSQL server for the whole run."""
+    del docker_engine
+    server = Postgres()
+    try:
+        server.create()
+        server.wait_ready()
+        yield server
+    finally:
+        server.remove()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hmac
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ def _credentials_answer(made: Credentials) -> dict[str, Any]:
 
 async def _status(request: Request) -> Response:
     services = _check(request)
-    endpoints, online = services.directory.counts()
+    endpoints, online = await services.directory.counts()
     counts = services.relay.counts
     return JSONResponse(
         {
@@ -70,7 +71,7 @@ async def _status(request: Request) -> Response:
             "url": services.addresses.url,
             "amqp_port": services.addresses.amqp_port,
             "started_at": services.started_at,
-            "clients": sum(1 for _ in services.access.clients),
+            "clients": await services.access.count(),
             "endpoints": endpoints,
             "endpoints_online": online,
             "results": counts.results,
@@ -83,7 +84,8 @@ async def _status(request: Request) -> Response:
 
 async def _list(request: Request) -> Response:
     services = _check(request)
-    return JSONResponse({"clients": [_client_answer(one) for one in services.access.clients]})
+    clients = await services.access.clients()
+    return JSONResponse({"clients": [_client_answer(one) for one in clients]})
 
 
 async def _add(request: Request) -> Response:
@@ -92,21 +94,21 @@ async def _add(request: Request) -> Response:
     return JSONResponse(_credentials_answer(made))
 
 
-def _target(request: Request, services: Services) -> Client:
-    return services.access.find(str(request.path_params["client"]))
+async def _target(request: Request, services: Services) -> Client:
+    return await services.access.find(str(request.path_params["client"]))
 
 
 async def _rotate(request: Request) -> Response:
     services = _check(request)
-    client = _target(request, services)
+    client = await _target(request, services)
     made = await services.access.rotate(client)
-    services.drop_connections(topology.client_user(client.client_id))
+    await services.accounts.remove(topology.client_user(client.client_id))
     return JSONResponse(_credentials_answer(made))
 
 
 async def _disable(request: Request) -> Response:
     services = _check(request)
-    client = _target(request, services)
+    client = await _target(request, services)
     await services.access.disable(client)
     cut = await _cut_off(services, client)
     return JSONResponse({**_client_answer(client), "disabled": True, "connections_closed": cut})
@@ -114,28 +116,32 @@ async def _disable(request: Request) -> Response:
 
 async def _enable(request: Request) -> Response:
     services = _check(request)
-    client = _target(request, services)
+    client = await _target(request, services)
     await services.access.enable(client)
+    endpoints = await services.directory.owned_by(client.client_id)
+    await services.accounts.resume(one.endpoint_id for one in endpoints if one.amqp_digest)
     return JSONResponse({**_client_answer(client), "disabled": False})
 
 
 async def _remove(request: Request) -> Response:
     services = _check(request)
-    client = _target(request, services)
+    client = await _target(request, services)
+    endpoints = await services.directory.owned_by(client.client_id)
     await services.access.remove(client)
-    services.drop_connections(topology.client_user(client.client_id))
-    for endpoint in services.directory.drop_owner(client.client_id):
+    services.directory.forget_owner(client.client_id)
+    await services.accounts.remove(topology.client_user(client.client_id))
+    for endpoint in endpoints:
         await retire_endpoint(request, endpoint)
     return JSONResponse(_client_answer(client))
 
 
 async def _cut_off(services: Services, client: Client) -> int:
     """Close all connections of the client and of its endpoints; they cannot come back."""
-    endpoints = services.directory.owned_by(client.client_id)
+    endpoints = await services.directory.owned_by(client.client_id)
     await services.directory.set_offline(endpoints)
     users = [topology.client_user(client.client_id)]
     users.extend(topology.endpoint_user(one.endpoint_id) for one in endpoints)
-    return sum(services.drop_connections(user) for user in users)
+    return await services.accounts.suspend(users)
 
 
 async def _env(request: Request) -> Response:
@@ -149,11 +155,14 @@ async def env_client(services: Services, file: Path) -> Credentials:
 
     Args:
         services: The running hub.
-        file: Where its secret is kept, since the store has only a digest.
+        file: Where its secret is kept, since the store has only a digest; hubs that share a store
+            derive it instead.
     """
+    if services.shared:
+        return await _shared_env_client(services)
     try:
         kept = json.loads(file.read_text("utf-8"))
-        client = services.access.check_secret(kept["client_id"], kept["client_secret"])
+        client = await services.access.check_secret(kept["client_id"], kept["client_secret"])
         return Credentials(client.client_id, kept["client_secret"], client.name)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, NotAllowed):
         made = await _make_env_client(services)
@@ -161,11 +170,23 @@ async def env_client(services: Services, file: Path) -> Credentials:
     return made
 
 
+def _env_names() -> Iterator[str]:
+    yield ENV_CLIENT_NAME
+    yield from (f"{ENV_CLIENT_NAME}-{number}" for number in range(2, 1000))
+
+
+async def _shared_env_client(services: Services) -> Credentials:
+    for name in _env_names():
+        made = await services.access.derived_client(name)
+        if made is not None:
+            return made
+    raise InputMissing("Every client that `hub env` made is disabled.")
+
+
 async def _make_env_client(services: Services) -> Credentials:
-    for number in range(1, 1000):
-        name = ENV_CLIENT_NAME if number == 1 else f"{ENV_CLIENT_NAME}-{number}"
+    for name in _env_names():
         try:
-            client = services.access.find(name)
+            client = await services.access.find(name)
         except InputMissing:
             return await services.access.add(name)
         if not client.disabled:

@@ -48,17 +48,17 @@ def _refused_client(message: str) -> Refusal:
     return Refusal(401, "INVALID_CLIENT", message)
 
 
-def _check_client(request: Request, form: dict[str, str]) -> Client:
+async def _check_client(request: Request, form: dict[str, str]) -> Client:
     client_id, secret = _login(request, form)
     try:
-        return services_of(request).access.check_secret(client_id, secret)
+        return await services_of(request).access.check_secret(client_id, secret)
     except NotAllowed as exc:
         raise _refused_client(exc.message) from exc
 
 
 async def _token(request: Request) -> Response:
     form = await _form(request)
-    client = _check_client(request, form)
+    client = await _check_client(request, form)
     grant = form.get("grant_type", "")
     if grant != "client_credentials":
         raise Refusal(
@@ -73,7 +73,7 @@ async def _token(request: Request) -> Response:
 
 async def _revoke(request: Request) -> Response:
     form = await _form(request)
-    _check_client(request, form)
+    await _check_client(request, form)
     await services_of(request).access.revoke(form.get("token", ""))
     return JSONResponse({"active": False})
 
@@ -104,7 +104,7 @@ async def _identities(request: Request) -> Response:
         for name in ("ids", "usernames")
         for one in request.query_params.get(name, "").split(",")
     ]
-    found = [access.known(one) for one in wanted if one is not None]
+    found = [await access.known(one) for one in wanted if one is not None]
     return JSONResponse(
         {
             "identities": [

@@ -221,14 +221,14 @@ def manages(client: Client, endpoint: Endpoint) -> bool:
     return endpoint.owner == client.client_id or client.client_id in admins
 
 
-def find_endpoint(request: Request, client: Client, *, to_manage: bool = False) -> Endpoint:
+async def find_endpoint(request: Request, client: Client, *, to_manage: bool = False) -> Endpoint:
     """Return the endpoint of the path when the client may see (or manage) it.
 
     Raises:
         Refusal: 404 unknown, 403 somebody else's.
     """
     endpoint_id = path_uuid(request, "endpoint_id", "endpoint")
-    endpoint = services_of(request).directory.known(endpoint_id)
+    endpoint = await services_of(request).directory.known(endpoint_id)
     if endpoint is None:
         raise Refusal(
             404, "ENDPOINT_NOT_FOUND", f"There is no endpoint {endpoint_id}.", endpoint_id

@@ -181,14 +181,14 @@ class _SubmitAnswer(JSONResponse):
 
 async def _submit(request: Request) -> Response:
     client = await compute_client(request)
-    endpoint = find_endpoint(request, client)
+    endpoint = await find_endpoint(request, client)
     raw = await read_body(request, SUBMIT_BODY)
     checked, body = await _checked_submit(request, client, endpoint, raw)
     submitter = services_of(request).submitter
     if await request.is_disconnected():
         # Nothing has been done yet, so that its repeat can be taken as a new submit.
         raise bad_request("The client went away before its submit was begun.")
-    attempt = submitter.begin(checked)
+    attempt = await submitter.begin(checked)
     assert attempt.outcome is not None
     gone = asyncio.get_running_loop().create_task(_watch(request, submitter, attempt))
     try:
@@ -242,7 +242,8 @@ def _task_status(row: TaskRow, online: bool) -> dict[str, Any]:
 
 async def _statuses(request: Request, rows: list[TaskRow]) -> dict[str, dict[str, Any]]:
     directory = services_of(request).directory
-    endpoints = {row.endpoint_id: directory.known(row.endpoint_id) for row in rows}
+    ids = {row.endpoint_id for row in rows}
+    endpoints = {endpoint_id: await directory.known(endpoint_id) for endpoint_id in ids}
     online = {key: one is not None and directory.is_online(one) for key, one in endpoints.items()}
 
     def build() -> dict[str, dict[str, Any]]:
@@ -301,11 +302,14 @@ async def _task_group(request: Request) -> Response:
 async def _result_queues(request: Request) -> Response:
     client = await compute_client(request)
     services = services_of(request)
-    url = services.addresses.amqp_url(
-        topology.client_user(client.client_id),
-        services.access.amqp_password(client),
-        request.url.hostname,
-    )
+    user, password = topology.client_user(client.client_id), services.access.amqp_password(client)
+    await services.accounts.admit_client(client.client_id, password)
+    # As for endpoints: who disables or rotates a client changes the store first.
+    present = await services.access.known(client.client_id)
+    if present is None or present.disabled or present.generation != client.generation:
+        await services.accounts.remove(user)
+        raise Refusal(401, "NOT_AUTHENTICATED", "The client was changed a moment ago.")
+    url = services.addresses.amqp_url(user, password, request.url.hostname)
     return JSONResponse(
         {"queue_prefix": topology.group_prefix(client.client_id), "connection_url": url}
     )
