@@ -1,0 +1,29 @@
+"""The two ways in which a hub keeps its messages and rows, for tests that run on both.
+
+`PLACES` are the parameters of their fixtures, `addresses` what a hub is told. The embedded broker
+with SQLite comes first; with the environment variable LONG=1 every such test runs on both,
+otherwise those of `briefly` run on the first alone.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+EMBEDDED, SERVERS = "embedded", "rabbitmq-postgres"
+PLACES = (EMBEDDED, SERVERS)
+LONG = bool(os.environ.get("LONG"))
+
+
+def addresses(place: str, request: pytest.FixtureRequest) -> dict[str, str]:
+    """The variables for a fresh hub: none, or a virtual host and a database of its own."""
+    if place == EMBEDDED:
+        return {}
+    rabbitmq = request.getfixturevalue("rabbitmq")
+    postgres = request.getfixturevalue("postgres")
+    return {
+        "CEP_HUB_AMQP_URL": rabbitmq.hub_url(),
+        "CEP_HUB_AMQP_MANAGEMENT_URL": rabbitmq.management_url,
+        "CEP_HUB_DATABASE_URL": postgres.url(postgres.database()),
+    }
