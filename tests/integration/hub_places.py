@@ -1,8 +1,8 @@
 """The two ways in which a hub keeps its messages and rows, for tests that run on both.
 
-`PLACES` are the parameters of their fixtures, `addresses` what a hub is told. The embedded broker
-with SQLite comes first; with the environment variable LONG=1 every such test runs on both,
-otherwise those of `briefly` run on the first alone.
+The embedded broker with SQLite, and RabbitMQ with PostgreSQL. `PLACES` are parameters of fixtures;
+tests that are too slow to run twice each time use `PLACES_IF_LONG`: both with the environment
+variable LONG=1, the first otherwise.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import pytest
 EMBEDDED, SERVERS = "embedded", "rabbitmq-postgres"
 PLACES = (EMBEDDED, SERVERS)
 LONG = bool(os.environ.get("LONG"))
+PLACES_IF_LONG = PLACES if LONG else (EMBEDDED,)
 
 
 def addresses(place: str, request: pytest.FixtureRequest) -> dict[str, str]:
