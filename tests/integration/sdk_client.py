@@ -10,6 +10,7 @@ import json
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 from globus_compute_sdk import Client, Executor, ShellFunction
@@ -173,6 +174,33 @@ def witnessed(endpoint_id: str, number: str, witness: str, busy_s: str) -> dict[
     return {"outcomes": outcomes}
 
 
+def waves(endpoint_id: str, plan: str, gate: str, witness: str) -> dict[str, Any]:
+    """Submit in waves, the next one as soon as the first task of the last one is answered.
+
+    The plan is `PHASES,TASKS,WAVE`. Each phase, of so many tasks, begins when somebody opens the
+    gate, a named pipe.
+    """
+    phases, number, wave = map(int, plan.split(","))
+    answers: dict[int, list[str]] = {}
+    futures = []
+    with Executor(endpoint_id=endpoint_id) as executor:
+        for begin_at in range(0, phases * number, wave):
+            if begin_at % number == 0:
+                Path(gate).read_text()
+            for value in range(begin_at, begin_at + wave):
+                future = executor.submit(begin, value, witness, 0.002)
+                future.add_done_callback(
+                    lambda done, value=value: answers.setdefault(value, []).append(
+                        str(done.exception() or done.result())
+                    )
+                )
+                futures.append(future)
+            futures[begin_at].exception(timeout=TIMEOUT_S)
+        for future in futures:
+            future.exception(timeout=TIMEOUT_S)
+    return {"answers": answers}
+
+
 VERBS = {
     "many": many,
     "exception": exception,
@@ -185,6 +213,7 @@ VERBS = {
     "status": status,
     "until-status": until_status,
     "witnessed": witnessed,
+    "waves": waves,
 }
 
 if __name__ == "__main__":

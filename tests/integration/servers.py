@@ -3,7 +3,7 @@
 The official SDK knows one address of a service at home, so that each scene has a network of its
 own (`netns`). Here the network belongs to the PostgreSQL container, the RabbitMQ container shares
 it, and scenes, one at a time, attach themselves to it. What the test process itself asks of the
-servers it asks in a thread that has entered that network for good.
+servers it asks in threads that have entered that network for good.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Servers:
         self.postgres.container.reload()
         self.pid = int(self.postgres.container.attrs["State"]["Pid"])
         self._thread = ThreadPoolExecutor(
-            max_workers=1, thread_name_prefix="inside", initializer=_enter, initargs=(self.pid,)
+            max_workers=3, thread_name_prefix="inside", initializer=_enter, initargs=(self.pid,)
         )
         self.rabbitmq = RabbitMq(
             self._ca_file, network_of=self.postgres.container, call=self.inside
