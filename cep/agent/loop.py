@@ -87,7 +87,7 @@ class MainLoop:
             ),
             amqp.LinkUnblocked: lambda _event: log.info("the broker takes results again"),
             Outcomes: lambda event: self._finished(parts.dispatcher.take_outcomes(event.outcomes)),
-            SlotsChanged: lambda event: parts.dispatcher.slots_changed(event.slots),
+            SlotsChanged: lambda event: parts.dispatcher.slots_changed(event.slots, event.firm),
             EngineDown: self._on_engine_down,
             Signalled: self._on_signal,
             ControlRequest: self._on_control,
@@ -137,7 +137,11 @@ class MainLoop:
         crash.reach("published")
         parts.dispatcher.hand_over()
         crash.reach("handed-over")
-        parts.intake.balance(parts.dispatcher.unfinished, parts.dispatcher.unfinished_bytes)
+        # An answer that the broker does not take is as much a burden as a task that waits.
+        parts.intake.balance(
+            parts.dispatcher.unfinished + parts.outbox.unconfirmed,
+            parts.dispatcher.unfinished_bytes + parts.outbox.unconfirmed_bytes,
+        )
 
     def _commit(self) -> bool:
         parts = self._p

@@ -84,7 +84,10 @@ EngineSettings: TypeAlias = ThreadPoolSettings | ProcessPoolSettings | HtexSetti
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IntakeLimits:
-    """High and low marks of unfinished tasks; at the high mark no more tasks are taken."""
+    """High and low marks of what is not done; at the high mark no more tasks are taken.
+
+    What counts: tasks without an answer, and answers that the broker has not confirmed.
+    """
 
     high_tasks: int = 5000
     low_tasks: int = 2500
