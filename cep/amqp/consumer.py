@@ -41,7 +41,7 @@ class Consumer:
         put: Takes the events; called in the AMQP thread, must not block.
         port: Replaces the port of the address (`amqp_port`).
         undigested_limit_bytes: Bodies that may be delivered and not settled, in total; more by one
-            body at most.
+            body and what pika reads at a time (100 KiB) at most.
         ssl_ca_file: Authorities to trust for TLS instead of the system's.
         guard: Called before each new channel is used; a `CepError` it raises ends the link.
         exclusive: Ask the broker to be the queue's only consumer.

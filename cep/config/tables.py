@@ -38,7 +38,12 @@ _MARKS = IntakeLimits()
 _LOG = LogSettings()
 
 INTAKE = (
-    Key("high_tasks", Whole(1), _MARKS.high_tasks, "Stop taking tasks at this many that are unanswered or unsent."),
+    Key(
+        "high_tasks",
+        Whole(1),
+        _MARKS.high_tasks,
+        "Stop taking tasks at this many that are unanswered or unsent.",
+    ),
     Key("low_tasks", Whole(0), _MARKS.low_tasks, "Take tasks again at this many."),
     Key("high_bytes", Whole(1), _MARKS.high_bytes, "Stop at this many bytes of them."),
     Key("low_bytes", Whole(0), _MARKS.low_bytes, "Take tasks again at this many bytes."),
