@@ -28,6 +28,7 @@ from cep.agent.parts import Parts
 from cep.agent.picture import picture
 from cep.agent.report import write_atomically
 from cep.agent.reregistration import Reregistration
+from cep.agent.retention import Swept
 from cep.amqp import events as amqp
 from cep.engines.base import EngineDown, Outcomes, SlotsChanged
 from cep.errors import CepError, DiskUnfit, EngineError, LeaseLost, TemporaryFailure
@@ -93,6 +94,7 @@ class MainLoop:
             ControlRequest: self._on_control,
             RegisteredAgain: self._on_registered_again,
             RegistrationFailed: self._on_registration_failed,
+            Swept: parts.retention.swept,
         }
         self._on_timer: dict[str, Callable[[], None]] = {
             "heartbeat": self._heartbeat,
@@ -114,6 +116,7 @@ class MainLoop:
         if parts.paths.paused_mark.exists():
             parts.intake.hold(HOLD_PAUSED)
         parts.intake.begin()
+        self._clean_up()
         self._turn()
         while not self._over():
             events = parts.mailbox.gather(parts.timers.next_in_s())
@@ -289,6 +292,7 @@ class MainLoop:
         self._report()
         parts.intake.probe()
         self._compact()
+        self._clean_up()
         self._write_status()
         self._perhaps_idle()
 
@@ -297,6 +301,12 @@ class MainLoop:
             self._p.journal.compact()
         except DiskUnfit as error:  # giving space back takes some; the next heartbeat tries again
             log.debug("the journal could not be made smaller: %s", error)
+
+    def _clean_up(self) -> None:
+        self._p.retention.beat(self._p.journal.live_keys, self._live_blocks)
+
+    def _live_blocks(self) -> set[str]:
+        return {str(block["block"]) for block in self._p.engine.status().blocks}
 
     def _report(self) -> None:
         self._p.links.report(self._p.reporter.alive(self._p.engine.status()))

@@ -40,7 +40,7 @@ def scene(tmp_path: Path, rabbitmq: RabbitMq, monkeypatch: pytest.MonkeyPatch) -
         yield made
 
 
-def wait_at_gate(executed: str, label: str, gate: str) -> str:
+def wait_at_gate(_executed: str, label: str, gate: str) -> str:
     import os
     import subprocess
 
