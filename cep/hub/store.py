@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, insert, select
 from sqlalchemy.exc import DatabaseError, SQLAlchemyError
 
 from cep.errors import CantCreate, DataError
-from cep.hub import schema
+from cep.hub import migrations, schema
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -46,8 +46,10 @@ class Store:
         try:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._path.touch(mode=0o600, exist_ok=True)
+            new = self._path.stat().st_size == 0
         except OSError as exc:
             raise CantCreate(f"The hub's database {self._path} cannot be made: {exc}.") from exc
+        migrations.migrate_file(self._path)
         # Errors end up in the log, and parameters are users' payloads.
         engine = create_engine(f"sqlite:///{self._path}", hide_parameters=True)
         event.listen(engine, "connect", _set_up_connection)
@@ -59,6 +61,8 @@ class Store:
             if isinstance(exc, DataError):
                 raise
             raise DataError(f"The hub's database {self._path} is damaged: {exc.orig}.") from exc
+        if new:
+            migrations.mark_version(self._path)
         self._engine = engine
 
     def close(self) -> None:
@@ -119,9 +123,4 @@ def _check_schema(connection: Connection, path: Path) -> None:
             found = None
     if found is None or not found.isdigit():
         raise DataError(f"The file {path} is a database, but not one of a hub of cep.")
-    if int(found) > schema.SCHEMA_VERSION:
-        raise DataError(
-            f"The hub's database {path} has schema {found}; this cep knows "
-            f"{schema.SCHEMA_VERSION} at most.",
-            hint="Run the newer cep that made it.",
-        )
+    migrations.refuse_newer(int(found), f"The hub's database {path}")
