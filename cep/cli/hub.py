@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,11 @@ def _state_dir_option(command: Any) -> Any:
 
 def _json_option(command: Any) -> Any:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
+
+
+def _keep_option(name: str, default: float, text: str) -> Callable[[Any], Any]:
+    kind: Any = click.IntRange(0) if isinstance(default, int) else click.FloatRange(0)
+    return click.option(name, type=kind, default=default, show_default=True, help=text)
 
 
 def _files(state_dir: Path | None) -> HubFiles:
@@ -85,6 +91,10 @@ def hub() -> None:
 @_state_dir_option
 @click.option("--public-url", metavar="URL", help="How clients reach the REST service.")
 @click.option("--public-amqp-url", metavar="URL", help="How clients reach the broker.")
+@_keep_option("--keep-unread-days", 14.0, "Days for results that no client has fetched.")
+@_keep_option("--keep-fetched-days", 3.0, "Days for results after a client has fetched them.")
+@_keep_option("--keep-results-bytes", 10 * 1024**3, "Bytes of all results together.")
+@_keep_option("--keep-functions-days", 180.0, "Days for functions after their last submit.")
 @click.option("--detach", is_flag=True, help="Return when the hub serves; it goes on.")
 @click.pass_context
 def serve(
@@ -96,8 +106,12 @@ def serve(
     public_url: str | None,
     public_amqp_url: str | None,
     detach: bool,
+    keep_unread_days: float,
+    keep_fetched_days: float,
+    keep_results_bytes: int,
+    keep_functions_days: float,
 ) -> None:
-    """Serve until stopped."""
+    """Serve until stopped. What is kept (--keep-...) is kept for ever with 0."""
     _check_libraries()
     from cep.hub.options import HubOptions, check_urls
 
@@ -108,6 +122,10 @@ def serve(
         port=port,
         public_url=public_url,
         public_amqp_url=public_amqp_url,
+        keep_unread_days=keep_unread_days,
+        keep_fetched_days=keep_fetched_days,
+        keep_results_bytes=keep_results_bytes,
+        keep_functions_days=keep_functions_days,
     )
     if detach:
         from cep.hub.launch import start_detached

@@ -63,8 +63,10 @@ def migrate_file(path: Path) -> None:
     """
     where = f"The hub's database {path}"
     with suppress(FileNotFoundError), path.open("rb") as file:
-        # user_version, at offset 60 of the header (sqlite.org/fileformat); before SQLite opens it.
-        refuse_newer(int.from_bytes(file.read(100)[60:64], "big"), where)
+        header = file.read(100)
+        if header.startswith(b"SQLite format 3\0"):
+            # user_version (sqlite.org/fileformat), before SQLite opens the file.
+            refuse_newer(int.from_bytes(header[60:64], "big"), where)
     version = _version_in(path)
     if version is None or version >= schema.SCHEMA_VERSION:
         return

@@ -34,6 +34,11 @@ class HubOptions:
             (a proxy, another name); without a trailing slash.
         public_amqp_url: How clients reach the broker (scheme, host, port, virtual host), when it
             is not the host by which they reached the REST service.
+        keep_unread_days: Days for results that no client has fetched; the hosted service says two
+            weeks. 0 keeps for ever, here and below.
+        keep_fetched_days: Days for results after a client has fetched them.
+        keep_results_bytes: Bytes of all results together.
+        keep_functions_days: Days for functions after their last submit.
     """
 
     state_dir: Path
@@ -42,6 +47,10 @@ class HubOptions:
     amqp_port: int = 0
     public_url: str | None = None
     public_amqp_url: str | None = None
+    keep_unread_days: float = 14.0
+    keep_fetched_days: float = 3.0
+    keep_results_bytes: int = 10 * 1024**3
+    keep_functions_days: float = 180.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from cep.hub import migrations, schema
 P = ParamSpec("P")
 T = TypeVar("T")
 
+_LOG_KEPT_BYTES = 64 * 1024 * 1024  # of the write-ahead log, after a large transaction
 _BUSY_TIMEOUT_MS = 10_000  # a `hub client` command may write while no hub serves
 
 
@@ -97,7 +98,9 @@ class Store:
 def _set_up_connection(connection: Any, _record: object) -> None:
     cursor = connection.cursor()
     cursor.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}")
+    cursor.execute("PRAGMA auto_vacuum=INCREMENTAL")  # counts for a new file only
     cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute(f"PRAGMA journal_size_limit={_LOG_KEPT_BYTES}")
     cursor.execute("PRAGMA synchronous=FULL")
     cursor.close()
 
