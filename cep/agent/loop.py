@@ -15,7 +15,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from cep.agent import links as link_names
-from cep.agent import reregistration
+from cep.agent import logs, reregistration
 from cep.agent.idle import IdleWatch
 from cep.agent.intake import HOLD_DISK, HOLD_PAUSED, HOLD_STOPPING
 from cep.agent.mailbox import (
@@ -293,6 +293,7 @@ class MainLoop:
         parts.intake.probe()
         self._compact()
         self._clean_up()
+        logs.keep_bounded()
         self._write_status()
         self._perhaps_idle()
 
