@@ -29,6 +29,7 @@ from cep.agent.outbox import Outbox
 from cep.agent.parts import Desk, Parts
 from cep.agent.recovery import recover
 from cep.agent.report import Reporter, registration_metadata, write_atomically
+from cep.agent.retention import Retention
 from cep.amqp.probe import check_connection
 from cep.config.load import load
 from cep.config.settings import EndpointSettings
@@ -244,6 +245,8 @@ class _Life:
         control = ControlServer(socket_path(paths), mailbox.put)
         down.callback(control.stop)
         control.start()
+        retention = Retention(paths, settings, mailbox.put)
+        down.callback(retention.stop)
         return MainLoop(
             Parts(
                 endpoint_id=endpoint_id,
@@ -259,6 +262,7 @@ class _Life:
                 outbox=outbox,
                 intake=intake,
                 reporter=reporter,
+                retention=retention,
                 register=register,
                 ready=self._ready,
             )

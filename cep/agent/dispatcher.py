@@ -19,6 +19,9 @@ from cep.wire.result import REMOTE_EXECUTION_ERROR, WORKER_LOST, error_result
 
 log = logging.getLogger(__name__)
 
+# Bodies in an engine's hands beyond its firm window; enough for any number of tiny tasks.
+WINDOW_BYTES = 16 * 1024 * 1024
+
 
 @dataclass(slots=True)
 class Entry:
@@ -44,7 +47,9 @@ class Dispatcher:
         self._waiting: deque[int] = deque()
         self._given: set[int] = set()
         self._chosen: list[int] = []
+        self._given_bytes = 0
         self._slots = 0
+        self._firm = 0  # slots that do not depend on the size of the tasks
         self._told_waiting = 0
         self._bytes = 0
         self._closed = False
@@ -91,9 +96,10 @@ class Dispatcher:
 
     # -- going to the engine -------------------------------------------------------------------
 
-    def slots_changed(self, slots: int) -> None:
-        """The engine widened or narrowed its window."""
+    def slots_changed(self, slots: int, firm: int | None = None) -> None:
+        """The engine widened or narrowed its window; see `cep.engines.base.SlotsChanged`."""
         self._slots = slots
+        self._firm = slots if firm is None else firm
 
     def close(self, *, keep_lost: bool) -> None:
         """Hand over nothing more, and ask for what was not begun; the agent is stopping.
@@ -111,15 +117,22 @@ class Dispatcher:
         """Pick what fits the window and mark it given in the journal's buffer."""
         if self._closed:
             return
-        room = self._slots - len(self._given)
-        while room > 0 and self._waiting:
+        while self._waiting and self._fits(self._entries[self._waiting[0]]):
             seq = self._waiting.popleft()
+            entry = self._entries[seq]
             self._chosen.append(seq)
             self._given.add(seq)
-            self._entries[seq].attempts += 1
-            room -= 1
+            self._given_bytes += entry.size
+            entry.attempts += 1
         if self._chosen:
             self._journal.give(self._chosen)
+
+    def _fits(self, entry: Entry) -> bool:
+        """Whether the window has room for it; the order is kept, so a large one holds up others."""
+        if len(self._given) >= self._slots:
+            return False
+        small = self._given_bytes + entry.size <= WINDOW_BYTES
+        return small or len(self._given) < self._firm
 
     def unchoose(self) -> None:
         """The mark could not be committed: nothing was handed over, the order is as before."""
@@ -196,7 +209,7 @@ class Dispatcher:
         )
 
     def _finish(self, seq: int, result: bytes) -> None:
-        self._given.discard(seq)
+        self._leave_window([seq])
         self._drop(seq)
         self._journal.finish(seq, result)
 
@@ -206,11 +219,16 @@ class Dispatcher:
             self._bytes -= entry.size
 
     def _back_to_front(self, seqs: Sequence[int], *, untouched: bool = True) -> None:
-        self._given.difference_update(seqs)
+        self._leave_window(seqs)
         self._waiting.extendleft(reversed(seqs))
         if untouched:
             for seq in seqs:
                 self._entries[seq].attempts -= 1
+
+    def _leave_window(self, seqs: Sequence[int]) -> None:
+        for seq in self._given.intersection(seqs):
+            self._given.remove(seq)
+            self._given_bytes -= self._entries[seq].size
 
 
 def _history(losses: Sequence[str]) -> str:

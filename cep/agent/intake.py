@@ -46,6 +46,7 @@ class TaskConsumer(Protocol):
     def ack(self, epoch: int, tags: Sequence[int]) -> None: ...
     def reject(self, epoch: int, tags: Sequence[int]) -> None: ...
     def give_back(self, epoch: int, tags: Sequence[int]) -> None: ...
+    def drop_bodies(self, epoch: int, tags: Sequence[int]) -> None: ...
     def probe(self, epoch: int, mark: int) -> None: ...
 
 
@@ -116,12 +117,17 @@ class Intake:
         """The reasons that hold now, sorted."""
         return sorted(self._holds)
 
-    def balance(self, unfinished: int, unfinished_bytes: int) -> None:
-        """Hold at the high mark, release at the low one."""
+    def balance(self, tasks: int, size_bytes: int) -> None:
+        """Hold at the high mark, release at the low one.
+
+        Args:
+            tasks: Tasks without an answer, and answers that the broker has not confirmed.
+            size_bytes: The bytes of both.
+        """
         limits = self._limits
-        if unfinished >= limits.high_tasks or unfinished_bytes >= limits.high_bytes:
+        if tasks >= limits.high_tasks or size_bytes >= limits.high_bytes:
             self.hold(HOLD_FULL)
-        elif unfinished <= limits.low_tasks and unfinished_bytes <= limits.low_bytes:
+        elif tasks <= limits.low_tasks and size_bytes <= limits.low_bytes:
             self.release(HOLD_FULL)
 
     # -- deliveries ----------------------------------------------------------------------------
@@ -140,13 +146,16 @@ class Intake:
 
     def take(self, deliveries: Sequence[Delivery]) -> None:
         """Buffer each delivery as a task, an error answer, a repeat, or a reject."""
+        returned: list[int] = []
         for delivery in deliveries:
             self.channel(delivery.epoch)
             self.counters["received"] += 1
             if HOLD_DISK in self._holds:
                 self._returns.append(delivery.tag)
+                returned.append(delivery.tag)
             else:
                 self._take_one(delivery)
+        self._let_go(returned)
 
     def _take_one(self, delivery: Delivery) -> None:
         try:
@@ -249,9 +258,16 @@ class Intake:
             Sequence numbers that must be forgotten everywhere.
         """
         seqs, self._fresh = self._fresh, []
-        self._returns.extend(tag for tag, _ in self._acks)
+        tags = [tag for tag, _ in self._acks]
+        self._returns.extend(tags)
         self._acks.clear()
+        self._let_go(tags)
         return seqs
+
+    def _let_go(self, tags: Sequence[int]) -> None:
+        """These wait for `consuming_stopped`, which must not wait for them to be settled."""
+        if tags:
+            self._consumer.drop_bodies(self._epoch, tags)
 
     def consuming_stopped(self, epoch: int) -> None:
         """The cancel is through: what could not be taken goes back, and cannot come again now."""

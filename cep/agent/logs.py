@@ -10,7 +10,9 @@ import logging
 import logging.handlers
 import os
 import re
+import shutil
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from cep.config.settings import LogSettings
@@ -54,8 +56,30 @@ class RedactingFormatter(logging.Formatter):
         return "".join(c if c.isprintable() or c in "\n\t" else f"\\x{ord(c):02x}" for c in line)
 
 
+def copy_and_empty(source: Path, target: Path, most_bytes: int) -> None:
+    """Move the end of a log's content, and leave the file itself where it is.
+
+    What is written between the two steps is lost. On a full disk the copy is given up: the old
+    content goes, which makes room.
+    """
+    try:
+        target.unlink(missing_ok=True)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        with source.open("rb") as old, os.fdopen(os.open(target, flags, 0o600), "wb") as new:
+            old.seek(max(0, source.stat().st_size - most_bytes))
+            shutil.copyfileobj(old, new)
+    except OSError:
+        with suppress(OSError):
+            target.unlink()
+    os.truncate(source, 0)
+
+
 class LogFile(logging.handlers.RotatingFileHandler):
-    """A rotating file of mode 0600 that can also carry the process's own output."""
+    """A rotating file of mode 0600 that can also carry the process's own output.
+
+    It is emptied after a copy, and not renamed: workers hold it open as their own output, and what
+    they print would go on into a file that nobody sees and nobody bounds.
+    """
 
     def __init__(self, path: Path, settings: LogSettings, *, take_output: bool) -> None:
         self._take_output = take_output
@@ -64,8 +88,24 @@ class LogFile(logging.handlers.RotatingFileHandler):
         )
         self._redirect()
 
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one line, or only see to the file's size."""
+        if not hasattr(record, "size_only"):
+            super().emit(record)
+        elif self.shouldRollover(record):
+            self.doRollover()
+
+    def rotate(self, source: str, dest: str) -> None:
+        """Move the content of the present file into the newest of the older ones."""
+        if source == self.baseFilename:
+            copy_and_empty(Path(source), Path(dest), self.maxBytes)
+        else:
+            super().rotate(source, dest)
+
     def doRollover(self) -> None:
         """Rotate, and let standard output and error follow to the new file."""
+        if not self.backupCount:
+            os.truncate(self.baseFilename, 0)
         super().doRollover()
         self._redirect()
 
@@ -75,6 +115,16 @@ class LogFile(logging.handlers.RotatingFileHandler):
         if self._take_output:
             os.dup2(self.stream.fileno(), 1)
             os.dup2(self.stream.fileno(), 2)
+
+
+def keep_bounded() -> None:
+    """See to the size of the log file also when it is not the log that fills it.
+
+    Workers print into it. Cheap; any thread.
+    """
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, LogFile) or not isinstance(handler, logging.StreamHandler):
+            handler.handle(logging.makeLogRecord({"size_only": True, "levelno": logging.INFO}))
 
 
 def set_up(

@@ -15,7 +15,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from cep.agent import links as link_names
-from cep.agent import reregistration
+from cep.agent import logs, reregistration
 from cep.agent.idle import IdleWatch
 from cep.agent.intake import HOLD_DISK, HOLD_PAUSED, HOLD_STOPPING
 from cep.agent.mailbox import (
@@ -28,6 +28,7 @@ from cep.agent.parts import Parts
 from cep.agent.picture import picture
 from cep.agent.report import write_atomically
 from cep.agent.reregistration import Reregistration
+from cep.agent.retention import Swept
 from cep.amqp import events as amqp
 from cep.engines.base import EngineDown, Outcomes, SlotsChanged
 from cep.errors import CepError, DiskUnfit, EngineError, LeaseLost, TemporaryFailure
@@ -87,12 +88,13 @@ class MainLoop:
             ),
             amqp.LinkUnblocked: lambda _event: log.info("the broker takes results again"),
             Outcomes: lambda event: self._finished(parts.dispatcher.take_outcomes(event.outcomes)),
-            SlotsChanged: lambda event: parts.dispatcher.slots_changed(event.slots),
+            SlotsChanged: lambda event: parts.dispatcher.slots_changed(event.slots, event.firm),
             EngineDown: self._on_engine_down,
             Signalled: self._on_signal,
             ControlRequest: self._on_control,
             RegisteredAgain: self._on_registered_again,
             RegistrationFailed: self._on_registration_failed,
+            Swept: parts.retention.swept,
         }
         self._on_timer: dict[str, Callable[[], None]] = {
             "heartbeat": self._heartbeat,
@@ -114,6 +116,7 @@ class MainLoop:
         if parts.paths.paused_mark.exists():
             parts.intake.hold(HOLD_PAUSED)
         parts.intake.begin()
+        self._clean_up()
         self._turn()
         while not self._over():
             events = parts.mailbox.gather(parts.timers.next_in_s())
@@ -137,7 +140,11 @@ class MainLoop:
         crash.reach("published")
         parts.dispatcher.hand_over()
         crash.reach("handed-over")
-        parts.intake.balance(parts.dispatcher.unfinished, parts.dispatcher.unfinished_bytes)
+        # An answer that the broker does not take is as much a burden as a task that waits.
+        parts.intake.balance(
+            parts.dispatcher.unfinished + parts.outbox.unconfirmed,
+            parts.dispatcher.unfinished_bytes + parts.outbox.unconfirmed_bytes,
+        )
 
     def _commit(self) -> bool:
         parts = self._p
@@ -285,6 +292,8 @@ class MainLoop:
         self._report()
         parts.intake.probe()
         self._compact()
+        self._clean_up()
+        logs.keep_bounded()
         self._write_status()
         self._perhaps_idle()
 
@@ -293,6 +302,12 @@ class MainLoop:
             self._p.journal.compact()
         except DiskUnfit as error:  # giving space back takes some; the next heartbeat tries again
             log.debug("the journal could not be made smaller: %s", error)
+
+    def _clean_up(self) -> None:
+        self._p.retention.beat(self._p.journal.live_keys, self._live_blocks)
+
+    def _live_blocks(self) -> set[str]:
+        return {str(block["block"]) for block in self._p.engine.status().blocks}
 
     def _report(self) -> None:
         self._p.links.report(self._p.reporter.alive(self._p.engine.status()))

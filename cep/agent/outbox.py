@@ -33,6 +33,7 @@ class Outbox:
         self._in_flight: dict[int, int] = {}  # seq -> size
         self._in_flight_bytes = 0
         self._refused: list[tuple[int, int]] = []
+        self._bytes = 0
         self.counters: Counter[str] = Counter()
 
     @property
@@ -40,9 +41,15 @@ class Outbox:
         """Results that are still ours to deliver."""
         return len(self._unsent) + len(self._in_flight) + len(self._refused)
 
+    @property
+    def unconfirmed_bytes(self) -> int:
+        """Sum of their sizes."""
+        return self._bytes
+
     def add(self, results: Sequence[tuple[int, int]]) -> None:
         """Results (sequence number, size) that the coming commit makes durable."""
         self._unsent.extend(results)
+        self._bytes += sum(size for _, size in results)
 
     def send(self) -> None:
         """After the commit: publish what fits into the window."""
@@ -57,7 +64,12 @@ class Outbox:
 
     def confirmed(self, seqs: Sequence[int]) -> None:
         """The broker has these; the journal may forget them."""
-        mine = [seq for seq in seqs if self._land(seq) is not None]
+        mine = []
+        for seq in seqs:
+            size = self._land(seq)
+            if size is not None:
+                mine.append(seq)
+                self._bytes -= size
         self.counters["confirmed"] += len(mine)
         self._journal.settle(mine)
 
@@ -78,6 +90,7 @@ class Outbox:
         """These were never committed; they are not ours to send."""
         if seqs:
             gone = set(seqs)
+            self._bytes -= sum(size for seq, size in self._unsent if seq in gone)
             self._unsent = deque(item for item in self._unsent if item[0] not in gone)
 
     def _has_room(self) -> bool:

@@ -12,6 +12,7 @@ from cep.agent.links import Links
 from cep.agent.mailbox import Mailbox, Timers
 from cep.agent.outbox import Outbox
 from cep.agent.report import Reporter
+from cep.agent.retention import Retention
 from cep.config.settings import EndpointSettings
 from cep.engines.base import Engine
 from cep.journal.journal import Journal
@@ -37,6 +38,7 @@ class Parts:
     outbox: Outbox
     intake: Intake
     reporter: Reporter
+    retention: Retention
     register: Callable[[], Registered]
     ready: Callable[[str], None]
 

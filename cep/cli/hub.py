@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,11 @@ def _state_dir_option(command: Any) -> Any:
 
 def _json_option(command: Any) -> Any:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
+
+
+def _keep_option(name: str, default: float, text: str) -> Callable[[Any], Any]:
+    kind: Any = click.IntRange(0) if isinstance(default, int) else click.FloatRange(0)
+    return click.option(name, type=kind, default=default, show_default=True, help=text)
 
 
 def _files(state_dir: Path | None) -> HubFiles:
@@ -110,6 +116,15 @@ def hub() -> None:
     envvar="CEP_HUB_DATABASE_URL",
     help="Use a PostgreSQL, postgresql+psycopg://USER:PASSWORD@HOST/DATABASE, not SQLite.",
 )
+@click.option(
+    "--migrate-database",
+    is_flag=True,
+    help="Let the hub bring an older PostgreSQL database to its schema; take a dump first.",
+)
+@_keep_option("--keep-unread-days", 14.0, "Days for results that no client has fetched.")
+@_keep_option("--keep-fetched-days", 3.0, "Days for results after a client has fetched them.")
+@_keep_option("--keep-results-bytes", 10 * 1024**3, "Bytes of all results together.")
+@_keep_option("--keep-functions-days", 180.0, "Days for functions after their last submit.")
 @click.option("--detach", is_flag=True, help="Return when the hub serves; it goes on.")
 @click.pass_context
 def serve(
@@ -123,13 +138,19 @@ def serve(
     amqp_url: str | None,
     amqp_management_url: str | None,
     database_url: str | None,
+    migrate_database: bool,
     detach: bool,
+    keep_unread_days: float,
+    keep_fetched_days: float,
+    keep_results_bytes: int,
+    keep_functions_days: float,
 ) -> None:
     """Serve until stopped.
 
     The addresses of RabbitMQ and PostgreSQL hold passwords, and a command line can be read by
     everybody on the machine: name a file (@FILE), or set CEP_HUB_AMQP_URL,
-    CEP_HUB_AMQP_MANAGEMENT_URL and CEP_HUB_DATABASE_URL.
+    CEP_HUB_AMQP_MANAGEMENT_URL and CEP_HUB_DATABASE_URL. What is kept (--keep-...) is kept for
+    ever with 0.
     """
     if amqp_url or amqp_management_url or database_url:
         _hide_command_line()
@@ -149,6 +170,11 @@ def serve(
         amqp_url=read_address(amqp_url, "--amqp-url"),
         amqp_management_url=read_address(amqp_management_url, "--amqp-management-url"),
         database_url=read_address(database_url, "--database-url"),
+        migrate_database=migrate_database,
+        keep_unread_days=keep_unread_days,
+        keep_fetched_days=keep_fetched_days,
+        keep_results_bytes=keep_results_bytes,
+        keep_functions_days=keep_functions_days,
     )
     if detach:
         from cep.hub.launch import start_detached

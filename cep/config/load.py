@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from cep.config.settings import (
     IntakeLimits,
     LogSettings,
     ProcessPoolSettings,
+    RetentionSettings,
     ThreadPoolSettings,
 )
 from cep.config.tables import ENGINES, HTEX_PASSED, MINIMUM_HEARTBEAT_S, TOP
@@ -112,6 +113,8 @@ def _endpoint(walk: Walk, values: dict[str, Any], text: str) -> EndpointSettings
         values["intake"] = _limits(walk, values["intake"])
     if "log" in values:
         values["log"] = LogSettings(**values["log"])
+    if "retention" in values:
+        values["retention"] = _retention(values["retention"])
     named = {key.field or key.name: values[key.name] for key in TOP if key.name in values}
     period = max(MINIMUM_HEARTBEAT_S, float(named.get("heartbeat_period_s", 30.0)))
     threshold = float(named.get("heartbeat_threshold_s", 120.0))
@@ -144,6 +147,12 @@ def _limits(walk: Walk, values: dict[str, int]) -> IntakeLimits:
         if low >= high:
             walk.problem(f"intake.low_{unit}", None, f"{low} must be below high_{unit}, {high}")
     return limits
+
+
+def _retention(values: dict[str, dict[str, Any]]) -> RetentionSettings:
+    defaults = RetentionSettings()
+    kept = {name: replace(getattr(defaults, name), **given) for name, given in values.items()}
+    return RetentionSettings(**kept)
 
 
 def _engine(walk: Walk, block: Lines) -> EngineSettings | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cep.config.settings import HtexSettings
-from cep.engines import parsl_parts, worker_logs
+from cep.engines import parsl_parts
 from cep.engines.base import EngineEvent, EngineRun
 from cep.engines.begun import workers_are_local
 from cep.engines.blocks import ScalingRules
@@ -25,6 +25,7 @@ from cep.engines.providers import (
     htex_arguments,
     provider_of,
 )
+from cep.engines.worker_logs import EXECUTOR_SUFFIX
 from cep.errors import CepError, ConfigError, EngineError
 from cep.worker.context import WorkerContext
 
@@ -59,7 +60,7 @@ def open_session(
     run_dir = run.run_dir.resolve()
     # setproctitle would write over the mark in /proc/PID/environ without SPT_NOENV.
     mark = {MARK_VARIABLE: str(run_dir), "SPT_NOENV": "1"}
-    label = f"{settings.label or DEFAULT_LABEL}-HighThroughputExecutor"
+    label = f"{settings.label or DEFAULT_LABEL}{EXECUTOR_SUFFIX}"
     try:
         process = InterchangeProcess(run_dir / label, mark)
     except OSError as error:
@@ -69,7 +70,6 @@ def open_session(
         parsl_parts.import_in_agent()
         provider = provider_of(settings, mark=mark, run_dir=run_dir)
         executor = _executor(settings, label, provider, process, run_dir)
-        worker_logs.prune(Path(executor.worker_logdir), Path(provider.script_dir))
         executor.start()
     except BaseException as error:
         if executor is not None:

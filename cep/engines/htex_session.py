@@ -17,6 +17,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -201,7 +202,8 @@ class Session:
             buffer = pack_bodies([task.body for task in tasks])
             if not self._executor.dispatch(number, context, buffer):
                 with self._lock:
-                    self._line.extendleft(reversed(self._take_off(number)))
+                    self._take_off(number)
+                    self._line.extendleft(reversed(tasks))
                 return
 
     def _next_flight(self) -> tuple[int, tuple[Task, ...], dict[str, Any]] | None:
@@ -212,7 +214,8 @@ class Session:
             tasks = tuple(self._coalescer.cut(self._line, room))
             self._last_flight += 1
             number = self._last_flight
-            self._flights[number] = tasks
+            # What flies is told apart by its number; a window of large bodies is not held twice.
+            self._flights[number] = tuple(replace(task, body=b"") for task in tasks)
             self._flight_of.update((task.seq, number) for task in tasks)
             return number, tasks, self._specifications.pop(tasks[0].seq, {})
 
@@ -260,7 +263,7 @@ class Session:
         if outcomes:
             self._deliver(Outcomes(tuple(outcomes)))
         if changed:
-            self._deliver(SlotsChanged(slots))
+            self._deliver(SlotsChanged(slots, firm=slots // size))
         if more:
             self._outbox.put(("send", None))
 

@@ -23,7 +23,7 @@ import shutil
 import signal
 import sys
 import threading
-from multiprocessing import connection
+from multiprocessing import connection, forkserver
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from types import FrameType
@@ -32,6 +32,7 @@ from typing import Any
 from cep.engines import parsl_parts
 from cep.engines.lanes import Lanes
 from cep.engines.worker_logs import bounded_file_logger
+from cep.engines.worker_output import bounded_output
 
 parsl_pool: Any = parsl_parts.load("parsl.executors.high_throughput.process_worker_pool")
 
@@ -248,6 +249,8 @@ def main(argv: list[str] | None = None) -> None:
     log.info("Python %s, arguments %s", sys.version, vars(args))
     try:
         made.append(_build(args))
+        with bounded_output(directory / "output.log"):
+            forkserver.ensure_running()
         made[0].start()
     except Exception:
         log.critical("The worker pool ends with an error", exc_info=True)

@@ -163,7 +163,7 @@ class Dispatcher:
         slots = WINDOW * self._count * self._size
         if slots != self._announced:
             self._announced = slots
-            self._deliver(SlotsChanged(slots))
+            self._deliver(SlotsChanged(slots, firm=WINDOW * self._count))
 
     def status(self) -> EngineStatus:
         """A picture of now, for another thread: reads only what cannot be half changed."""

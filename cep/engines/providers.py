@@ -13,6 +13,7 @@ from typing import Any
 
 from cep.config.settings import ComponentSettings, HtexSettings
 from cep.engines.containers import Container, container_of
+from cep.engines.worker_logs import SCRIPTS
 from cep.errors import ConfigError
 
 LOCAL = "LocalProvider"
@@ -40,7 +41,7 @@ def provider_of(settings: HtexSettings, *, mark: Mapping[str, str], run_dir: Pat
     else:
         kind = _named("engine.provider", parsl.providers, component.type, "Provider")
         provider = _call("engine.provider", kind, arguments)
-    scripts = run_dir / "submit_scripts"
+    scripts = run_dir / SCRIPTS
     scripts.mkdir(parents=True, exist_ok=True, mode=0o700)
     provider.script_dir = str(scripts)
     return provider

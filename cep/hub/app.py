@@ -24,7 +24,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from cep.errors import CantCreate, Unavailable
-from cep.hub import ledger, topology
+from cep.hub import housekeeping, topology
 from cep.hub.accounts import EmbeddedAccounts
 from cep.hub.auth import Access, new_secret
 from cep.hub.broker.broker import Broker
@@ -48,9 +48,6 @@ Ready = Callable[[RunningHub], None]
 _KEY_BYTES = 32
 _GRACE_S = 5  # for requests under way at the stop
 _KEEP_ALIVE_S = 75  # idle connections; above the pauses of a polling SDK
-# How long results and empty task groups are kept; the hosted service says two weeks.
-RETENTION_S = 14 * 24 * 3600.0
-_HOUSEKEEPING_S = 6 * 3600.0
 
 
 def serve(options: HubOptions, ready: Ready = lambda _running: None) -> None:
@@ -215,8 +212,10 @@ async def _running_services(
             started_at=clock(),
             shared=options.shared,
         )
-        housekeeping = asyncio.get_running_loop().create_task(_keep_house(services))
-        stack.push_async_callback(_cancelled, housekeeping)
+        cleaning = asyncio.get_running_loop().create_task(
+            housekeeping.keep_house(services, housekeeping.Keeping.of(options))
+        )
+        stack.push_async_callback(_cancelled, cleaning)
         yield services
 
 
@@ -225,7 +224,11 @@ def _database(options: HubOptions, files: HubFiles) -> Path | Database:
         return files.database
     from cep.hub.postgres import PostgresDatabase, read_database_url
 
-    return PostgresDatabase(read_database_url(options.database_url), shared=options.shared)
+    return PostgresDatabase(
+        read_database_url(options.database_url),
+        shared=options.shared,
+        may_migrate=options.migrate_database,
+    )
 
 
 async def _embedded_broker(
@@ -333,20 +336,3 @@ async def _declare_all(messaging: Messaging, layout: topology.Layout, directory:
     for endpoint_id in await directory.ids():
         operations.extend(layout.endpoint(endpoint_id))
     await messaging.declare(operations)
-
-
-async def _keep_house(services: Services) -> None:
-    """Forget old tasks and results now and then, and take idle task-group queues away."""
-    while True:
-        try:
-            before = services.clock() - RETENTION_S
-            await services.submitter.forget_old()
-            gone = await services.store.call(ledger.forget_before, before)
-            for owner, group in gone.queues:
-                await services.messaging.declare(topology.group_removal_operations(owner, group))
-                services.submitter.forget_queue(group)
-            if gone.tasks:
-                log.info("%d old tasks forgotten", gone.tasks, extra={"event": "hub.forgotten"})
-        except Exception:  # housekeeping must not end the hub; it comes again
-            log.exception("Housekeeping failed", extra={"event": "hub.housekeeping_failed"})
-        await asyncio.sleep(_HOUSEKEEPING_S)

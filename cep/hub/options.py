@@ -44,8 +44,14 @@ class HubOptions:
         amqp_url: RabbitMQ with the hub's own login; None means the embedded broker.
         amqp_management_url: RabbitMQ's management API; None derives it from `amqp_url`.
         database_url: SQLAlchemy URL of a PostgreSQL database; None means SQLite in `state_dir`.
+        migrate_database: A dump of an older PostgreSQL database was taken; it may be changed.
+        keep_unread_days: Days for results that no client has fetched; the hosted service says two
+            weeks. 0 keeps for ever, here and below.
+        keep_fetched_days: Days for results after a client has fetched them.
+        keep_results_bytes: Bytes of all results together.
+        keep_functions_days: Days for functions after their last submit.
 
-    The last three hold passwords, so they are left out of `repr`.
+    The three addresses of servers hold passwords, so they are left out of `repr`.
     """
 
     state_dir: Path
@@ -57,6 +63,11 @@ class HubOptions:
     amqp_url: str | None = field(default=None, repr=False)
     amqp_management_url: str | None = field(default=None, repr=False)
     database_url: str | None = field(default=None, repr=False)
+    migrate_database: bool = False
+    keep_unread_days: float = 14.0
+    keep_fetched_days: float = 3.0
+    keep_results_bytes: int = 10 * 1024**3
+    keep_functions_days: float = 180.0
 
     @property
     def shared(self) -> bool:

@@ -36,7 +36,7 @@ from cep.errors import (
     TemporaryFailure,
     Unavailable,
 )
-from cep.hub import schema
+from cep.hub import migrations, schema
 from cep.hub.locks import HUBS, SCHEMA, SPACE
 
 _SHARED_THREADS = 4
@@ -89,13 +89,15 @@ class PostgresDatabase:
     Args:
         url: Where it is, with the login.
         shared: Whether other hubs may serve from it at the same time.
+        may_migrate: A dump was taken, and tables of an older schema may be changed.
     """
 
     repeats = 3
 
-    def __init__(self, url: URL, *, shared: bool) -> None:
+    def __init__(self, url: URL, *, shared: bool, may_migrate: bool = False) -> None:
         self._url = url
         self._shared = shared
+        self._may_migrate = may_migrate
         self.threads = _SHARED_THREADS if shared else 1
         self.key: bytes | None = None
         # Zero is the lock on the database itself.
@@ -115,7 +117,8 @@ class PostgresDatabase:
         Raises:
             TemporaryFailure: The server does not answer.
             NotAllowed: It refuses the login, or the user may not make tables.
-            ConfigError: There is no such database.
+            ConfigError: There is no such database, or its schema is older and nobody has allowed
+                to change it.
             DataError: What is in it is not a hub's, or has a newer schema; it is untouched.
             Unavailable: Another hub uses it, and not both can.
         """
@@ -213,12 +216,7 @@ class PostgresDatabase:
                 f"{self._where} has tables, but not those of a hub of cep.",
                 hint="Give the hub a database of its own.",
             )
-        if int(version) > schema.SCHEMA_VERSION:
-            raise DataError(
-                f"{self._where} has schema {version}; this cep knows {schema.SCHEMA_VERSION} at "
-                "most.",
-                hint="Run the newer cep that made it.",
-            )
+        migrations.migrate_server(connection, int(version), self._where, allowed=self._may_migrate)
         self.key = bytes.fromhex(found["key"])
 
     # --- errors -----------------------------------------------------------------------------------

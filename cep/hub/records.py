@@ -324,7 +324,7 @@ def find_function(connection: Connection, function_id: str) -> Function | None:
     if row is None:
         return None
     values = dict(row._mapping)
-    del values["deleted"]
+    del values["deleted"], values["used_at"]
     if values["metadata"] is not None:
         values["metadata"] = json.loads(values["metadata"])
     return Function(**values)

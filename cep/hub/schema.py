@@ -22,7 +22,7 @@ from sqlalchemy import (
     text,
 )
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # `migrations` brings older ones here
 
 metadata = MetaData()
 
@@ -90,6 +90,7 @@ functions = Table(
     Column("public", Boolean, nullable=False),
     Column("created_at", Float, nullable=False),
     Column("deleted", Boolean, nullable=False),
+    Column("used_at", Float),  # the last submit that housekeeping has seen
 )
 
 task_groups = Table(
@@ -146,6 +147,7 @@ results = Table(
     Column("task_id", String(36), primary_key=True),
     Column("body", LargeBinary, nullable=False),  # the result message as it travels
     Column("relayed", Boolean, nullable=False),  # the task group's queue has it, or needs it not
+    Column("fetched_at", Float),  # when a client first had it from a REST route
 )
 
 # What several hubs on one database must know of each other; one hub alone has it in memory.

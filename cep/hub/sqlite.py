@@ -9,8 +9,9 @@ from sqlalchemy import Connection, Engine, create_engine, event, insert, select
 from sqlalchemy.exc import DatabaseError, SQLAlchemyError
 
 from cep.errors import CantCreate, CepError, DataError
-from cep.hub import schema
+from cep.hub import migrations, schema
 
+_LOG_KEPT_BYTES = 64 * 1024 * 1024  # of the write-ahead log, after a large transaction
 _BUSY_TIMEOUT_MS = 10_000  # a `hub client` command may write while no hub serves
 
 
@@ -39,8 +40,10 @@ class SqliteDatabase:
         try:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._path.touch(mode=0o600, exist_ok=True)
+            new = self._path.stat().st_size == 0
         except OSError as exc:
             raise CantCreate(f"The hub's database {self._path} cannot be made: {exc}.") from exc
+        migrations.migrate_file(self._path)
         # Errors end up in the log, and parameters are users' payloads.
         engine = create_engine(f"sqlite:///{self._path}", hide_parameters=True)
         event.listen(engine, "connect", _set_up_connection)
@@ -52,6 +55,8 @@ class SqliteDatabase:
             if isinstance(exc, DataError):
                 raise
             raise DataError(f"The hub's database {self._path} is damaged: {exc.orig}.") from exc
+        if new:
+            migrations.mark_version(self._path)
         return engine
 
     def close(self) -> None:
@@ -74,7 +79,9 @@ class SqliteDatabase:
 def _set_up_connection(connection: Any, _record: object) -> None:
     cursor = connection.cursor()
     cursor.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}")
+    cursor.execute("PRAGMA auto_vacuum=INCREMENTAL")  # counts for a new file only
     cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute(f"PRAGMA journal_size_limit={_LOG_KEPT_BYTES}")
     cursor.execute("PRAGMA synchronous=FULL")
     cursor.close()
 
@@ -100,9 +107,4 @@ def _check_schema(connection: Connection, path: Path) -> None:
             found = None
     if found is None or not found.isdigit():
         raise DataError(f"The file {path} is a database, but not one of a hub of cep.")
-    if int(found) > schema.SCHEMA_VERSION:
-        raise DataError(
-            f"The hub's database {path} has schema {found}; this cep knows "
-            f"{schema.SCHEMA_VERSION} at most.",
-            hint="Run the newer cep that made it.",
-        )
+    migrations.refuse_newer(int(found), f"The hub's database {path}")

@@ -156,6 +156,10 @@ class Journal:
         key = key_of(task_id)
         return None if key is None else self._memory.ids.get(key)
 
+    def live_keys(self) -> frozenset[bytes]:
+        """The 16 bytes of the id of each task that is unfinished or unsent."""
+        return frozenset(live.key for live in self._memory.live.values())
+
     def counts(self) -> JournalCounts:
         """Return how much is in the journal; costs two `stat` calls."""
         memory = self._memory

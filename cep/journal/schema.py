@@ -188,26 +188,38 @@ def _migrate(connection: sqlite3.Connection, db: Path) -> None:
         try:
             MIGRATIONS[step](connection)
             connection.execute(f"PRAGMA user_version={step + 1}")
+            crash.reach("step-before-commit")
             connection.execute("COMMIT")
         except BaseException:
             with suppress(sqlite3.Error):
                 connection.execute("ROLLBACK")
             raise
+        crash.reach("step-committed")
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    crash.reach("migrated")
 
 
 def _back_up(connection: sqlite3.Connection, target: Path) -> None:
+    """Copy the journal under another name: the whole of it is there, or nothing."""
+    part = target.with_name(target.name + ".part")
     try:
-        target.unlink(missing_ok=True)
-        os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-        copy = sqlite3.connect(target)
+        part.unlink(missing_ok=True)
+        os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         try:
-            connection.backup(copy)
-        finally:
-            copy.close()
+            copy = sqlite3.connect(part)
+            try:
+                connection.backup(copy)  # flushed with its commit
+            finally:
+                copy.close()
+            crash.reach("copy-written")
+            part.rename(target)
+        except (OSError, sqlite3.Error):
+            part.unlink(missing_ok=True)
+            raise
         sync_directory(target.parent)
     except OSError as exc:
         raise faults.from_os(exc, target) from exc
+    crash.reach("copied")
 
 
 def _version(connection: sqlite3.Connection) -> int:

@@ -13,7 +13,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from cep.errors import CepError, TemporaryFailure, WireError
-from cep.hub import ledger, records, topology
+from cep.hub import housekeeping, ledger, records, topology
 from cep.hub.ledger import TaskRow
 from cep.hub.records import Client, Endpoint
 from cep.hub.rest.errors import Refusal, bad_request, unprocessable
@@ -254,13 +254,23 @@ async def _statuses(request: Request, rows: list[TaskRow]) -> dict[str, dict[str
     return build()
 
 
+async def _note_fetched(request: Request, rows: list[TaskRow]) -> None:
+    """From now on the results count as fetched, and are kept for a shorter time."""
+    services = services_of(request)
+    ids = [row.task_id for row in rows if row.body is not None]
+    if ids:
+        await services.store.call(housekeeping.mark_fetched, ids, services.clock())
+
+
 async def _task(request: Request) -> Response:
     client = await compute_client(request)
     task_id = path_uuid(request, "task_id", "task")
     rows = await services_of(request).store.call(ledger.find_tasks, [task_id], client.client_id)
     if not rows:
         raise Refusal(404, "TASK_NOT_FOUND", f"There is no task {task_id}.", task_id)
-    return JSONResponse((await _statuses(request, rows))[task_id])
+    answer = (await _statuses(request, rows))[task_id]
+    await _note_fetched(request, rows)
+    return JSONResponse(answer)
 
 
 async def _batch_status(request: Request) -> Response:
@@ -271,6 +281,7 @@ async def _batch_status(request: Request) -> Response:
     wanted = list(dict.fromkeys(task_ids))
     rows = await services_of(request).store.call(ledger.find_tasks, wanted, client.client_id)
     found = await _statuses(request, rows)
+    await _note_fetched(request, rows)
     for task_id in wanted:
         if task_id not in found:
             found[task_id] = {
