@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from cep.hub.options import HubFiles
 
 
+_SDK_ADDRESSES = ("http://localhost:5000", "http://127.0.0.1:5000")
 _LIBRARIES = ("pamqp", "sqlalchemy", "starlette", "uvicorn")  # the extra `hub`
 
 
@@ -43,6 +44,10 @@ def _files(state_dir: Path | None) -> HubFiles:
     from cep.hub.options import HubFiles, default_state_dir
 
     return HubFiles((state_dir or default_state_dir()).expanduser().absolute())
+
+
+def _absolute(path: str | None) -> str | None:
+    return None if path is None else str(Path(path).expanduser().absolute())
 
 
 def _ask(
@@ -85,6 +90,13 @@ def hub() -> None:
 @_state_dir_option
 @click.option("--public-url", metavar="URL", help="How clients reach the REST service.")
 @click.option("--public-amqp-url", metavar="URL", help="How clients reach the broker.")
+@click.option("--tls-cert", metavar="FILE", help="Certificate (PEM) for https:// and amqps://.")
+@click.option("--tls-key", metavar="FILE", help="Its key (PEM).")
+@click.option("--tls-ca", metavar="FILE", help="Authorities that clients are to trust (PEM).")
+@click.option("--insecure", is_flag=True, help="Serve other hosts without TLS.")
+@click.option(
+    "--embedded-broker-exposed", is_flag=True, help="Let other hosts reach the embedded broker."
+)
 @click.option("--detach", is_flag=True, help="Return when the hub serves; it goes on.")
 @click.pass_context
 def serve(
@@ -95,6 +107,11 @@ def serve(
     state_dir: Path | None,
     public_url: str | None,
     public_amqp_url: str | None,
+    tls_cert: str | None,
+    tls_key: str | None,
+    tls_ca: str | None,
+    insecure: bool,
+    embedded_broker_exposed: bool,
     detach: bool,
 ) -> None:
     """Serve until stopped."""
@@ -108,6 +125,11 @@ def serve(
         port=port,
         public_url=public_url,
         public_amqp_url=public_amqp_url,
+        tls_cert=_absolute(tls_cert),
+        tls_key=_absolute(tls_key),
+        tls_ca=_absolute(tls_ca),
+        insecure=insecure,
+        embedded_broker_exposed=embedded_broker_exposed,
     )
     if detach:
         from cep.hub.launch import start_detached
@@ -156,17 +178,28 @@ def status(state_dir: Path | None, as_json: bool) -> None:
 @_state_dir_option
 def env(state_dir: Path | None) -> None:
     """Print `export` lines that point the SDK and cep at this hub; source them."""
-    found = _ask(_files(state_dir), "POST", "/env")
-    for name, value in (
-        ("GLOBUS_SDK_ENVIRONMENT", "local"),
-        ("GLOBUS_SDK_SERVICE_URL_AUTH", f"{found['url']}/"),
-        ("GLOBUS_COMPUTE_CLIENT_ID", found["client_id"]),
-        ("GLOBUS_COMPUTE_CLIENT_SECRET", found["client_secret"]),
-    ):
+    from cep.hub.running import ask, no_hub, read_running
+
+    files = _files(state_dir)
+    running = read_running(files)
+    if running is None:
+        raise no_hub(files)
+    found = ask(running, "POST", "/env")
+    lines = {
+        "GLOBUS_SDK_ENVIRONMENT": "local",
+        "GLOBUS_SDK_SERVICE_URL_AUTH": f"{found['url']}/",
+        "GLOBUS_COMPUTE_CLIENT_ID": found["client_id"],
+        "GLOBUS_COMPUTE_CLIENT_SECRET": found["client_secret"],
+    }
+    if running.ca_file is not None:
+        # The first for globus-sdk's REST, the second for the SDK's AMQP; cep takes either.
+        lines |= {"GLOBUS_SDK_VERIFY_SSL": running.ca_file, "SSL_CERT_FILE": running.ca_file}
+    for name, value in lines.items():
         click.echo(f"export {name}={shlex.quote(value)}")
-    if found["url"].rpartition(":")[2] != "5000":
+    if found["url"] not in _SDK_ADDRESSES:
         click.echo(
-            f"The SDK itself knows http://localhost:5000 only, and this hub is {found['url']}.",
+            f"The SDK itself knows http://localhost:5000 only, and this hub is {found['url']}: see "
+            "docs/hub.md.",
             err=True,
         )
 

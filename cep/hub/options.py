@@ -34,6 +34,11 @@ class HubOptions:
             (a proxy, another name); without a trailing slash.
         public_amqp_url: How clients reach the broker (scheme, host, port, virtual host), when it
             is not the host by which they reached the REST service.
+        tls_cert: PEM file of the certificate for https:// and amqps://; None serves without TLS.
+        tls_key: PEM file of its key.
+        tls_ca: PEM file of the authorities that clients are to trust for it.
+        insecure: An address that other hosts reach is meant, without TLS.
+        embedded_broker_exposed: The embedded broker on such an address is meant.
     """
 
     state_dir: Path
@@ -42,6 +47,11 @@ class HubOptions:
     amqp_port: int = 0
     public_url: str | None = None
     public_amqp_url: str | None = None
+    tls_cert: str | None = None
+    tls_key: str | None = None
+    tls_ca: str | None = None
+    insecure: bool = False
+    embedded_broker_exposed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,12 +26,14 @@ class Addresses:
         amqp_host: Host of the broker; None means the host by which the client came to us.
         amqp_port: The broker's TCP port.
         public_amqp_url: Wins over host and port when given.
+        secure: The broker speaks TLS.
     """
 
     url: str
     amqp_host: str | None
     amqp_port: int
     public_amqp_url: str | None = None
+    secure: bool = False
 
     def amqp_url(self, user: str, password: str, came_by: str | None) -> str:
         """Return the broker's URL with a login.
@@ -49,7 +51,7 @@ class Addresses:
         host = self.amqp_host or came_by or "127.0.0.1"
         if ":" in host and not host.startswith("["):
             host = f"[{host}]"
-        return f"amqp://{login}{host}:{self.amqp_port}/"
+        return f"{'amqps' if self.secure else 'amqp'}://{login}{host}:{self.amqp_port}/"
 
 
 @dataclass(frozen=True, slots=True)
