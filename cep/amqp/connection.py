@@ -4,7 +4,8 @@ A plain connection to a loopback port says nothing, no password above all, befor
 behind that port is known to be a right one (cep.peer).
 
 What is written in one go leaves in one go: pika hands each frame to the socket by itself, three
-system calls and three packets for a small message. Between `cork` and `uncork` frames are gathered and sent together, which makes publishing
+system calls and three packets for a small message. Between `cork` and `uncork` frames are gathered
+and sent together, which makes publishing
 several times cheaper. The overridden methods are inner ones of pika (bounded in pyproject.toml);
 should they ever go away, unit tests say so.
 """

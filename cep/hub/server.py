@@ -22,9 +22,9 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from cep.hub.door import Door, Visitor, fitting
 from cep.hub.rest.errors import error_response
+from cep.hub.rest.guard import HEAD_BYTES
 
 CONNECTIONS = 4096
-HEAD_BYTES = 32 * 1024
 HEAD_S = 10.0
 _GRACE_S = 5  # for requests under way at the stop
 _KEEP_ALIVE_S = 75  # idle connections; above the pauses of a polling SDK

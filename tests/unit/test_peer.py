@@ -131,9 +131,10 @@ def test_root_and_oneself_may_serve_for_an_ordinary_account() -> None:
     if os.getuid() != 0:
         pytest.skip("NOT TESTED: only root can be another account")
     program = """
-import os, socket, sys
+import codecs, os, pwd, socket, sys
 from cep import peer
-"".encode("idna")  # loaded while its files can still be read
+for name in ("ascii", "idna"):
+    codecs.lookup(name)  # loaded while its files can still be read
 os.setgroups([]); os.setgid(int(sys.argv[1])); os.setuid(int(sys.argv[1]))
 own = socket.create_server(("127.0.0.1", 0))
 for port in (own.getsockname()[1], int(sys.argv[2])):

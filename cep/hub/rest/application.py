@@ -39,7 +39,6 @@ def application(services: Services, files: HubFiles, rates: Rates | None = None)
         files: Where the hub keeps its files.
         rates: How much clients may ask for; the defaults without it.
     """
-    limits = RequestLimits(rates)
     app = Starlette(
         routes=[
             Route("/v2/version", _version, methods=["GET"]),
@@ -49,14 +48,16 @@ def application(services: Services, files: HubFiles, rates: Rates | None = None)
             *tasks.routes,
             *admin.routes,
         ],
-        middleware=[Middleware(Guard, limits=limits)],
+        middleware=[Middleware(Guard)],
         exception_handlers={
             CepError: errors.on_cep_error,
             HTTPException: errors.on_http_error,
             Exception: errors.on_surprise,
         },
     )
+    # A redirect would be an answer in another shape, to an address that the request made up.
+    app.router.redirect_slashes = False
     app.state.services = services
     app.state.files = files
-    app.state.limits = limits
+    app.state.limits = RequestLimits(rates)
     return app
