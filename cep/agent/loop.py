@@ -30,7 +30,15 @@ from cep.agent.report import write_atomically
 from cep.agent.reregistration import Reregistration
 from cep.amqp import events as amqp
 from cep.engines.base import EngineDown, Outcomes, SlotsChanged
-from cep.errors import CepError, DiskUnfit, EngineError, LeaseLost, PeerUntrusted, TemporaryFailure
+from cep.errors import (
+    CepError,
+    ConfigError,
+    DiskUnfit,
+    EngineError,
+    LeaseLost,
+    PeerUntrusted,
+    TemporaryFailure,
+)
 from cep.journal import crash
 
 log = logging.getLogger(__name__)
@@ -236,7 +244,7 @@ class MainLoop:
         self._p.links.readdress(event.registered)
 
     def _on_registration_failed(self, event: RegistrationFailed) -> None:
-        if isinstance(event.error, TemporaryFailure | PeerUntrusted):
+        if isinstance(event.error, TemporaryFailure | PeerUntrusted | ConfigError):
             log.warning("%s", event.error, extra={"event": "service.unreachable"})
             self._reregistration.try_later()
         else:
