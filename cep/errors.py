@@ -112,6 +112,11 @@ class NotAllowed(CepError):
     exit_code = 77
 
 
+class PeerUntrusted(NotAllowed):
+    """Whoever answers at an address is not who it must be: a wrong certificate, or a port of this
+    host that is somebody else's. No credential was sent. A running agent goes on trying."""
+
+
 class ConfigError(CepError):
     """The configuration is wrong, or `endpoint_setup` failed; nothing was started."""
 

@@ -216,9 +216,16 @@ class _Life:
         write_atomically(paths.endpoint_json, {"endpoint_id": endpoint_id})
         journal.claim(endpoint_id)
         process.set_title(endpoint_id, paths.name)
+        ca_file = service.address.ca_file
         for address in (registered.tasks, registered.results):
-            check_connection(address.url, port=settings.amqp_port)
-        agent_links = Links(registered, port=settings.amqp_port, put=mailbox.put, guard=held.check)
+            check_connection(address.url, port=settings.amqp_port, ssl_ca_file=ca_file)
+        agent_links = Links(
+            registered,
+            port=settings.amqp_port,
+            ca_file=ca_file,
+            put=mailbox.put,
+            guard=held.check,
+        )
         down.callback(agent_links.stop, 0.0)
         engine = build_engine(settings.engine)
         down.callback(engine.stop, 5.0)

@@ -31,7 +31,15 @@ from cep.agent.reregistration import Reregistration
 from cep.agent.retention import Swept
 from cep.amqp import events as amqp
 from cep.engines.base import EngineDown, Outcomes, SlotsChanged
-from cep.errors import CepError, DiskUnfit, EngineError, LeaseLost, TemporaryFailure
+from cep.errors import (
+    CepError,
+    ConfigError,
+    DiskUnfit,
+    EngineError,
+    LeaseLost,
+    PeerUntrusted,
+    TemporaryFailure,
+)
 from cep.journal import crash
 
 log = logging.getLogger(__name__)
@@ -204,7 +212,7 @@ class MainLoop:
         self._p.timers.set_if_unset("refused", REFUSED_RETRY_S)
 
     def _on_link_up(self, event: amqp.LinkUp) -> None:
-        self._p.links.up[event.link] = True
+        self._p.links.went_up(event.link)
         if self._is_ready:
             log.info("link %s is up again", event.link, extra={"event": "link.up"})
         if event.link != link_names.TASKS and self._is_ready:
@@ -212,12 +220,11 @@ class MainLoop:
         self._perhaps_ready()
 
     def _on_link_down(self, event: amqp.LinkDown) -> None:
-        was_up = self._p.links.up[event.link]
-        self._p.links.up[event.link] = False
+        news = self._p.links.went_down(event.link, event.reason)
         if event.link == link_names.TASKS:
             self._consuming = False
         log.log(
-            logging.WARNING if was_up or not self._is_ready else logging.DEBUG,
+            logging.WARNING if news or not self._is_ready else logging.DEBUG,
             "link %s is down: %s; next try in %.1f s",
             event.link,
             event.reason,
@@ -229,7 +236,7 @@ class MainLoop:
         """The credentials do not hold any more; perhaps the service has newer ones for us."""
         if isinstance(event.error, LeaseLost):
             raise event.error
-        self._p.links.up[event.link] = False
+        self._p.links.went_down(event.link, event.error.message)
         if not self._is_ready:
             self._begin_stop(0.0, event.error)
             return
@@ -244,7 +251,7 @@ class MainLoop:
         self._p.links.readdress(event.registered)
 
     def _on_registration_failed(self, event: RegistrationFailed) -> None:
-        if isinstance(event.error, TemporaryFailure):
+        if isinstance(event.error, TemporaryFailure | PeerUntrusted | ConfigError):
             log.warning("%s", event.error, extra={"event": "service.unreachable"})
             self._reregistration.try_later()
         else:

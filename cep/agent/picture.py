@@ -34,6 +34,7 @@ def picture(parts: Parts, state: str, since: datetime) -> dict[str, Any]:
         "state": state,
         "holds": parts.intake.held(),
         "links": dict(parts.links.up),
+        "link_troubles": dict(parts.links.troubles),
         "tasks": {
             "waiting": parts.dispatcher.waiting,
             "running": parts.dispatcher.given,

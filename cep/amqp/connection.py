@@ -1,13 +1,17 @@
-"""pika's SelectConnection with two changes: what is written in one go leaves in one go, and
-reading can be held.
+"""pika's SelectConnection with three changes: whose port it is, gathered writes, held reading.
 
-pika hands each frame to the socket by itself, three system calls and three packets for a small
-message. Between `cork` and `uncork` frames are gathered and sent together, which makes publishing
-several times cheaper. The overridden method is an inner one of pika (bounded in pyproject.toml);
-should it ever go away, everything still works, only slower, and a unit test says so.
+A plain connection to a loopback port says nothing, no password above all, before the account
+behind that port is known to be a right one (cep.peer).
+
+What is written in one go leaves in one go: pika hands each frame to the socket by itself, three
+system calls and three packets for a small message. Between `cork` and `uncork` frames are gathered
+and sent together, which makes publishing several times cheaper.
 
 A broker may have hundreds of large messages on their way before it hears that they are too many.
 While reading is held they stay in its own memory and the network's buffers.
+
+The overridden methods are inner ones of pika (bounded in pyproject.toml); should they ever go away,
+unit tests say so.
 """
 
 from __future__ import annotations
@@ -16,6 +20,9 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from pika import SelectConnection
+
+from cep import peer
+from cep.errors import PeerUntrusted
 
 GATHER_BYTES = 256 * 1024  # more is passed on at once, so that nothing large is copied twice
 # A held connection still takes one mouthful (pika: 100 KiB) this often, so that it never looks dead
@@ -32,6 +39,16 @@ class Connection(SelectConnection):  # type: ignore[misc]
         self._gathered_bytes = 0
         self._held: Any = None  # the transport that is not read
         super().__init__(*args, **kwargs)
+
+    def _on_stream_connected(self) -> None:
+        """The socket is connected (with TLS: the certificate is accepted), and nothing was said."""
+        if self.params.ssl_options is None:
+            try:
+                peer.check_peer(self._transport._sock)
+            except PeerUntrusted as error:
+                self._terminate_stream(error)
+                return
+        super()._on_stream_connected()
 
     def cork(self) -> None:
         """Gather from now on what is written."""

@@ -47,6 +47,7 @@ class _Wish:
     profile: str | None
     assignments: tuple[str, ...]
     service: str | None
+    ca_file: str | None
     endpoint_config: str | None
     named: dict[str, Any]  # values of options that are variables or keys of their own
 
@@ -69,6 +70,7 @@ def _refuse_all(command: Callable[..., Any]) -> Callable[..., Any]:
     help="A variable of the profile; may be given again.",
 )
 @click.option("--service", metavar="URL", help="Address of the web service or hub.")
+@click.option("--ca-file", metavar="FILE", help="Certificate authorities to trust (PEM).")
 @click.option("--endpoint-config", metavar="FILE", help="Take this configuration as it is.")
 @click.option("--display-name", metavar="TEXT", help="Name shown by the service's web pages.")
 @click.option("--auth-policy", metavar="UUID", help="Policy that users must meet.")
@@ -86,6 +88,7 @@ def configure(
     profile: str | None,
     assignments: tuple[str, ...],
     service: str | None,
+    ca_file: str | None,
     endpoint_config: str | None,
     display_name: str | None,
     auth_policy: str | None,
@@ -109,6 +112,7 @@ def configure(
         profile,
         assignments,
         service,
+        ca_file,
         endpoint_config,
         {key: value for key, value in named.items() if value is not None},
     )
@@ -174,14 +178,16 @@ def _from_profile(wish: _Wish, root: Path) -> tuple[str, Record]:
     if url is None and before.service_url is not None:
         address = of_url(before.service_url)
         url = address.url
+    authorities = _authorities(wish.ca_file, address, before.ca_file)
     text = render.render(
         profile,
         values,
         service_url=url,
         service_is_hub=not address.hosted,
+        ca_file=authorities,
         origin=str(root / "config.yaml"),
     )
-    return text, endpoint.Record(profile.name, values, url, endpoint.digest(text))
+    return text, endpoint.Record(profile.name, values, url, endpoint.digest(text), authorities)
 
 
 def _from_file(wish: _Wish, root: Path) -> tuple[str, Record]:
@@ -189,6 +195,7 @@ def _from_file(wish: _Wish, root: Path) -> tuple[str, Record]:
 
     from cep.config.load import load_text
     from cep.profiles import endpoint
+    from cep.service.address import of_url
 
     source = Path(str(wish.endpoint_config)).expanduser()
     try:
@@ -197,10 +204,17 @@ def _from_file(wish: _Wish, root: Path) -> tuple[str, Record]:
         raise InputMissing(f"The configuration {source} cannot be read: {exc}.") from exc
     settings = load_text(text, str(source))
     keys = dict(wish.named)
-    _, url = _service(wish.service)
+    address, url = _service(wish.service)
     names_one = settings.service_url or settings.environment or settings.local_compute_services
     if wish.service is not None or (url is not None and not names_one):
         keys["service_url"] = url
+    if settings.service_url is not None and wish.service is None:
+        address = of_url(settings.service_url)
+    authorities = None
+    if wish.ca_file is not None or settings.ssl_ca_file is None:
+        authorities = _authorities(wish.ca_file, address, None)
+    if authorities is not None:
+        keys["ssl_ca_file"] = authorities
     if keys:
         whole = {**yaml.safe_load(text), **keys}
         text = yaml.safe_dump(whole, sort_keys=False, allow_unicode=True)
@@ -208,7 +222,29 @@ def _from_file(wish: _Wish, root: Path) -> tuple[str, Record]:
         click.echo(
             "The options were written into the copy; comments of the file are not in it.", err=True
         )
-    return text, endpoint.Record(None, {}, url, endpoint.digest(text))
+    return text, endpoint.Record(None, {}, url, endpoint.digest(text), authorities)
+
+
+def _authorities(option: str | None, address: ServiceAddress, before: str | None) -> str | None:
+    """The file of authorities to write: the option's, or the shell's, or the one of before.
+
+    Only for a service with TLS: the shell's variables are often there for other programs.
+    """
+    from cep.service import trust
+
+    if option is not None:
+        path = str(Path(option).expanduser().absolute())
+        try:
+            trust.check_authorities(path, "The file of --ca-file,")
+        except ConfigError as exc:
+            raise UsageError(exc.message) from exc
+        return path
+    if address.url.startswith("https://"):
+        named = trust.of_the_shell()
+        if named is not None:
+            trust.check_authorities(named, "What the shell names as certificate authorities,")
+            return named
+    return before
 
 
 def _service(option: str | None) -> tuple[ServiceAddress, str | None]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from cep.hub.options import HubFiles
 
 
+_SDK_ADDRESSES = ("http://localhost:5000", "http://127.0.0.1:5000")
 _LIBRARIES = ("pamqp", "sqlalchemy", "starlette", "uvicorn")  # the extra `hub`
 
 
@@ -49,6 +50,10 @@ def _files(state_dir: Path | None) -> HubFiles:
     from cep.hub.options import HubFiles, default_state_dir
 
     return HubFiles((state_dir or default_state_dir()).expanduser().absolute())
+
+
+def _absolute(path: str | None) -> str | None:
+    return None if path is None else str(Path(path).expanduser().absolute())
 
 
 def _ask(
@@ -125,6 +130,13 @@ def hub() -> None:
 @_keep_option("--keep-fetched-days", 3.0, "Days for results after a client has fetched them.")
 @_keep_option("--keep-results-bytes", 10 * 1024**3, "Bytes of all results together.")
 @_keep_option("--keep-functions-days", 180.0, "Days for functions after their last submit.")
+@click.option("--tls-cert", metavar="FILE", help="Certificate (PEM) for https:// and amqps://.")
+@click.option("--tls-key", metavar="FILE", help="Its key (PEM).")
+@click.option("--tls-ca", metavar="FILE", help="Authorities that clients are to trust (PEM).")
+@click.option("--insecure", is_flag=True, help="Serve other hosts without TLS.")
+@click.option(
+    "--embedded-broker-exposed", is_flag=True, help="Let other hosts reach the embedded broker."
+)
 @click.option("--detach", is_flag=True, help="Return when the hub serves; it goes on.")
 @click.pass_context
 def serve(
@@ -139,6 +151,11 @@ def serve(
     amqp_management_url: str | None,
     database_url: str | None,
     migrate_database: bool,
+    tls_cert: str | None,
+    tls_key: str | None,
+    tls_ca: str | None,
+    insecure: bool,
+    embedded_broker_exposed: bool,
     detach: bool,
     keep_unread_days: float,
     keep_fetched_days: float,
@@ -175,6 +192,11 @@ def serve(
         keep_fetched_days=keep_fetched_days,
         keep_results_bytes=keep_results_bytes,
         keep_functions_days=keep_functions_days,
+        tls_cert=_absolute(tls_cert),
+        tls_key=_absolute(tls_key),
+        tls_ca=_absolute(tls_ca),
+        insecure=insecure,
+        embedded_broker_exposed=embedded_broker_exposed,
     )
     if detach:
         from cep.hub.launch import start_detached
@@ -223,17 +245,28 @@ def status(state_dir: Path | None, as_json: bool) -> None:
 @_state_dir_option
 def env(state_dir: Path | None) -> None:
     """Print `export` lines that point the SDK and cep at this hub; source them."""
-    found = _ask(_files(state_dir), "POST", "/env")
-    for name, value in (
-        ("GLOBUS_SDK_ENVIRONMENT", "local"),
-        ("GLOBUS_SDK_SERVICE_URL_AUTH", f"{found['url']}/"),
-        ("GLOBUS_COMPUTE_CLIENT_ID", found["client_id"]),
-        ("GLOBUS_COMPUTE_CLIENT_SECRET", found["client_secret"]),
-    ):
+    from cep.hub.running import ask, no_hub, read_running
+
+    files = _files(state_dir)
+    running = read_running(files)
+    if running is None:
+        raise no_hub(files)
+    found = ask(running, "POST", "/env")
+    lines = {
+        "GLOBUS_SDK_ENVIRONMENT": "local",
+        "GLOBUS_SDK_SERVICE_URL_AUTH": f"{found['url']}/",
+        "GLOBUS_COMPUTE_CLIENT_ID": found["client_id"],
+        "GLOBUS_COMPUTE_CLIENT_SECRET": found["client_secret"],
+    }
+    if running.ca_file is not None:
+        # The first for globus-sdk's REST, the second for the SDK's AMQP; cep takes either.
+        lines |= {"GLOBUS_SDK_VERIFY_SSL": running.ca_file, "SSL_CERT_FILE": running.ca_file}
+    for name, value in lines.items():
         click.echo(f"export {name}={shlex.quote(value)}")
-    if found["url"].rpartition(":")[2] != "5000":
+    if found["url"] not in _SDK_ADDRESSES:
         click.echo(
-            f"The SDK itself knows http://localhost:5000 only, and this hub is {found['url']}.",
+            f"The SDK itself knows http://localhost:5000 only, and this hub is {found['url']}: see "
+            "docs/hub.md.",
             err=True,
         )
 

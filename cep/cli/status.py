@@ -126,6 +126,7 @@ def _agent_lines(agent: dict[str, Any]) -> list[str]:
     lines = [f"Since:     {agent.get('since', '')} (cep {agent.get('version', '')})"]
     down = [name for name, up in links.items() if not up]
     lines.append("Links:     " + (f"down: {', '.join(down)}" if down else "up"))
+    lines += [f"           {why}" for why in dict.fromkeys(agent.get("link_troubles", {}).values())]
     for hold in agent.get("holds") or ():
         lines.append("Holds:     " + _HOLDS.get(hold, str(hold)))
     lines.append(

@@ -153,6 +153,7 @@ class EndpointSettings:
     service_url: str | None = None  # ours; None: from `environment` or the hosted service
     environment: str | None = None
     local_compute_services: bool = False
+    ssl_ca_file: str | None = None  # ours; None: from the shell's variables or the libraries' own
     debug: bool = False
     run_dir: str | None = None  # ours
     state_dir: str | None = None  # ours

@@ -88,6 +88,13 @@ TOP = (
     Key("service_url", WebAddress(), None, "Address of the web service or hub.", ours=True),
     Key("environment", Choice(tuple(SERVICE_ENVIRONMENTS)), None, "Deployment of the web service."),
     Key("local_compute_services", Flag(), False, "The same as `environment: local`."),
+    Key(
+        "ssl_ca_file",
+        Text(multiline=False),
+        None,
+        "PEM file of the authorities to trust for https:// and amqps://, absolute or from `~`.",
+        ours=True,
+    ),
     Key("allowed_functions", ListOf(Uuid()), None, "Only these functions may run here."),
     Key("authentication_policy", Uuid(), None, "Policy that users of the endpoint must meet."),
     Key("subscription_id", Uuid(), None, "Subscription that the endpoint belongs to."),

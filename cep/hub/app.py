@@ -20,25 +20,25 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-import uvicorn
-from starlette.applications import Starlette
-
 from cep.errors import CantCreate, Unavailable
 from cep.hub import housekeeping, topology
-from cep.hub.accounts import EmbeddedAccounts
 from cep.hub.auth import Access, new_secret
-from cep.hub.broker.broker import Broker
-from cep.hub.broker_in_use import BrokerInUse, rabbitmq
+from cep.hub.broker_in_use import rabbitmq
 from cep.hub.directory import Directory
+from cep.hub.door import raise_file_limit
+from cep.hub.embedded import EmbeddedBroker
+from cep.hub.exposure import check_exposure
 from cep.hub.messaging import Messaging
-from cep.hub.options import HubFiles, HubOptions, is_loopback
+from cep.hub.options import HubFiles, HubOptions
 from cep.hub.relay import Relay
 from cep.hub.rest.application import application
 from cep.hub.running import RunningHub, forget_running, write_running
-from cep.hub.services import Addresses, Services
-from cep.hub.sockets import in_use, listen
+from cep.hub.server import Server
+from cep.hub.services import Services, addresses_of, host_of
+from cep.hub.sockets import listen
 from cep.hub.store import Database, Store
 from cep.hub.submit import Submitter
+from cep.hub.tls import Certificate, load_certificate
 from cep.hub.users import BrokerUsers
 
 log = logging.getLogger(__name__)
@@ -46,8 +46,6 @@ log = logging.getLogger(__name__)
 Ready = Callable[[RunningHub], None]
 
 _KEY_BYTES = 32
-_GRACE_S = 5  # for requests under way at the stop
-_KEEP_ALIVE_S = 75  # idle connections; above the pauses of a polling SDK
 
 
 def serve(options: HubOptions, ready: Ready = lambda _running: None) -> None:
@@ -58,6 +56,8 @@ def serve(options: HubOptions, ready: Ready = lambda _running: None) -> None:
         ready: Called once when REST and AMQP are answered.
 
     Raises:
+        UsageError: The options go too far, or not far enough (cep.hub.exposure).
+        ConfigError: The certificate cannot be used.
         Unavailable: A port is in use, or another hub has the state directory.
         CantCreate: The state directory or a file in it cannot be made.
         DataError: The database is damaged or of a newer version.
@@ -65,13 +65,16 @@ def serve(options: HubOptions, ready: Ready = lambda _running: None) -> None:
         NotAllowed: One of them refuses the hub's login, or it may not do there what it must.
         ConfigError: Their addresses are wrong.
     """
+    check_exposure(options, embedded_broker=options.amqp_url is None)
+    tls = load_certificate(options)
+    raise_file_limit()
     files = HubFiles(options.state_dir)
     try:
         files.root.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as exc:
         raise CantCreate(f"The state directory {files.root} cannot be made: {exc}.") from exc
     with _state_lock(files):
-        asyncio.run(_serve(options, files, ready))
+        asyncio.run(_serve(options, files, tls, ready))
 
 
 @contextlib.contextmanager
@@ -87,26 +90,37 @@ def _state_lock(files: HubFiles) -> Iterator[None]:
         yield
 
 
-async def _serve(options: HubOptions, files: HubFiles, ready: Ready) -> None:
+async def _serve(
+    options: HubOptions, files: HubFiles, tls: Certificate | None, ready: Ready
+) -> None:
     async with AsyncExitStack() as stack:
         sockets = listen(options.host, options.port)
         for one in sockets:
             stack.callback(one.close)
         port = int(sockets[0].getsockname()[1])
-        services = await stack.enter_async_context(_running_services(options, files, port))
-        server = _Server(application(services, files))
+        services = await stack.enter_async_context(_running_services(options, files, tls, port))
+        server = Server(application(services, files), None if tls is None else tls.context)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, server.end)
         stack.callback(forget_running, files)
 
-        def tell() -> None:
+        def announced() -> RunningHub:
             running = RunningHub.of_this_process(
-                url=_admin_url(sockets[0]),
+                url=_admin_url(sockets[0], tls),
                 public_url=services.addresses.url,
                 admin_secret=services.admin_secret,
+                certificate=None if tls is None else tls.fingerprint(),
+                ca_file=None if tls is None else tls.trust_file(host_of(services.addresses.url)),
             )
             write_running(files, running)
+            return running
+
+        if tls is not None:
+            loop.add_signal_handler(signal.SIGHUP, lambda: tls.reload() and announced())
+
+        def tell() -> None:
+            running = announced()
             log.info("The hub serves %s", services.addresses.url, extra={"event": "hub.ready"})
             ready(running)
 
@@ -114,64 +128,22 @@ async def _serve(options: HubOptions, files: HubFiles, ready: Ready) -> None:
         log.info("The hub stops", extra={"event": "hub.stopping"})
 
 
-class _Server(uvicorn.Server):
-    """uvicorn in our loop, with our signals."""
-
-    def __init__(self, app: Starlette) -> None:
-        super().__init__(
-            uvicorn.Config(
-                app,
-                access_log=False,
-                date_header=False,  # uvicorn renews it by polling
-                lifespan="off",
-                log_config=None,
-                server_header=False,
-                timeout_graceful_shutdown=_GRACE_S,
-                timeout_keep_alive=_KEEP_ALIVE_S,
-            )
-        )
-        self._tell: Callable[[], None] = lambda: None
-        self._ended = asyncio.Event()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """The hub has its own handlers; uvicorn's would end the process before our own end."""
-        yield
-
-    async def run(self, sockets: list[socket.socket], tell: Callable[[], None]) -> None:  # type: ignore[override]
-        """Serve on the sockets; `tell` is called once connections are taken."""
-        self._tell = tell
-        await self.serve(sockets=sockets)
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin to take connections, then say so."""
-        await super().startup(sockets=sockets)
-        if not self.should_exit:
-            self._tell()
-
-    async def main_loop(self) -> None:
-        """Wait for the end, where uvicorn would look ten times a second whether it has come."""
-        await self._ended.wait()
-
-    def end(self) -> None:
-        """Stop serving."""
-        self.should_exit = True
-        self._ended.set()
-
-
-def _admin_url(listening: socket.socket) -> str:
+def _admin_url(listening: socket.socket, tls: Certificate | None) -> str:
     """The address under which programs of this machine reach the admin routes."""
     host, port = listening.getsockname()[:2]
     if host in ("0.0.0.0", "::"):
         host = "127.0.0.1" if host == "0.0.0.0" else "::1"
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    scheme = "http" if tls is None else "https"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 @asynccontextmanager
 async def _running_services(
-    options: HubOptions, files: HubFiles, port: int
+    options: HubOptions, files: HubFiles, tls: Certificate | None, port: int
 ) -> AsyncIterator[Services]:
     async with AsyncExitStack() as stack:
+        if tls is not None:
+            tls.check(host_of(addresses_of(options, port, 0).url))
         clock = time.time
         store = Store(_database(options, files))
         stack.callback(store.close)
@@ -183,9 +155,10 @@ async def _running_services(
 
         if options.amqp_url is None:
             users = BrokerUsers(access, directory, new_secret())
-            broker = await _embedded_broker(stack, options, files, port, users)
+            embedded = EmbeddedBroker(options, files, tls)
+            broker = await embedded.start(stack, port, users)
         else:
-            broker = await rabbitmq(stack, options, _addresses(options, port, 0))
+            broker = await rabbitmq(stack, options, addresses_of(options, port, 0))
         messaging = Messaging(broker.own_url, exclusive=not broker.layout.topics)
         await messaging.start()
         stack.push_async_callback(messaging.stop)
@@ -231,25 +204,6 @@ def _database(options: HubOptions, files: HubFiles) -> Path | Database:
     )
 
 
-async def _embedded_broker(
-    stack: AsyncExitStack, options: HubOptions, files: HubFiles, port: int, users: BrokerUsers
-) -> BrokerInUse:
-    broker = Broker(
-        files.broker,
-        host=_bindable(options.host),
-        port=_amqp_port(options, files),
-        authenticate=users.authenticate,
-    )
-    amqp_port = await _start_broker(broker, options, files)
-    stack.push_async_callback(broker.stop)
-    return BrokerInUse(
-        own_url=_own_amqp_url(options, amqp_port, users.hub_password),
-        addresses=_addresses(options, port, amqp_port),
-        accounts=EmbeddedAccounts(broker.drop_connections),
-        layout=topology.Layout(),
-    )
-
-
 async def _cancelled(task: asyncio.Task[None]) -> None:
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
@@ -278,57 +232,6 @@ def _hub_key(path: Path) -> bytes:
     except OSError as exc:
         raise CantCreate(f"The hub's key {path} cannot be made: {exc}.") from exc
     return key
-
-
-def _amqp_port(options: HubOptions, files: HubFiles) -> int:
-    """The broker's port: the given one, the remembered one, or 0 for a new one."""
-    if options.amqp_port:
-        return options.amqp_port
-    try:
-        return int(files.amqp_port.read_text("ascii"))
-    except (FileNotFoundError, ValueError):
-        return 0
-
-
-async def _start_broker(broker: Broker, options: HubOptions, files: HubFiles) -> int:
-    wanted = _amqp_port(options, files)
-    try:
-        port = await broker.start()
-    except Unavailable as exc:
-        if not wanted or "use" not in exc.message:
-            raise
-        conflict = in_use(options.host, wanted)
-        raise Unavailable(
-            f"The broker's port, to which endpoints come back, is taken. {conflict.message}",
-            hint=f"Free the port, or remove {files.amqp_port} to let the hub choose another one "
-            "and restart the endpoints.",
-        ) from exc
-    files.amqp_port.write_text(f"{port}\n", "ascii")
-    return port
-
-
-def _bindable(host: str) -> str:
-    return "127.0.0.1" if host == "localhost" else host
-
-
-def _own_amqp_url(options: HubOptions, amqp_port: int, password: str) -> str:
-    host = _bindable(options.host)
-    own = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    return Addresses("", own, amqp_port).amqp_url(topology.HUB_USER, password, None)
-
-
-def _addresses(options: HubOptions, port: int, amqp_port: int) -> Addresses:
-    host = options.host
-    everywhere = host in ("0.0.0.0", "::")
-    shown = "localhost" if is_loopback(host) or everywhere else host
-    if ":" in shown:
-        shown = f"[{shown}]"
-    return Addresses(
-        url=(options.public_url or f"http://{shown}:{port}").rstrip("/"),
-        amqp_host=None if everywhere else _bindable(host),
-        amqp_port=amqp_port,
-        public_amqp_url=options.public_amqp_url,
-    )
 
 
 async def _declare_all(messaging: Messaging, layout: topology.Layout, directory: Directory) -> None:

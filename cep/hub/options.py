@@ -50,6 +50,11 @@ class HubOptions:
         keep_fetched_days: Days for results after a client has fetched them.
         keep_results_bytes: Bytes of all results together.
         keep_functions_days: Days for functions after their last submit.
+        tls_cert: PEM file of the certificate for https:// and amqps://; None serves without TLS.
+        tls_key: PEM file of its key.
+        tls_ca: PEM file of the authorities that clients are to trust for it.
+        insecure: An address that other hosts reach is meant, without TLS.
+        embedded_broker_exposed: The embedded broker on such an address is meant.
 
     The three addresses of servers hold passwords, so they are left out of `repr`.
     """
@@ -68,6 +73,11 @@ class HubOptions:
     keep_fetched_days: float = 3.0
     keep_results_bytes: int = 10 * 1024**3
     keep_functions_days: float = 180.0
+    tls_cert: str | None = None
+    tls_key: str | None = None
+    tls_ca: str | None = None
+    insecure: bool = False
+    embedded_broker_exposed: bool = False
 
     @property
     def shared(self) -> bool:
@@ -173,3 +183,8 @@ def read_address(given: str | None, option: str) -> str | None:
     if len(lines) != 1:
         raise ConfigError(f"The file {path} of {option} must hold one line, the address.")
     return lines[0]
+
+
+def bindable(host: str) -> str:
+    """The address to listen on; `localhost` could also be another one for somebody else."""
+    return "127.0.0.1" if host == "localhost" else host

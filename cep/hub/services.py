@@ -10,6 +10,7 @@ from urllib.parse import quote, urlsplit
 from cep.hub.accounts import Accounts
 from cep.hub.auth import Access
 from cep.hub.directory import Directory
+from cep.hub.options import HubOptions, bindable, is_loopback
 from cep.hub.relay import Relay
 from cep.hub.store import Store
 from cep.hub.submit import Submitter
@@ -28,12 +29,14 @@ class Addresses:
         amqp_host: Host of the broker; None means the host by which the client came to us.
         amqp_port: The broker's TCP port.
         public_amqp_url: Wins over host and port when given.
+        secure: The broker speaks TLS.
     """
 
     url: str
     amqp_host: str | None
     amqp_port: int
     public_amqp_url: str | None = None
+    secure: bool = False
 
     def amqp_url(self, user: str, password: str, came_by: str | None) -> str:
         """Return the broker's URL with a login.
@@ -51,7 +54,7 @@ class Addresses:
         host = self.amqp_host or came_by or "127.0.0.1"
         if ":" in host and not host.startswith("["):
             host = f"[{host}]"
-        return f"amqp://{login}{host}:{self.amqp_port}/"
+        return f"{'amqps' if self.secure else 'amqp'}://{login}{host}:{self.amqp_port}/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,3 +83,28 @@ class Services:
     admin_secret: str
     started_at: float
     shared: bool = False
+
+
+def addresses_of(options: HubOptions, port: int, amqp_port: int) -> Addresses:
+    """Where the hub is, as its options say; `amqp_port` is the broker's when that is known."""
+    host = options.host
+    everywhere = host in ("0.0.0.0", "::")
+    shown = "localhost" if is_loopback(host) or everywhere else host
+    if ":" in shown:
+        shown = f"[{shown}]"
+    secure = options.tls_cert is not None
+    url = (options.public_url or f"{'https' if secure else 'http'}://{shown}:{port}").rstrip("/")
+    amqp_host = None if everywhere else bindable(host)
+    return Addresses(
+        url=url,
+        # With TLS the name counts, which the certificate is for.
+        amqp_host=host_of(url) if secure else amqp_host,
+        amqp_port=amqp_port,
+        public_amqp_url=options.public_amqp_url,
+        secure=secure,
+    )
+
+
+def host_of(url: str) -> str:
+    """The host in a URL, "" without one."""
+    return urlsplit(url).hostname or ""

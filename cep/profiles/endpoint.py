@@ -28,6 +28,7 @@ class Record:
         profile: The profile's name; None when the text came from a file.
         values: What was chosen with it, by variable.
         service_url: What was written as the service's address.
+        ca_file: What was written as the file of authorities to trust.
         digest: SHA-256 of the text, to notice later edits by hand.
     """
 
@@ -35,6 +36,7 @@ class Record:
     values: Mapping[str, Any] = field(default_factory=dict)
     service_url: str | None = None
     digest: str = ""
+    ca_file: str | None = None
 
 
 def read_record(root: Path) -> Record:
@@ -46,6 +48,7 @@ def read_record(root: Path) -> Record:
             values=dict(found.get("values") or {}),
             service_url=found.get("service_url"),
             digest=str(found.get("digest") or ""),
+            ca_file=found.get("ca_file"),
         )
     except (OSError, ValueError, AttributeError, TypeError):
         return Record()
@@ -133,6 +136,7 @@ def _as_json(record: Record) -> str:
         "profile": record.profile,
         "values": dict(record.values),
         "service_url": record.service_url,
+        "ca_file": record.ca_file,
         "digest": record.digest,
     }
     return json.dumps(content, indent=2) + "\n"

@@ -50,6 +50,7 @@ def render(
     *,
     service_url: str | None,
     service_is_hub: bool,
+    ca_file: str | None = None,
     origin: str,
 ) -> str:
     """Return the configuration's text, which `cep validate` would accept.
@@ -59,6 +60,7 @@ def render(
         values: What was chosen; the rest has the schema's defaults.
         service_url: Written into the file when not None.
         service_is_hub: The service says its AMQP port itself.
+        ca_file: Written into the file as `ssl_ca_file` when not None.
         origin: What to call the result in messages, usually its path.
 
     Raises:
@@ -76,7 +78,9 @@ def render(
     environment.filters["yaml"] = as_yaml
     try:
         template = environment.from_string(profile.template.read_text(encoding="utf-8"))
-        text = template.render(**variables, service_url=service_url, service_is_hub=service_is_hub)
+        text = template.render(
+            **variables, service_url=service_url, service_is_hub=service_is_hub, ca_file=ca_file
+        )
     except (OSError, TemplateError) as exc:
         raise SoftwareError(f"The template of profile {profile.name} is damaged: {exc}.") from exc
     load_text(text, origin)

@@ -29,6 +29,7 @@ from cep.errors import CantCreate, ConfigError, DataError, NotAllowed
 from cep.model import PRODUCTION
 from cep.service import refusal
 from cep.service.address import ServiceAddress
+from cep.service.transport import Transport
 
 #: The native client of the published endpoint and SDK (globus-compute-sdk 2.19 and 4.19), so
 #: that one login and one consent serve both.
@@ -114,11 +115,12 @@ class Login:
         self.address = address
         self.interactive = interactive
         self.identity = client_identity()
+        self._transport = Transport(address.ca_file)
         self._store = _open_store(base or paths.user_dir(), store_namespace(address, self.identity))
         try:
             self._stored()  # a damaged store is told as one before anything builds on it
             self.app = self._build_app()
-        except ValueError as exc:  # e.g. GLOBUS_SDK_VERIFY_SSL names a file that is not there
+        except ValueError as exc:  # e.g. GLOBUS_SDK_HTTP_TIMEOUT is no number
             self._store.close()
             raise ConfigError(f"A GLOBUS_SDK_ variable of the shell is wrong: {exc}.") from exc
         except BaseException:
@@ -150,13 +152,17 @@ class Login:
     def _login_client(self, environment: str) -> globus_sdk.AuthLoginClient:
         if self.identity is None:
             return globus_sdk.NativeAppAuthClient(
-                CLIENT_ID, environment=environment, retry_config=retry_config()
+                CLIENT_ID,
+                environment=environment,
+                retry_config=retry_config(),
+                transport=self._transport,
             )
         return globus_sdk.ConfidentialAppAuthClient(
             self.identity.client_id,
             self.identity.secret,
             environment=environment,
             retry_config=retry_config(),
+            transport=self._transport,
         )
 
     def __enter__(self) -> Login:
@@ -169,6 +175,7 @@ class Login:
         """Close the token store and the connections. Idempotent."""
         self.app.close()
         self._client.close()
+        self._transport.close()
         self._store.close()
 
     def needed(self) -> bool:
@@ -209,6 +216,11 @@ class Login:
         except globus_sdk.GlobusError as exc:
             raise refusal.convert(exc, "logging in", self.auth_url) from exc
         return True
+
+    @property
+    def transport(self) -> Transport:
+        """How requests to this service travel; closed with the login."""
+        return self._transport
 
     @property
     def auth_url(self) -> str:
@@ -255,7 +267,7 @@ class Login:
             self.ensure()
         elif self.needed():
             raise NotAllowed("You are not logged in.", hint="run: cep login")
-        client = _Identities(app=self.app)
+        client = _Identities(app=self.app, transport=self._transport)
         try:
             about = client.userinfo()
             ids = [str(about["sub"])]

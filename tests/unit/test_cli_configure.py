@@ -9,6 +9,7 @@ import pytest
 
 from cep.cli import main
 from cep.config.load import load
+from tests.certificates import Authority
 from tests.unit.cli_rig import Rig, rig
 from tests.unit.test_config_load import PUBLISHED_DEFAULT
 
@@ -288,3 +289,65 @@ def test_validate_shows_warnings_and_is_content(rig: Rig) -> None:
     done = rig.run("validate", "ep")
     assert done.code == 0
     assert "detach_endpoint is ignored" in done.err
+
+
+def authority_file(directory: Path) -> Path:
+    """A file of authorities that can be used."""
+    return Authority(directory / "ca").file
+
+
+def test_the_authorities_of_the_option_or_the_shell_are_written_into_the_file(
+    rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ca = authority_file(tmp_path)
+    hub = ("--service", "https://hub.example.org:5000")
+    monkeypatch.chdir(ca.parent)
+    assert rig.run("configure", "option", *hub, "--ca-file", "ca.pem").code == 0
+    monkeypatch.setenv("SSL_CERT_FILE", "ca.pem")
+    assert rig.run("configure", "shell", *hub).code == 0
+    assert rig.run("configure", "hosted").code == 0
+    for name in ("option", "shell", "hosted"):
+        assert load(rig.base / name / "config.yaml").ssl_ca_file == str(ca)
+    monkeypatch.delenv("SSL_CERT_FILE")
+    assert rig.run("configure", "shell", "--update", "--display-name", "x").code == 0
+    assert load(rig.base / "shell" / "config.yaml").ssl_ca_file == str(ca)
+
+
+def test_the_shells_authorities_are_of_no_interest_to_a_service_without_tls(
+    rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "missing.pem"))
+    assert rig.run("configure", "ep", "--service", "http://localhost:5000").code == 0
+    assert load(rig.base / "ep" / "config.yaml").ssl_ca_file is None
+
+
+def test_a_whole_file_gets_the_authorities_unless_it_names_its_own(
+    rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ca = authority_file(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(ca))
+    source = tmp_path / "source.yaml"
+    base = "service_url: https://hub.example.org\nengine: {type: ThreadPoolEngine}\n"
+    for name, text, wanted in (
+        ("without", base, str(ca)),
+        ("own", base + "ssl_ca_file: /site/ca.pem\n", "/site/ca.pem"),
+        ("plain", base.replace("https", "http"), None),
+    ):
+        source.write_text(text)
+        assert rig.run("configure", name, "--endpoint-config", str(source)).code == 0
+        assert load(rig.base / name / "config.yaml").ssl_ca_file == wanted
+
+
+def test_authorities_that_cannot_be_used_are_refused_and_nothing_is_written(
+    rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = tmp_path / "wrong.pem"
+    wrong.write_text("nothing")
+    done = rig.run("configure", "ep", "--ca-file", str(wrong))
+    assert (done.code, str(wrong) in done.err) == (64, True)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "missing.pem"))
+    assert rig.run("configure", "ep").code == 78
+    monkeypatch.setenv("GLOBUS_SDK_VERIFY_SSL", "false")
+    done = rig.run("configure", "ep")
+    assert (done.code, "never" in done.err) == (78, True)
+    assert not (rig.base / "ep").exists()

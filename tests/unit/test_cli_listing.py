@@ -164,6 +164,7 @@ PICTURE = {
     "state": "running",
     "holds": [],
     "links": {"tasks": True, "results": True},
+    "link_troubles": {},
     "tasks": dict.fromkeys(
         (
             "waiting",

@@ -33,7 +33,7 @@ ALLOWED: dict[str, frozenset[str]] = {
     "wire": frozenset(),
     "config": frozenset(),
 }
-FOR_ALL = frozenset({"model", "errors", "paths", ""})
+FOR_ALL = frozenset({"model", "errors", "paths", "peer", "certificates", ""})
 # Single modules beyond that, each with its reason.
 BEYOND = {
     # The codes of error results; the message itself is the worker's and the agent's business.

@@ -20,7 +20,7 @@ from cep.config.settings import (
 )
 from cep.engines import worker_logs, worker_output
 from cep.hub import logs as hub_logs
-from cep.hub import store as hub_store
+from cep.hub import sqlite as hub_sqlite
 from cep.hub.broker.access import Limits
 from cep.hub.housekeeping import Keeping
 from cep.hub.options import HubOptions
@@ -78,7 +78,7 @@ def test_the_page_says_what_the_hub_keeps() -> None:
     assert f"| results that no client has fetched | {options.keep_unread_days:g} days |" in text
     files = f"{1 + hub_logs._BACKUPS} files of {amount(hub_logs._MAX_BYTES)}"
     assert f"| `hub.log` | | {files} |" in text
-    assert f"| {amount(hub_store._LOG_KEPT_BYTES)} after a large transaction" in text
+    assert f"| {amount(hub_sqlite._LOG_KEPT_BYTES)} after a large transaction" in text
     limits = Limits()
     assert f"at most {amount(limits.memory_bytes)} of bodies in memory" in text
     assert f"{amount(limits.queue_bytes)} or {limits.queue_messages:,} messages" in " ".join(

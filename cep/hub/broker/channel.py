@@ -196,6 +196,9 @@ class Channel:
         tag = method.consumer_tag or f"amq.ctag-{secrets.token_urlsafe(16)}"
         if tag in self.consumers:
             raise ConnectionFault(Code.NOT_ALLOWED, f"attempt to reuse consumer tag '{tag}'")
+        most = self.broker.limits.consumers
+        if len(self.consumers) >= most:
+            raise ChannelFault(Code.NOT_ALLOWED, f"more than {most} consumers on one channel")
         if queue.exclusive_consumer or (method.exclusive and queue.consumers):
             raise ChannelFault(
                 Code.ACCESS_REFUSED, f"queue '{queue.name}' in vhost '/' in exclusive use"

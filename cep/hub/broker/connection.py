@@ -21,6 +21,7 @@ from cep.hub.broker.channel import Channel
 from cep.hub.broker.handshake import Handshake, Step
 from cep.hub.broker.publishing import Confirms
 from cep.hub.broker.replies import ChannelFault, Code, ConnectionFault, reply_text
+from cep.hub.door import Visitor
 
 if TYPE_CHECKING:
     from cep.hub.broker.broker import Broker
@@ -44,13 +45,14 @@ class Phase(enum.Enum):
 class Connection(asyncio.Protocol):
     """One TCP connection of a client."""
 
-    def __init__(self, broker: Broker) -> None:
+    def __init__(self, broker: Broker, visitor: Visitor) -> None:
         self._broker = broker
+        self._visitor = visitor
         self._loop = asyncio.get_running_loop()
         self._phase = Phase.OPENING
         self._handshake = Handshake(self, broker)
         self._channels: dict[int, Channel] = {}
-        self._peer = "?"
+        self._peer = self._address = "?"
         self._rest = b""
         self._limit_in = _EARLY_FRAME_MAX
         self._assembling = 0
@@ -74,6 +76,11 @@ class Connection(asyncio.Protocol):
         return self._handshake.identity.name
 
     @property
+    def address(self) -> str:
+        """The peer's address, without its port."""
+        return self._address
+
+    @property
     def frame_max(self) -> int:
         """The largest frame that may be sent."""
         return self._handshake.frame_max
@@ -90,12 +97,9 @@ class Connection(asyncio.Protocol):
         self._transport.set_write_buffer_limits(high=self._broker.limits.outbound_bytes)
         peer = transport.get_extra_info("peername") or ("?", "?")
         self._peer = f"{peer[0]}:{peer[1]}"
+        self._address = str(peer[0])
         self._broker.connections.add(self)
-        if len(self._broker.connections) > self._broker.limits.connections:
-            self.warn("too_many", "there are too many connections")
-            self.abort()
-        else:
-            self._set_timer(self._broker.limits.handshake_s, self._too_late)
+        self._set_timer(self._broker.limits.handshake_s, self._too_late)
 
     def data_received(self, data: bytes) -> None:
         """Take in what has arrived, frame by frame."""
@@ -273,6 +277,7 @@ class Connection(asyncio.Protocol):
 
     def _opened(self) -> None:
         self._phase = Phase.RUNNING
+        self._visitor.busy()
         if self._handshake.heartbeat_s:
             self._set_timer(self._handshake.heartbeat_s / 2, self._half_beat)
         elif self._timer is not None:

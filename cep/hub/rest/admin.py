@@ -25,7 +25,7 @@ from cep.hub.options import is_loopback
 from cep.hub.records import Client
 from cep.hub.rest.endpoints import retire_endpoint
 from cep.hub.rest.errors import Refusal
-from cep.hub.rest.requests import name_field, read_object, services_of
+from cep.hub.rest.requests import name_field, read_object, services_of, wrong_login
 from cep.hub.running import SECRET_HEADER
 from cep.hub.services import Services
 
@@ -39,7 +39,7 @@ def _check(request: Request) -> Services:
     if not is_loopback(peer) or not hmac.compare_digest(
         secret.encode(), services.admin_secret.encode()
     ):
-        raise Refusal(404, "NO_SUCH_ROUTE", "Not Found.")
+        raise wrong_login(request, Refusal(404, "NO_SUCH_ROUTE", "Not Found."))
     return services
 
 

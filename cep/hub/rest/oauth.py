@@ -15,8 +15,8 @@ from starlette.routing import Route
 
 from cep.errors import NotAllowed
 from cep.hub.records import Client
-from cep.hub.rest.errors import Refusal, bad_request
-from cep.hub.rest.requests import any_caller, read_body, services_of
+from cep.hub.rest.errors import Refusal, bad_request, too_many
+from cep.hub.rest.requests import any_caller, limits_of, read_body, services_of, wrong_login
 from cep.wire.envelope import read_uuid
 
 _FORM_LIMIT = 64 * 1024
@@ -51,9 +51,13 @@ def _refused_client(message: str) -> Refusal:
 async def _check_client(request: Request, form: dict[str, str]) -> Client:
     client_id, secret = _login(request, form)
     try:
-        return await services_of(request).access.check_secret(client_id, secret)
+        client = await services_of(request).access.check_secret(client_id, secret)
     except NotAllowed as exc:
-        raise _refused_client(exc.message) from exc
+        raise wrong_login(request, _refused_client(exc.message)) from exc
+    wait_s = limits_of(request).requests.take(client.client_id)
+    if wait_s:
+        raise too_many("This client sends too many requests.", wait_s)
+    return client
 
 
 async def _token(request: Request) -> Response:
