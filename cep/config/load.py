@@ -29,6 +29,7 @@ from cep.config.tables import ENGINES, HTEX_PASSED, MINIMUM_HEARTBEAT_S, TOP
 from cep.config.walk import Walk, without
 from cep.errors import ConfigError, InputMissing
 from cep.model import LOCAL, SERVICE_ENVIRONMENTS
+from cep.safety.files import check_trusted
 
 log = logging.getLogger(__name__)
 
@@ -48,9 +49,12 @@ def load(path: Path) -> EndpointSettings:
         path: The `config.yaml`.
 
     Raises:
-        ConfigError: The file is wrong; the message lists every problem.
+        ConfigError: The file is wrong, and the message lists every problem; or others than this
+            user and root can change it or exchange it.
         InputMissing: There is no such file.
     """
+    check_trusted(path.parent, ConfigError, "The endpoint's directory")
+    check_trusted(path, ConfigError, "The configuration")
     loaded = read(path)
     for warning in loaded.warnings:
         log.warning("%s", warning, extra={"event": "config.old-key"})
