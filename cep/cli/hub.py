@@ -11,6 +11,7 @@ import click
 
 from cep.cli.command import HELP_OPTIONS, CepCommand, CepGroup, shared
 from cep.errors import InputMissing
+from cep.safety.text import printable
 
 if TYPE_CHECKING:
     from cep.hub.options import HubFiles
@@ -85,6 +86,11 @@ def hub() -> None:
 @_state_dir_option
 @click.option("--public-url", metavar="URL", help="How clients reach the REST service.")
 @click.option("--public-amqp-url", metavar="URL", help="How clients reach the broker.")
+@click.option(
+    "--audit-log",
+    metavar="FILE|journald",
+    help="Where the audit goes.  [default: audit.log in the state directory]",
+)
 @click.option("--detach", is_flag=True, help="Return when the hub serves; it goes on.")
 @click.pass_context
 def serve(
@@ -95,6 +101,7 @@ def serve(
     state_dir: Path | None,
     public_url: str | None,
     public_amqp_url: str | None,
+    audit_log: str | None,
     detach: bool,
 ) -> None:
     """Serve until stopped."""
@@ -108,6 +115,7 @@ def serve(
         port=port,
         public_url=public_url,
         public_amqp_url=public_amqp_url,
+        audit_log=audit_log,
     )
     if detach:
         from cep.hub.launch import start_detached
@@ -205,7 +213,7 @@ def list_clients(state_dir: Path | None, as_json: bool) -> None:
         return
     for one in found:
         state = "disabled" if one["disabled"] else "enabled"
-        click.echo(f"{one['client_id']}  {state:<8}  {one['name']}")
+        click.echo(f"{one['client_id']}  {state:<8}  {printable(one['name'])}")
 
 
 @client.command()

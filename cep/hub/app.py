@@ -25,6 +25,7 @@ from starlette.applications import Starlette
 
 from cep.errors import CantCreate, Unavailable
 from cep.hub import ledger, topology
+from cep.hub.audit import HubAudit
 from cep.hub.auth import Access, new_secret
 from cep.hub.broker.broker import Broker
 from cep.hub.directory import Directory
@@ -38,6 +39,8 @@ from cep.hub.sockets import in_use, listen
 from cep.hub.store import Store
 from cep.hub.submit import Submitter
 from cep.hub.users import BrokerUsers
+from cep.safety.audit import open_trail
+from cep.safety.files import make_directory, open_private
 
 log = logging.getLogger(__name__)
 
@@ -63,11 +66,9 @@ def serve(options: HubOptions, ready: Ready = lambda _running: None) -> None:
         CantCreate: The state directory or a file in it cannot be made.
         DataError: A database in it is damaged or of a newer version.
     """
+    os.umask(0o077)  # the hub starts no program of anybody's
     files = HubFiles(options.state_dir)
-    try:
-        files.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as exc:
-        raise CantCreate(f"The state directory {files.root} cannot be made: {exc}.") from exc
+    make_directory(files.root)
     with _state_lock(files):
         asyncio.run(_serve(options, files, ready))
 
@@ -171,6 +172,8 @@ async def _running_services(
 ) -> AsyncIterator[Services]:
     async with AsyncExitStack() as stack:
         clock = time.time
+        audit = HubAudit(open_trail(options.audit_log or str(files.audit), files.root))
+        stack.callback(audit.close)
         store = Store(files.database)
         stack.callback(store.close)
         store.open()
@@ -213,6 +216,7 @@ async def _running_services(
             clock=clock,
             admin_secret=new_secret(),
             started_at=clock(),
+            audit=audit,
         )
         housekeeping = asyncio.get_running_loop().create_task(_keep_house(services))
         stack.push_async_callback(_cancelled, housekeeping)
@@ -238,7 +242,7 @@ def _hub_key(path: Path) -> bytes:
     key = secrets.token_bytes(_KEY_BYTES)
     fresh = path.with_name(f"{path.name}.new")
     try:
-        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        descriptor = open_private(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         with os.fdopen(descriptor, "wb") as file:
             file.write(key)
             file.flush()

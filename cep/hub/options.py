@@ -34,6 +34,7 @@ class HubOptions:
             (a proxy, another name); without a trailing slash.
         public_amqp_url: How clients reach the broker (scheme, host, port, virtual host), when it
             is not the host by which they reached the REST service.
+        audit_log: File for the audit, or `journald`; None is `audit.log` in the state directory.
     """
 
     state_dir: Path
@@ -42,6 +43,7 @@ class HubOptions:
     amqp_port: int = 0
     public_url: str | None = None
     public_amqp_url: str | None = None
+    audit_log: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,11 @@ class HubFiles:
     def env_client(self) -> Path:
         """The client that `hub env` made, with its secret (0600)."""
         return self.root / "env-client.json"
+
+    @property
+    def audit(self) -> Path:
+        """Who did what, unless the options name another place."""
+        return self.root / "audit.log"
 
     @property
     def log(self) -> Path:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
+from cep.hub.audit import HubAudit
 from cep.hub.auth import Access
 from cep.hub.directory import Directory
 from cep.hub.relay import Relay
@@ -61,6 +62,7 @@ class Services:
         clock: Seconds since the epoch.
         admin_secret: Opens the admin routes.
         started_at: When the hub began to serve.
+        audit: Who did what.
     """
 
     store: Store
@@ -74,3 +76,4 @@ class Services:
     clock: Callable[[], float]
     admin_secret: str
     started_at: float
+    audit: HubAudit = field(default_factory=HubAudit)

@@ -27,6 +27,7 @@ from cep.hub.rest.errors import Refusal
 from cep.hub.rest.requests import name_field, read_object, services_of
 from cep.hub.running import SECRET_HEADER
 from cep.hub.services import Services
+from cep.safety.files import open_private
 
 ENV_CLIENT_NAME = "hub-env"
 
@@ -88,11 +89,18 @@ async def _list(request: Request) -> Response:
 
 async def _add(request: Request) -> Response:
     services = _check(request)
+    services.audit.require()
     made = await services.access.add(name_field(await read_object(request), "name"))
+    services.audit.note("client-add", request, client=made.client_id, name=made.name)
     return JSONResponse(_credentials_answer(made))
 
 
+def _note(event: str, request: Request, client: Client) -> None:
+    services_of(request).audit.note(event, request, client=client.client_id, name=client.name)
+
+
 def _target(request: Request, services: Services) -> Client:
+    services.audit.require()
     return services.access.find(str(request.path_params["client"]))
 
 
@@ -100,6 +108,7 @@ async def _rotate(request: Request) -> Response:
     services = _check(request)
     client = _target(request, services)
     made = await services.access.rotate(client)
+    _note("client-rotate", request, client)
     services.drop_connections(topology.client_user(client.client_id))
     return JSONResponse(_credentials_answer(made))
 
@@ -108,6 +117,7 @@ async def _disable(request: Request) -> Response:
     services = _check(request)
     client = _target(request, services)
     await services.access.disable(client)
+    _note("client-disable", request, client)
     cut = await _cut_off(services, client)
     return JSONResponse({**_client_answer(client), "disabled": True, "connections_closed": cut})
 
@@ -116,6 +126,7 @@ async def _enable(request: Request) -> Response:
     services = _check(request)
     client = _target(request, services)
     await services.access.enable(client)
+    _note("client-enable", request, client)
     return JSONResponse({**_client_answer(client), "disabled": False})
 
 
@@ -123,6 +134,7 @@ async def _remove(request: Request) -> Response:
     services = _check(request)
     client = _target(request, services)
     await services.access.remove(client)
+    _note("client-remove", request, client)
     services.drop_connections(topology.client_user(client.client_id))
     for endpoint in services.directory.drop_owner(client.client_id):
         await retire_endpoint(request, endpoint)
@@ -140,7 +152,9 @@ async def _cut_off(services: Services, client: Client) -> int:
 
 async def _env(request: Request) -> Response:
     services = _check(request)
+    services.audit.require()
     made = await env_client(services, request.app.state.files.env_client)
+    services.audit.note("client-env", request, client=made.client_id, name=made.name)
     return JSONResponse({**_credentials_answer(made), "url": services.addresses.url})
 
 
@@ -177,7 +191,7 @@ async def _make_env_client(services: Services) -> Credentials:
 def _write_private(path: Path, content: dict[str, Any]) -> None:
     """Write a small JSON file that only this user may read, in one step."""
     fresh = path.with_name(f"{path.name}.{os.getpid()}")
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    descriptor = open_private(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         json.dump(content, file)
     fresh.replace(path)

@@ -69,6 +69,7 @@ async def _register(request: Request) -> Response:
         endpoint_id = path_uuid(request, "endpoint_id", "endpoint")
         _check_known(request, client, endpoint_id)
     services = services_of(request)
+    services.audit.require()
     endpoint, password = await services.directory.register(client.client_id, body, endpoint_id)
     user = topology.endpoint_user(endpoint.endpoint_id)
     # What is connected now is an earlier life: its exclusive consumer must make room at once.
@@ -76,6 +77,9 @@ async def _register(request: Request) -> Response:
     await services.messaging.declare(topology.endpoint_operations(endpoint.endpoint_id))
     url = services.addresses.amqp_url(user, password, request.url.hostname)
     blocks = topology.queue_blocks(endpoint.endpoint_id, url)
+    services.audit.note(
+        "register", request, endpoint=endpoint.endpoint_id, name=body["endpoint_name"]
+    )
     return JSONResponse({"endpoint_id": endpoint.endpoint_id, **blocks})
 
 
@@ -153,7 +157,9 @@ async def _lock(request: Request) -> Response:
     client = await compute_client(request)
     endpoint = find_endpoint(request, client, to_manage=True)
     services = services_of(request)
+    services.audit.require()
     await services.directory.lock(endpoint)
+    services.audit.note("endpoint-lock", request, endpoint=endpoint.endpoint_id)
     services.drop_connections(topology.endpoint_user(endpoint.endpoint_id))
     return JSONResponse({"endpoint_id": endpoint.endpoint_id, "status": "locked"})
 
@@ -168,7 +174,9 @@ async def _delete(request: Request) -> Response:
 async def delete_endpoint(request: Request, endpoint: Endpoint) -> None:
     """Cut the endpoint off, answer what waits for it, and take its queue away."""
     services = services_of(request)
+    services.audit.require()
     await services.directory.delete(endpoint)
+    services.audit.note("endpoint-delete", request, endpoint=endpoint.endpoint_id)
     await retire_endpoint(request, endpoint)
 
 
