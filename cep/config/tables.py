@@ -108,6 +108,14 @@ TOP = (
         ours=True,
     ),
     Key("intake", Block(INTAKE), None, "When to stop and go on taking tasks.", ours=True),
+    Key(
+        "audit_log",
+        Text(multiline=False),
+        None,
+        "File (from the endpoint's directory), or `journald`, for one line when a task arrives, "
+        "begins and ends.",
+        ours=True,
+    ),
     Key("log", Block(LOG), None, "Bounds of `endpoint.log`.", ours=True),
 )
 
