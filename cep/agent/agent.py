@@ -42,7 +42,7 @@ from cep.errors import CepError, DataError, LeaseLost
 from cep.journal.journal import Journal
 from cep.model import Registered
 from cep.paths import EndpointPaths
-from cep.safety.audit import open_trail
+from cep.safety.audit import Trail, open_trail
 
 if TYPE_CHECKING:
     from cep.service.client import ServiceClient
@@ -231,6 +231,7 @@ class _Life:
     def _build(self, service: ServiceClient, held: lease.HeldLease, down: ExitStack) -> MainLoop:
         """Build every part; `down` takes each one down again, last built first."""
         paths, settings, mailbox = self._paths, self._settings, self._mailbox
+        trail = self._trail(down)
         journal = Journal.open(paths.journal, paths.journal_bodies)
         down.callback(self._close, journal)
         register = self._registration(service)
@@ -242,7 +243,7 @@ class _Life:
         process.set_title(endpoint_id, paths.name)
         for address in (registered.tasks, registered.results):
             check_connection(address.url, port=settings.amqp_port)
-        audit = self._audit(endpoint_id)
+        audit = Unaudited() if trail is None else Audit(trail, endpoint_id)
         down.callback(audit.close)
         agent_links = Links(registered, port=settings.amqp_port, put=mailbox.put, guard=held.check)
         down.callback(agent_links.stop, 0.0)
@@ -294,11 +295,12 @@ class _Life:
             )
         )
 
-    def _audit(self, endpoint_id: str) -> Unaudited:
-        target = self._settings.audit_log
-        if target is None:
-            return Unaudited()
-        return Audit(open_trail(target, self._paths.root), endpoint_id)
+    def _trail(self, down: ExitStack) -> Trail | None:
+        if self._settings.audit_log is None:
+            return None
+        trail = open_trail(self._settings.audit_log, self._paths.root)
+        down.callback(trail.close)
+        return trail
 
     def _recover(
         self,

@@ -25,6 +25,9 @@ ARRIVE, BEGIN, END = "arrive", "begin", "end"
 #: Taken back: the broker has the task again; the engine gave it back untouched; it was lost with
 #: its worker and will be tried again.
 RETURN, HAND_BACK, RETRY = "return", "hand-back", "retry"
+#: From this time until that of the next line the log could not be written.
+GAP = "gap"
+_NO_TASK = -1
 #: Headers of a task message that may tell whose it is. No service known today sends them.
 GROUP_HEADERS = ("task_group_id", "task_group_uuid")
 IDENTITY_HEADERS = ("identity_id", "user_uuid")
@@ -177,6 +180,7 @@ class Audit(Unaudited):
             self._trail.append([line for _, line in self._pending])
         except AuditUnwritable as error:
             self._wrote(error.taken)
+            self._begin_gap()
             raise
         self._wrote(len(self._pending))
 
@@ -185,6 +189,15 @@ class Audit(Unaudited):
         for seq, line in done:
             if line["event"] == ARRIVE:
                 self._uncommitted[seq] = {key: line[key] for key in _ABOUT if key in line}
+
+    def _begin_gap(self) -> None:
+        """The first line that can be written again says since when none could.
+
+        It is also the trial that shows whether one can, when nothing else is to be told.
+        """
+        if not self._pending or self._pending[0][0] != _NO_TASK:
+            line = {"time": now_text(), "event": GAP, **self._common}
+            self._pending.insert(0, (_NO_TASK, line))
 
     def committed(self) -> None:
         """See `Unaudited`."""

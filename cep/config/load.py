@@ -53,12 +53,31 @@ def load(path: Path) -> EndpointSettings:
             user and root can change it or exchange it.
         InputMissing: There is no such file.
     """
-    check_trusted(path.parent, ConfigError, "The endpoint's directory")
-    check_trusted(path, ConfigError, "The configuration")
-    loaded = read(path)
+    loaded = read_here(path)
     for warning in loaded.warnings:
         log.warning("%s", warning, extra={"event": "config.old-key"})
     return loaded.settings
+
+
+def read_here(path: Path, *, strange: bool = False) -> Loaded:
+    """As `read`, and see that the configuration can be used on this host.
+
+    Args:
+        path: The `config.yaml`.
+        strange: It is no endpoint's yet, so it does not matter who can change it.
+
+    Raises:
+        ConfigError: Others can change it, or what it asks for is not there.
+    """
+    if not strange:
+        check_trusted(path.parent, ConfigError, "The endpoint's directory")
+        check_trusted(path, ConfigError, "The configuration")
+    loaded = read(path)
+    if loaded.settings.audit_log is not None:
+        from cep.safety.audit import check_target  # loads `socket`
+
+        check_target(loaded.settings.audit_log)
+    return loaded
 
 
 def load_text(text: str, origin: str) -> EndpointSettings:

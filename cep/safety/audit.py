@@ -56,21 +56,30 @@ def now_text() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
 
 
-def open_trail(target: str, base: Path, journal_socket: Path = JOURNAL_SOCKET) -> Trail:
+def open_trail(target: str, base: Path) -> Trail:
     """Open what `audit_log:` or `--audit-log` names.
 
     Args:
         target: `journald`, or a file; a relative one lies in `base`.
         base: The directory for a relative file.
-        journal_socket: A test's own journal.
 
     Raises:
         ConfigError: There is no journal to write to.
         CantCreate: The file cannot be opened.
     """
     if target == JOURNALD:
-        return JournalTrail(journal_socket)
+        return JournalTrail(JOURNAL_SOCKET)
     return FileTrail(base / Path(target).expanduser())
+
+
+def check_target(target: str) -> None:
+    """See that a target can be had on this host, and open nothing.
+
+    Raises:
+        ConfigError: There is no journal to write to.
+    """
+    if target == JOURNALD:
+        JournalTrail(JOURNAL_SOCKET).close()
 
 
 class FileTrail:

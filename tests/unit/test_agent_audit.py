@@ -164,7 +164,22 @@ def test_a_task_that_goes_back_to_the_broker_has_no_line_or_one_that_says_so(
     assert scene.dispatcher.unfinished == 0
     scene.trail.room = 100
     scene.turn()
+    gap = scene.trail.lines.pop(1)
+    assert gap["event"] == "gap"
     assert scene.trail.told() == [("arrive", first), ("return", first)]
+
+
+def test_a_log_that_is_still_full_is_noticed_before_tasks_are_taken_again(scene: Scene) -> None:
+    scene.trail.room = 0
+    scene.intake.take([delivery(1)])
+    with pytest.raises(AuditUnwritable):
+        scene.turn()
+    scene.nothing_happened()
+    with pytest.raises(AuditUnwritable):
+        scene.turn()
+    scene.trail.room = 100
+    scene.turn()
+    assert [line["event"] for line in scene.trail.lines] == ["gap"]
 
 
 def test_a_turn_that_the_journal_could_not_commit_takes_its_lines_back(scene: Scene) -> None:

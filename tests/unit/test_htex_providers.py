@@ -13,10 +13,12 @@ from parsl.launchers import SrunLauncher
 from parsl.providers import SlurmProvider
 
 from cep.config.settings import ComponentSettings, HtexSettings
+from cep.engines import htex_assembly
+from cep.engines.base import EngineRun
 from cep.engines.containers import Container
 from cep.engines.local_blocks import LocalBlocks
 from cep.engines.providers import address_of, htex_arguments, provider_of
-from cep.errors import ConfigError
+from cep.errors import ConfigError, EngineError
 
 
 def settings(kind: str, **arguments: Any) -> HtexSettings:
@@ -81,6 +83,22 @@ def test_a_host_without_a_network_asks_for_the_address(monkeypatch: pytest.Monke
     monkeypatch.setattr(psutil, "net_if_addrs", dict)
     with pytest.raises(ConfigError, match=r"engine\.address is not set"):
         address_of(settings("SlurmProvider"), None)
+
+
+def test_a_connection_without_encryption_is_said_in_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError("no processes in this test")
+
+    monkeypatch.setattr(htex_assembly, "InterchangeProcess", refuse)
+    run = EngineRun("id", "name", tmp_path, None, tmp_path)
+    for encrypted in (True, False):
+        with pytest.raises(EngineError, match="no processes"):
+            htex_assembly.open_session(
+                HtexSettings(encrypted=encrypted), run, print, lambda _session: None
+            )
+        assert ("NOT ENCRYPTED" in caplog.text) == (not encrypted)
 
 
 def test_an_address_is_taken_or_found_as_configured(monkeypatch: pytest.MonkeyPatch) -> None:

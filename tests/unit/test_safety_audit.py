@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from cep.errors import AuditUnwritable, CantCreate, ConfigError
+from cep.safety import audit
 from cep.safety.audit import FileTrail, JournalTrail, open_trail
 
 
@@ -114,8 +115,9 @@ def test_a_planted_link_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def journald(tmp_path: Path) -> Iterator[socket.socket]:
+def journald(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
     """A stand-in for journald: its socket, and nothing behind it."""
+    monkeypatch.setattr(audit, "JOURNAL_SOCKET", tmp_path / "socket")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as server:
         server.bind(str(tmp_path / "socket"))
         server.settimeout(5)
@@ -125,7 +127,7 @@ def journald(tmp_path: Path) -> Iterator[socket.socket]:
 def test_the_journal_gets_one_entry_per_line_with_fields(
     tmp_path: Path, journald: socket.socket
 ) -> None:
-    trail = open_trail("journald", tmp_path, tmp_path / "socket")
+    trail = open_trail("journald", tmp_path)
     trail.append([{"event": "end", "run_s": 1.5, "name": "a\nCEP_UID=0", "code": None}])
     trail.close()
     lines = journald.recv(65536).decode().splitlines()
@@ -154,7 +156,10 @@ def test_a_journal_that_was_restarted_is_found_again_and_one_that_is_gone_is_tol
     trail.close()
 
 
-def test_without_a_journal_the_configuration_is_refused(tmp_path: Path) -> None:
+def test_without_a_journal_the_configuration_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit, "JOURNAL_SOCKET", tmp_path / "nothing")
     with pytest.raises(ConfigError, match="journald") as caught:
-        open_trail("journald", tmp_path, tmp_path / "nothing")
+        open_trail("journald", tmp_path)
     assert caught.value.exit_code == 78

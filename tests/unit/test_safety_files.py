@@ -12,6 +12,7 @@ import pytest
 from cep.agent.control import ControlServer
 from cep.agent.disk import check_disk
 from cep.agent.mailbox import Mailbox
+from cep.cli.main import run
 from cep.config.load import load
 from cep.errors import CantCreate, ConfigError, NotAllowed
 from cep.hub.app import serve
@@ -24,6 +25,12 @@ from cep.service.auth import Login
 
 CONFIG = "engine: {type: ThreadPoolEngine}\n"
 SHARED_GROUP = 54321
+
+
+@pytest.fixture(autouse=True)
+def same_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command line may set this variable for its children."""
+    monkeypatch.setenv("GLOBUS_COMPUTE_USER_DIR", "/nonexistent")
 
 
 @pytest.fixture
@@ -121,6 +128,25 @@ def test_somebody_elses_configuration_is_refused(config: Path) -> None:
     os.chown(config, 65534, 65534)
     with pytest.raises(ConfigError, match="belongs to user 65534"):
         load(config)
+
+
+def test_validate_refuses_by_name_and_looks_at_any_file(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config.chmod(0o666)
+    base = config.parent.parent
+    assert run(["validate", "-c", str(base), "one"]) == 78
+    assert f"chmod go-w {config}" in capsys.readouterr().err
+    assert run(["validate", str(config)]) == 0
+
+
+def test_validate_refuses_an_audit_in_a_journal_that_is_not_there(
+    config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cep.safety.audit.JOURNAL_SOCKET", config.parent / "nothing")
+    config.write_text(CONFIG + "audit_log: journald\n")
+    assert run(["validate", str(config)]) == 78
+    assert "cannot be reached" in capsys.readouterr().err
 
 
 def test_a_template_that_others_can_write_is_refused(
