@@ -43,6 +43,7 @@ from cep.journal.journal import Journal
 from cep.model import Registered
 from cep.paths import EndpointPaths
 from cep.safety.audit import Trail, open_trail
+from cep.safety.text import hide
 
 if TYPE_CHECKING:
     from cep.service.client import ServiceClient
@@ -104,6 +105,7 @@ def run(
     """
     os.umask(0o077)
     secrets = {**credentials.take(), **secrets}
+    hide(*credentials.secrets_in(secrets))
     logs.set_up(
         paths.log,
         settings.log,
@@ -236,13 +238,8 @@ class _Life:
         down.callback(self._close, journal)
         register = self._registration(service)
         service.check_version()
-        registered = register()
+        registered = self._registered(register, journal)
         endpoint_id = registered.endpoint_id
-        write_atomically(paths.endpoint_json, {"endpoint_id": endpoint_id})
-        journal.claim(endpoint_id)
-        process.set_title(endpoint_id, paths.name)
-        for address in (registered.tasks, registered.results):
-            check_connection(address.url, port=settings.amqp_port)
         audit = Unaudited() if trail is None else Audit(trail, endpoint_id)
         down.callback(audit.close)
         agent_links = Links(registered, port=settings.amqp_port, put=mailbox.put, guard=held.check)
@@ -294,6 +291,17 @@ class _Life:
                 ready=self._ready,
             )
         )
+
+    def _registered(self, register: Callable[[], Registered], journal: Journal) -> Registered:
+        """Register, and make the id ours in every place."""
+        registered = register()
+        endpoint_id, paths = registered.endpoint_id, self._paths
+        write_atomically(paths.endpoint_json, {"endpoint_id": endpoint_id})
+        journal.claim(endpoint_id)
+        process.set_title(endpoint_id, paths.name)
+        for address in (registered.tasks, registered.results):
+            check_connection(address.url, port=self._settings.amqp_port)
+        return registered
 
     def _trail(self, down: ExitStack) -> Trail | None:
         if self._settings.audit_log is None:

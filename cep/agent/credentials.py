@@ -44,6 +44,11 @@ def is_credential(name: str) -> bool:
     return name in NAMES or _PATTERN.fullmatch(name) is not None
 
 
+def secrets_in(taken: Mapping[str, str]) -> list[str]:
+    """The values among taken variables that must never be written anywhere."""
+    return [value for name, value in taken.items() if _PATTERN.fullmatch(name) and value]
+
+
 def split(environ: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
     """Return the environment without the credentials, and the credentials."""
     plain = {name: value for name, value in environ.items() if not is_credential(name)}

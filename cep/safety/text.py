@@ -2,7 +2,7 @@
 
 Names, messages and tracebacks come from other people's machines. A terminal obeys the escape
 sequences in what it shows, and a line break in a name would forge a line of the log. Pure
-functions; from any thread.
+functions but for the secrets that were told to `hide`; from any thread.
 """
 
 from __future__ import annotations
@@ -25,8 +25,20 @@ _SECRETS = (
 )
 
 
+# Secrets of this process that have no form to be known by; filled once, before threads are started.
+_known: list[str] = []
+_SHORTEST_KNOWN = 8  # a shorter one would blot out ordinary words
+
+
+def hide(*secrets: str) -> None:
+    """From now on `redact` replaces these texts wherever they stand."""
+    _known.extend(one for one in secrets if len(one) >= _SHORTEST_KNOWN and one not in _known)
+
+
 def redact(text: str) -> str:
     """Return the text with passwords, tokens and secrets replaced by `***`."""
+    for secret in _known:
+        text = text.replace(secret, "***")
     for pattern, replacement in _SECRETS:
         text = pattern.sub(replacement, text)
     return text

@@ -37,6 +37,10 @@ def test_a_credential_is_known_by_its_name(name: str) -> None:
     assert credentials.is_credential(name)
 
 
+def test_what_must_not_be_written_are_the_secrets_and_not_paths_or_ids() -> None:
+    assert set(credentials.secrets_in(SECRETS)) == {"hunter2"}
+
+
 @pytest.mark.parametrize("name", PLAIN)
 def test_what_tasks_need_is_left_to_them(name: str) -> None:
     assert not credentials.is_credential(name)

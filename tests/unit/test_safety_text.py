@@ -7,6 +7,7 @@ import logging
 import pytest
 
 from cep.cli import listing, status
+from cep.safety import text as text_module
 from cep.safety.logs import SafeFormatter
 from cep.safety.text import printable
 
@@ -53,6 +54,14 @@ def test_a_traceback_shows_neither_secrets_nor_escape_sequences() -> None:
     assert "\x1b" not in text
     assert "\x07" not in text
     assert "ValueError: amqp://me:***@broker/" in text
+
+
+def test_a_secret_without_a_form_is_hidden_once_it_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(text_module, "_known", [])
+    text_module.hide("kept-by-nobody", "short")
+    assert formatted("answer: 'kept-by-nobody' in short") == "INFO answer: '***' in short"
 
 
 def test_status_and_list_show_hostile_names_harmlessly(
