@@ -25,7 +25,7 @@ JOURNALD = "journald"
 #: Source: systemd.journal-fields(7), "Native Journal Protocol".
 JOURNAL_SOCKET = Path("/run/systemd/journal/socket")
 MAX_BYTES = 64 * 1024 * 1024  # of one file
-BACKUPS = 9  # older files of that size: 640 MiB in all, about half a million tasks
+BACKUPS = 9  # older files of that size: 640 MiB in all, about 800,000 tasks
 _SEND_TIMEOUT_S = 2.0  # journald that takes nothing for so long counts as gone
 _INFO = "6"  # syslog(3)
 
