@@ -100,6 +100,20 @@ class DiskUnfit(CantCreate):
     """A directory's file system cannot be trusted with what we keep there, or is full."""
 
 
+class AuditUnwritable(DiskUnfit):
+    """The audit log takes no more lines, so what it must tell of is not done either.
+
+    Args:
+        message: What is wrong, as a sentence.
+        hint: As for every error here.
+        taken: How many lines of the batch it has taken nevertheless, from the first on.
+    """
+
+    def __init__(self, message: str, *, hint: str | None = None, taken: int = 0) -> None:
+        super().__init__(message, hint=hint)
+        self.taken = taken
+
+
 class TemporaryFailure(CepError):
     """The network or a remote service does not answer; trying again later may help."""
 

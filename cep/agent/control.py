@@ -22,8 +22,9 @@ from typing import Any
 
 from cep.agent.lease import read as read_lease
 from cep.agent.mailbox import ControlRequest
-from cep.errors import CantCreate, DataError, TemporaryFailure, Unavailable
+from cep.errors import CantCreate, DataError, NotAllowed, TemporaryFailure, Unavailable
 from cep.paths import EndpointPaths, control_dir
+from cep.safety.files import check_way, make_parents
 
 log = logging.getLogger(__name__)
 
@@ -117,6 +118,7 @@ def call(paths: EndpointPaths, request: dict[str, Any], timeout_s: float = 5.0) 
     Raises:
         Unavailable: No agent listens, or it refused the request.
         TemporaryFailure: It did not answer in time.
+        NotAllowed: Somebody else holds the socket.
         DataError: The answer is not the JSON object it should be.
     """
     lease = read_lease(paths)
@@ -125,6 +127,7 @@ def call(paths: EndpointPaths, request: dict[str, Any], timeout_s: float = 5.0) 
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
             client.settimeout(timeout_s)
             client.connect(str(where))
+            _check_peer(client, where)
             client.sendall(json.dumps(request).encode() + b"\n")
             line = _read_line(client, limit=16 * 1024 * 1024)
     except TimeoutError as exc:
@@ -142,6 +145,13 @@ def call(paths: EndpointPaths, request: dict[str, Any], timeout_s: float = 5.0) 
     if "error" in answer:
         raise Unavailable(str(answer["error"]))
     return dict(answer)
+
+
+def _check_peer(client: socket.socket, where: Path) -> None:
+    """An agent of this user answers there, and nobody who put a socket in its place."""
+    uid = _peer_uid(client)
+    if uid not in (os.getuid(), 0):
+        raise NotAllowed(f"The control socket {where} is held by user {uid}, not by your agent.")
 
 
 def _read_line(connection: socket.socket, limit: int = MAX_REQUEST_BYTES) -> bytes:
@@ -165,7 +175,9 @@ def _peer_uid(connection: socket.socket) -> int:
 
 def _make_private(directory: Path) -> None:
     """Make the directory, or check that the one that is there is ours alone."""
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_parents(directory)
+    directory.mkdir(mode=0o700, exist_ok=True)
+    check_way(directory)
     found = directory.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
         raise CantCreate(

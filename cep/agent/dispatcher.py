@@ -12,10 +12,11 @@ from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from cep.agent.audit import Unaudited
 from cep.engines.base import Engine, Submission
 from cep.journal.journal import Journal
 from cep.model import Outcome, OutcomeKind
-from cep.wire.result import REMOTE_EXECUTION_ERROR, WORKER_LOST, error_result
+from cep.wire.result import REMOTE_EXECUTION_ERROR, WORKER_LOST, error_result, peek_error
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +38,15 @@ class Dispatcher:
     """Keeps the order of waiting tasks and the window of given ones."""
 
     def __init__(
-        self, journal: Journal, engine: Engine, *, endpoint_id: str, max_retries: int
+        self,
+        journal: Journal,
+        engine: Engine,
+        *,
+        endpoint_id: str,
+        max_retries: int,
+        audit: Unaudited | None = None,
     ) -> None:
+        self._audit = audit or Unaudited()
         self._journal = journal
         self._engine = engine
         self._endpoint_id = endpoint_id
@@ -126,6 +134,7 @@ class Dispatcher:
             entry.attempts += 1
         if self._chosen:
             self._journal.give(self._chosen)
+            self._audit.given(self._chosen)
 
     def _fits(self, entry: Entry) -> bool:
         """Whether the window has room for it; the order is kept, so a large one holds up others."""
@@ -138,6 +147,7 @@ class Dispatcher:
         """The mark could not be committed: nothing was handed over, the order is as before."""
         if self._chosen:
             self._journal.ungive(self._chosen)
+            self._audit.handed_back(self._chosen)
             self._back_to_front(self._chosen)
             self._chosen = []
 
@@ -171,12 +181,15 @@ class Dispatcher:
                 continue
             result = self._result_of(outcome)
             if result is None:
+                self._audit.lost(outcome)
                 self._back_to_front([outcome.seq], untouched=False)
             else:
                 self._finish(outcome.seq, result)
+                self._audit.ended(outcome.seq, peek_error(result), outcome)
                 finished.append((outcome.seq, len(result)))
         if untouched:
             self._journal.ungive(untouched)
+            self._audit.handed_back(untouched)
             self._back_to_front(sorted(untouched))
         return finished
 

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Protocol
 
+from cep.agent.audit import Unaudited
 from cep.config.settings import IntakeLimits
 from cep.errors import WireError
 from cep.journal.journal import Journal
@@ -35,7 +36,10 @@ OPEN_BROKEN_UP_TO_BYTES = 512 * 1024
 HOLD_FULL = "high mark reached"
 HOLD_PAUSED = "paused"
 HOLD_DISK = "disk full"
+HOLD_AUDIT = "audit log not writable"
 HOLD_STOPPING = "stopping"
+#: What comes nevertheless goes back to the broker.
+HOLDS_UNWRITABLE = (HOLD_DISK, HOLD_AUDIT)
 
 
 class TaskConsumer(Protocol):
@@ -71,7 +75,9 @@ class Intake:
         task_size_limit: int,
         limits: IntakeLimits,
         holds: Sequence[str] = (),
+        audit: Unaudited | None = None,
     ) -> None:
+        self._audit = audit or Unaudited()
         self._journal = journal
         self._consumer = consumer
         self._onward = onward
@@ -150,7 +156,7 @@ class Intake:
         for delivery in deliveries:
             self.channel(delivery.epoch)
             self.counters["received"] += 1
-            if HOLD_DISK in self._holds:
+            if not self._holds.isdisjoint(HOLDS_UNWRITABLE):
                 self._returns.append(delivery.tag)
                 returned.append(delivery.tag)
             else:
@@ -169,7 +175,7 @@ class Intake:
         size = len(delivery.body)
         refusal = self._refusal(headers, size)
         if refusal is not None:
-            self._answer(delivery.tag, headers.task_id, *refusal)
+            self._answer(delivery, headers.task_id, *refusal, function_id=headers.function_id)
             return
         seq = self._journal.accept(
             headers.task_id,
@@ -180,6 +186,7 @@ class Intake:
         )
         self._acks.append((delivery.tag, seq))
         self._fresh.append(seq)
+        self._audit.arrived(seq, headers.task_id, headers.function_id, delivery.headers)
         self._onward.accepted(seq, headers, size)
 
     def _refusal(self, headers: TaskHeaders, size: int) -> tuple[str, str] | None:
@@ -204,15 +211,25 @@ class Intake:
         elif self._journal.knows(task_id):
             self._repeat(delivery.tag, task_id)
         else:
-            self._answer(delivery.tag, task_id, COULD_NOT_EXECUTE, str(error))
+            self._answer(delivery, task_id, COULD_NOT_EXECUTE, str(error))
 
-    def _answer(self, tag: int, task_id: str, code: str, text: str) -> None:
+    def _answer(
+        self,
+        delivery: Delivery,
+        task_id: str,
+        code: str,
+        text: str,
+        *,
+        function_id: str | None = None,
+    ) -> None:
         self.counters["refused"] += 1
         details = {"endpoint_id": self._endpoint_id}
         result = error_result(task_id, code, text, details=details)
         seq = self._journal.accept_finished(task_id, result)
-        self._acks.append((tag, seq))
+        self._acks.append((delivery.tag, seq))
         self._fresh.append(seq)
+        self._audit.arrived(seq, task_id, function_id, delivery.headers)
+        self._audit.ended(seq, code)
         self._onward.answered(seq, len(result))
 
     def _repeat(self, tag: int, task_id: str) -> None:

@@ -6,54 +6,31 @@ has no terminal), and takes it with it when it is rotated.
 
 from __future__ import annotations
 
+import io
 import logging
 import logging.handlers
 import os
-import re
 import shutil
-import time
+import sys
+import threading
 from contextlib import suppress
 from pathlib import Path
+from types import TracebackType
 
 from cep.config.settings import LogSettings
+from cep.safety.files import append_text
+from cep.safety.logs import SafeFormatter
+
+log = logging.getLogger(__name__)
 
 FORMAT = "%(asctime)sZ %(levelname)s %(process)d %(threadName)s %(name)s: %(message)s"
 
-# What must never be written: passwords in URLs, bearer and basic credentials, secrets and tokens
-# named as such.
-_SECRETS = (
-    (re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s:/@]*):[^\s@]+@", re.I), r"\1:***@"),
-    (re.compile(r"\b(Bearer|Basic)\s+[A-Za-z0-9._~+/=-]{6,}", re.I), r"\1 ***"),
-    (
-        re.compile(
-            r"((?:client_)?secret|password|passwd|(?:access_|refresh_)?token)"
-            r"(['\"]?\s*[:=]\s*['\"]?)[^\s'\",}]+",
-            re.I,
-        ),
-        r"\1\2***",
-    ),
-)
 
-
-def redact(text: str) -> str:
-    """Return the text with passwords, tokens and secrets replaced by `***`."""
-    for pattern, replacement in _SECRETS:
-        text = pattern.sub(replacement, text)
-    return text
-
-
-class RedactingFormatter(logging.Formatter):
-    """Formats in UTC and redacts the finished line, traceback included."""
-
-    converter = staticmethod(time.gmtime)
+class RedactingFormatter(SafeFormatter):
+    """The format of the agent's log: UTC, no secret, nothing that a terminal obeys."""
 
     def __init__(self) -> None:
         super().__init__(FORMAT, "%Y-%m-%dT%H:%M:%S")
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Return the redacted line, with control characters made visible."""
-        line = redact(super().format(record))
-        return "".join(c if c.isprintable() or c in "\n\t" else f"\\x{ord(c):02x}" for c in line)
 
 
 def copy_and_empty(source: Path, target: Path, most_bytes: int) -> None:
@@ -102,6 +79,11 @@ class LogFile(logging.handlers.RotatingFileHandler):
         else:
             super().rotate(source, dest)
 
+    def _open(self) -> io.TextIOWrapper:
+        stream = append_text(self.baseFilename)
+        assert isinstance(stream, io.TextIOWrapper)
+        return stream
+
     def doRollover(self) -> None:
         """Rotate, and let standard output and error follow to the new file."""
         if not self.backupCount:
@@ -111,7 +93,6 @@ class LogFile(logging.handlers.RotatingFileHandler):
 
     def _redirect(self) -> None:
         assert self.stream is not None  # open: only `delay=True` would leave it for later
-        os.fchmod(self.stream.fileno(), 0o600)
         if self._take_output:
             os.dup2(self.stream.fileno(), 1)
             os.dup2(self.stream.fileno(), 2)
@@ -143,3 +124,25 @@ def set_up(
     for library in ("parsl", "urllib3", "globus_sdk"):
         logging.getLogger(library).setLevel(logging.WARNING)
     logging.captureWarnings(True)
+    sys.excepthook = _unexpected
+    threading.excepthook = _unexpected_in_thread
+
+
+def _unexpected(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """An error that nobody caught goes to the log, where no secret in it is shown."""
+    if issubclass(kind, KeyboardInterrupt):
+        return
+    log.critical("unexpected error", exc_info=(kind, error, trace), extra={"event": "agent.fault"})
+
+
+def _unexpected_in_thread(args: threading.ExceptHookArgs) -> None:
+    if args.exc_value is None or args.exc_type is SystemExit:
+        return
+    log.critical(
+        "unexpected error in thread %s",
+        args.thread.name if args.thread is not None else "?",
+        exc_info=(args.exc_type, args.exc_value, args.exc_traceback),
+        extra={"event": "agent.fault"},
+    )

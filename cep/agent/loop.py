@@ -17,7 +17,13 @@ from typing import Any
 from cep.agent import links as link_names
 from cep.agent import logs, reregistration
 from cep.agent.idle import IdleWatch
-from cep.agent.intake import HOLD_DISK, HOLD_PAUSED, HOLD_STOPPING
+from cep.agent.intake import (
+    HOLD_AUDIT,
+    HOLD_DISK,
+    HOLD_PAUSED,
+    HOLD_STOPPING,
+    HOLDS_UNWRITABLE,
+)
 from cep.agent.mailbox import (
     ControlRequest,
     RegisteredAgain,
@@ -32,6 +38,7 @@ from cep.agent.retention import Swept
 from cep.amqp import events as amqp
 from cep.engines.base import EngineDown, Outcomes, SlotsChanged
 from cep.errors import (
+    AuditUnwritable,
     CepError,
     ConfigError,
     DiskUnfit,
@@ -138,7 +145,7 @@ class MainLoop:
 
     def _turn(self) -> None:
         parts = self._p
-        if HOLD_DISK not in parts.intake.held():
+        if self._writable():
             parts.dispatcher.choose()
         if not self._commit():
             return
@@ -157,24 +164,34 @@ class MainLoop:
     def _commit(self) -> bool:
         parts = self._p
         try:
+            parts.audit.flush()
             parts.journal.commit()
         except DiskUnfit as error:
-            self._disk_is_full(error)
+            self._nothing_happened(error)
             return False
-        parts.intake.release(HOLD_DISK)
+        parts.audit.committed()
+        for reason in HOLDS_UNWRITABLE:
+            parts.intake.release(reason)
         return True
 
-    def _disk_is_full(self, error: DiskUnfit) -> None:
-        """Nothing of this turn has happened: tasks go back to the broker, results wait here."""
+    def _writable(self) -> bool:
+        return not set(HOLDS_UNWRITABLE).intersection(self._p.intake.held())
+
+    def _nothing_happened(self, error: DiskUnfit) -> None:
+        """The journal or the audit could not be written: tasks go back, results wait here."""
         parts = self._p
-        if HOLD_DISK not in parts.intake.held():
-            log.error("%s", error, extra={"event": "journal.full"})
+        unaudited = isinstance(error, AuditUnwritable)
+        reason = HOLD_AUDIT if unaudited else HOLD_DISK
+        if reason not in parts.intake.held():
+            event = "audit.unwritable" if unaudited else "journal.full"
+            log.error("%s", error, extra={"event": event})
         parts.dispatcher.unchoose()
         withdrawn = parts.intake.withdraw()
         parts.journal.discard(withdrawn)
         parts.dispatcher.forget(withdrawn)
         parts.outbox.withdraw(withdrawn)
-        parts.intake.hold(HOLD_DISK)
+        parts.audit.withdrawn(withdrawn)
+        parts.intake.hold(reason)
         parts.timers.set("disk", DISK_RETRY_S)
 
     def _guard_lease(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from cep.agent.audit import Unaudited
 from cep.agent.dispatcher import Dispatcher
 from cep.agent.intake import Intake
 from cep.agent.lease import HeldLease
@@ -39,6 +40,7 @@ class Parts:
     intake: Intake
     reporter: Reporter
     retention: Retention
+    audit: Unaudited
     register: Callable[[], Registered]
     ready: Callable[[str], None]
 

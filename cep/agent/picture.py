@@ -33,6 +33,7 @@ def picture(parts: Parts, state: str, since: datetime) -> dict[str, Any]:
         "written": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "state": state,
         "holds": parts.intake.held(),
+        "audit_log": parts.audit.where,
         "links": dict(parts.links.up),
         "link_troubles": dict(parts.links.troubles),
         "tasks": {
@@ -47,6 +48,7 @@ def picture(parts: Parts, state: str, since: datetime) -> dict[str, Any]:
             "workers": engine.workers,
             "idle_workers": engine.idle_workers,
             "slots": engine.slots,
+            "encrypted": getattr(parts.settings.engine, "encrypted", None),
             "summary": engine.summary,
             "blocks": [dict(block) for block in engine.blocks],
         },

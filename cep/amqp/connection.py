@@ -1,7 +1,7 @@
 """pika's SelectConnection with three changes: whose port it is, gathered writes, held reading.
 
 A plain connection to a loopback port says nothing, no password above all, before the account
-behind that port is known to be a right one (cep.peer).
+behind that port is known to be a right one (cep.safety.peer).
 
 What is written in one go leaves in one go: pika hands each frame to the socket by itself, three
 system calls and three packets for a small message. Between `cork` and `uncork` frames are gathered
@@ -21,8 +21,8 @@ from typing import Any, cast
 
 from pika import SelectConnection
 
-from cep import peer
 from cep.errors import PeerUntrusted
+from cep.safety import peer
 
 GATHER_BYTES = 256 * 1024  # more is passed on at once, so that nothing large is copied twice
 # A held connection still takes one mouthful (pika: 100 KiB) this often, so that it never looks dead

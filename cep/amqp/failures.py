@@ -14,8 +14,8 @@ from typing import Any
 import pika.exceptions as px
 from pika.adapters.utils import connection_workflow as pw
 
-from cep import certificates
 from cep.errors import CepError, NotAllowed, TemporaryFailure
+from cep.safety import certificates
 
 ACCESS_REFUSED = 403
 RESOURCE_LOCKED = 405

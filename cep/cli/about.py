@@ -32,13 +32,14 @@ def validate(shared: Shared, name_or_file: str, as_json: bool) -> int:
     Exit code 0: it is right; 78: it is wrong, and every problem is listed.
     """
     from cep.cli import naming
-    from cep.config.load import read
+    from cep.config.load import read_here
 
     path = Path(name_or_file)
-    if not (path.is_file() or "/" in name_or_file):
+    is_file = path.is_file() or "/" in name_or_file
+    if not is_file:
         path = naming.find_root(shared.base, name_or_file) / "config.yaml"
     try:
-        loaded = read(path)
+        loaded = read_here(path, strange=is_file)
     except CepError as exc:
         if not as_json:
             raise

@@ -12,6 +12,7 @@ import click
 
 from cep.cli.command import HELP_OPTIONS, CepCommand, CepGroup, shared
 from cep.errors import InputMissing
+from cep.safety.text import printable
 
 if TYPE_CHECKING:
     from cep.hub.options import HubFiles
@@ -137,6 +138,11 @@ def hub() -> None:
 @click.option(
     "--embedded-broker-exposed", is_flag=True, help="Let other hosts reach the embedded broker."
 )
+@click.option(
+    "--audit-log",
+    metavar="FILE|journald",
+    help="Where the audit goes.  [default: audit.log in the state directory]",
+)
 @click.option("--detach", is_flag=True, help="Return when the hub serves; it goes on.")
 @click.pass_context
 def serve(
@@ -156,6 +162,7 @@ def serve(
     tls_ca: str | None,
     insecure: bool,
     embedded_broker_exposed: bool,
+    audit_log: str | None,
     detach: bool,
     keep_unread_days: float,
     keep_fetched_days: float,
@@ -197,6 +204,7 @@ def serve(
         tls_ca=_absolute(tls_ca),
         insecure=insecure,
         embedded_broker_exposed=embedded_broker_exposed,
+        audit_log=audit_log,
     )
     if detach:
         from cep.hub.launch import start_detached
@@ -305,7 +313,7 @@ def list_clients(state_dir: Path | None, as_json: bool) -> None:
         return
     for one in found:
         state = "disabled" if one["disabled"] else "enabled"
-        click.echo(f"{one['client_id']}  {state:<8}  {one['name']}")
+        click.echo(f"{one['client_id']}  {state:<8}  {printable(one['name'])}")
 
 
 @client.command()

@@ -11,10 +11,12 @@ from cep.cli import naming
 from cep.cli.command import CepCommand, Shared, interactive
 from cep.errors import CepError
 from cep.paths import EndpointPaths
+from cep.safety.text import printable
 
 _HOLDS = {
     "paused": "paused; take tasks again with: resume",
     "disk full": "no new tasks: the disk is full",
+    "audit log not writable": "no new tasks: the audit log cannot be written",
     "stopping": "stopping",
     "high mark reached": "no new tasks until some of those waiting are done",
 }
@@ -35,7 +37,7 @@ def status(shared: Shared, *, name: str, as_json: bool, remote: bool) -> None:
         click.echo(json.dumps(picture))
         return
     for line in sentences(picture):
-        click.echo(line)
+        click.echo(printable(line))
 
 
 def describe(found: EndpointPaths) -> dict[str, Any]:
@@ -133,6 +135,8 @@ def _agent_lines(agent: dict[str, Any]) -> list[str]:
         f"Engine:    {engine.get('type', '')}, {engine.get('workers', 0)} workers, "
         f"{engine.get('idle_workers', 0)} idle"
     )
+    if engine.get("encrypted") is False:
+        lines.append("           NOT ENCRYPTED between the endpoint and its workers")
     if engine.get("summary"):
         lines.append(f"           {engine['summary']}")
     lines.append(

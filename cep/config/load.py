@@ -30,6 +30,7 @@ from cep.config.tables import ENGINES, HTEX_PASSED, MINIMUM_HEARTBEAT_S, TOP
 from cep.config.walk import Walk, without
 from cep.errors import ConfigError, InputMissing
 from cep.model import LOCAL, SERVICE_ENVIRONMENTS
+from cep.safety.files import check_trusted
 
 log = logging.getLogger(__name__)
 
@@ -49,13 +50,35 @@ def load(path: Path) -> EndpointSettings:
         path: The `config.yaml`.
 
     Raises:
-        ConfigError: The file is wrong; the message lists every problem.
+        ConfigError: The file is wrong, and the message lists every problem; or others than this
+            user and root can change it or exchange it.
         InputMissing: There is no such file.
     """
-    loaded = read(path)
+    loaded = read_here(path)
     for warning in loaded.warnings:
         log.warning("%s", warning, extra={"event": "config.old-key"})
     return loaded.settings
+
+
+def read_here(path: Path, *, strange: bool = False) -> Loaded:
+    """As `read`, and see that the configuration can be used on this host.
+
+    Args:
+        path: The `config.yaml`.
+        strange: It is no endpoint's yet, so it does not matter who can change it.
+
+    Raises:
+        ConfigError: Others can change it, or what it asks for is not there.
+    """
+    if not strange:
+        check_trusted(path.parent, ConfigError, "The endpoint's directory")
+        check_trusted(path, ConfigError, "The configuration")
+    loaded = read(path)
+    if loaded.settings.audit_log is not None:
+        from cep.safety.audit import check_target  # loads `socket`
+
+        check_target(loaded.settings.audit_log)
+    return loaded
 
 
 def load_text(text: str, origin: str) -> EndpointSettings:

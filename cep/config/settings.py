@@ -160,6 +160,7 @@ class EndpointSettings:
     on_restart: OnRestart = "fail"  # ours
     task_size_limit: int = DEFAULT_TASK_SIZE_LIMIT  # ours; bytes of a task message
     intake: IntakeLimits = IntakeLimits()  # ours
+    audit_log: str | None = None  # ours; a file or `journald`
     log: LogSettings = LogSettings()  # ours
     retention: RetentionSettings = RetentionSettings()  # ours
     raw_text: str = field(default="", repr=False)  # the YAML as written, sent at registration

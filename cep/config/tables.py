@@ -142,6 +142,14 @@ TOP = (
         ours=True,
     ),
     Key("intake", Block(INTAKE), None, "When to stop and go on taking tasks.", ours=True),
+    Key(
+        "audit_log",
+        Text(multiline=False),
+        None,
+        "File (from the endpoint's directory), or `journald`, for one line when a task arrives, "
+        "begins and ends.",
+        ours=True,
+    ),
     Key("log", Block(LOG), None, "Bounds of `endpoint.log`.", ours=True),
     Key("retention", Block(RETENTION), None, "What is removed when; docs/limits.md.", ours=True),
 )

@@ -6,6 +6,7 @@ interchange is launched before Parsl is imported here, so that both load at the 
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import astuple
@@ -33,6 +34,13 @@ if TYPE_CHECKING:
     from cep.engines.htex_executor import Executor
     from cep.engines.htex_session import Session
 
+log = logging.getLogger(__name__)
+
+NOT_ENCRYPTED = (
+    "What travels between this endpoint and its workers is NOT ENCRYPTED and not authenticated: "
+    "who reaches the port on the network can run code as you. Remove `encrypted: false` from the "
+    "engine's configuration."
+)
 DEFAULT_LABEL = "GlobusComputeEngine"
 #: Environment variable that marks all processes of one endpoint, by its run directory.
 MARK_VARIABLE = "CEP_ENDPOINT_DIR"
@@ -58,6 +66,8 @@ def open_session(
         EngineError: The interchange did not come up. In both cases nothing is left behind.
     """
     run_dir = run.run_dir.resolve()
+    if not settings.encrypted:
+        log.warning("%s", NOT_ENCRYPTED, extra={"event": "htex.not-encrypted"})
     # setproctitle would write over the mark in /proc/PID/environ without SPT_NOENV.
     mark = {MARK_VARIABLE: str(run_dir), "SPT_NOENV": "1"}
     label = f"{settings.label or DEFAULT_LABEL}{EXECUTOR_SUFFIX}"

@@ -243,7 +243,8 @@ def main(argv: list[str] | None = None) -> None:
     made: list[Pool] = []
     signal.signal(signal.SIGTERM, lambda number, frame: _end_at_once(made, number, frame))
     directory = Path(args.logdir) / f"block-{args.block_id}" / args.uid
-    directory.mkdir(parents=True, exist_ok=True)
+    for place in (directory.parent, directory):  # whatever the job's umask
+        place.mkdir(mode=0o700, parents=True, exist_ok=True)
     level = logging.DEBUG if args.debug else logging.INFO
     bounded_file_logger(str(directory / "manager.log"), level=level)
     log.info("Python %s, arguments %s", sys.version, vars(args))

@@ -6,15 +6,19 @@ with the ones it has.
 
 from __future__ import annotations
 
+import logging
 import types
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from cep.config.settings import ComponentSettings, HtexSettings
+from cep.engines.addresses import own_address
 from cep.engines.containers import Container, container_of
 from cep.engines.worker_logs import SCRIPTS
 from cep.errors import ConfigError
+
+log = logging.getLogger(__name__)
 
 LOCAL = "LocalProvider"
 LOOPBACK = "127.0.0.1"
@@ -55,8 +59,8 @@ def _launcher(component: ComponentSettings) -> Any:
     return _call(where, kind, dict(component.arguments))
 
 
-def address_of(settings: HtexSettings, container: Container | None) -> str | None:
-    """Return the address that workers connect to; None means all addresses of this host.
+def address_of(settings: HtexSettings, container: Container | None) -> str:
+    """Return the address that workers connect to, and the only one that is listened on.
 
     Workers on this host need the loopback address only, so that nothing listens on the network,
     unless they are in a container with a network of its own.
@@ -83,7 +87,13 @@ def address_of(settings: HtexSettings, container: Container | None) -> str | Non
             ) from error
     if settings.provider.type == LOCAL and (container is None or container.shares_network):
         return LOOPBACK
-    return None
+    chosen = own_address()
+    log.info(
+        "workers reach this host at %s; engine.address in the configuration sets another",
+        chosen,
+        extra={"event": "htex.address"},
+    )
+    return chosen
 
 
 def htex_arguments(settings: HtexSettings) -> dict[str, Any]:

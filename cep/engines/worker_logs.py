@@ -6,11 +6,14 @@ agent's clean-up by the names of files which block they belong to.
 
 from __future__ import annotations
 
+import io
 import logging
 import logging.handlers
 import re
 from collections.abc import Callable
 from pathlib import Path
+
+from cep.safety.files import append_text
 
 MAX_BYTES = 5 * 1024 * 1024  # of one file; one older file of the same size is kept
 #: Where submit scripts and their output lie, from the run directory.
@@ -20,6 +23,15 @@ EXECUTOR_SUFFIX = "-HighThroughputExecutor"
 _BLOCK_DIRECTORY = re.compile(r"block-(\d+)")
 _SCRIPT = re.compile(r"parsl\..*\.block-(\d+)\.\d+(?:\.\d+)?")
 _FORMAT = "%(asctime)s %(processName)s-%(process)d %(name)s:%(lineno)d %(levelname)s: %(message)s"
+
+
+class _PrivateFile(logging.handlers.RotatingFileHandler):
+    """A rotating file of mode 0600, whatever the umask of the job."""
+
+    def _open(self) -> io.TextIOWrapper:
+        stream = append_text(self.baseFilename)
+        assert isinstance(stream, io.TextIOWrapper)
+        return stream
 
 
 def bounded_file_logger(
@@ -35,9 +47,7 @@ def bounded_file_logger(
     """
     if level == logging.INFO and Path(filename).name.startswith("worker_"):
         level = logging.WARNING
-    handler = logging.handlers.RotatingFileHandler(
-        filename, maxBytes=MAX_BYTES, backupCount=1, delay=True
-    )
+    handler = _PrivateFile(filename, maxBytes=MAX_BYTES, backupCount=1, delay=True)
     handler.setFormatter(logging.Formatter(_FORMAT))
     logger = logging.getLogger(name)
     logger.setLevel(level)

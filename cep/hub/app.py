@@ -22,6 +22,7 @@ from pathlib import Path
 
 from cep.errors import CantCreate, Unavailable
 from cep.hub import housekeeping, topology
+from cep.hub.audit import HubAudit
 from cep.hub.auth import Access, new_secret
 from cep.hub.broker_in_use import rabbitmq
 from cep.hub.directory import Directory
@@ -40,6 +41,8 @@ from cep.hub.store import Database, Store
 from cep.hub.submit import Submitter
 from cep.hub.tls import Certificate, load_certificate
 from cep.hub.users import BrokerUsers
+from cep.safety.audit import open_trail
+from cep.safety.files import make_directory, open_private
 
 log = logging.getLogger(__name__)
 
@@ -68,11 +71,9 @@ def serve(options: HubOptions, ready: Ready = lambda _running: None) -> None:
     check_exposure(options, embedded_broker=options.amqp_url is None)
     tls = load_certificate(options)
     raise_file_limit()
+    os.umask(0o077)  # the hub starts no program of anybody's
     files = HubFiles(options.state_dir)
-    try:
-        files.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as exc:
-        raise CantCreate(f"The state directory {files.root} cannot be made: {exc}.") from exc
+    make_directory(files.root)
     with _state_lock(files):
         asyncio.run(_serve(options, files, tls, ready))
 
@@ -145,6 +146,8 @@ async def _running_services(
         if tls is not None:
             tls.check(host_of(addresses_of(options, port, 0).url))
         clock = time.time
+        audit = HubAudit(open_trail(options.audit_log or str(files.audit), files.root))
+        stack.callback(audit.close)
         store = Store(_database(options, files))
         stack.callback(store.close)
         await asyncio.to_thread(store.open)
@@ -184,6 +187,7 @@ async def _running_services(
             admin_secret=new_secret(),
             started_at=clock(),
             shared=options.shared,
+            audit=audit,
         )
         cleaning = asyncio.get_running_loop().create_task(
             housekeeping.keep_house(services, housekeeping.Keeping.of(options))
@@ -223,7 +227,7 @@ def _hub_key(path: Path) -> bytes:
     key = secrets.token_bytes(_KEY_BYTES)
     fresh = path.with_name(f"{path.name}.new")
     try:
-        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        descriptor = open_private(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         with os.fdopen(descriptor, "wb") as file:
             file.write(key)
             file.flush()

@@ -55,6 +55,7 @@ class HubOptions:
         tls_ca: PEM file of the authorities that clients are to trust for it.
         insecure: An address that other hosts reach is meant, without TLS.
         embedded_broker_exposed: The embedded broker on such an address is meant.
+        audit_log: File for the audit, or `journald`; None is `audit.log` in the state directory.
 
     The three addresses of servers hold passwords, so they are left out of `repr`.
     """
@@ -78,6 +79,7 @@ class HubOptions:
     tls_ca: str | None = None
     insecure: bool = False
     embedded_broker_exposed: bool = False
+    audit_log: str | None = None
 
     @property
     def shared(self) -> bool:
@@ -125,6 +127,11 @@ class HubFiles:
     def env_client(self) -> Path:
         """The client that `hub env` made, with its secret (0600)."""
         return self.root / "env-client.json"
+
+    @property
+    def audit(self) -> Path:
+        """Who did what, unless the options name another place."""
+        return self.root / "audit.log"
 
     @property
     def log(self) -> Path:

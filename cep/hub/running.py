@@ -16,7 +16,6 @@ from urllib.parse import urlsplit
 
 import psutil
 
-from cep import peer
 from cep.errors import (
     CepError,
     DataError,
@@ -27,6 +26,8 @@ from cep.errors import (
     UsageError,
 )
 from cep.hub.options import HubFiles
+from cep.safety import peer
+from cep.safety.files import open_private
 
 SECRET_HEADER = "X-Cep-Hub-Secret"
 _REQUEST_TIMEOUT_S = 30.0
@@ -91,7 +92,7 @@ class RunningHub:
 def write_running(files: HubFiles, running: RunningHub) -> None:
     """Announce the hub (0600, in one step)."""
     fresh = files.running.with_name(f"{files.running.name}.{running.pid}")
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    descriptor = open_private(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         json.dump(asdict(running), file)
     fresh.replace(files.running)

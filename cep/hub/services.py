@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
 from cep.hub.accounts import Accounts
+from cep.hub.audit import HubAudit
 from cep.hub.auth import Access
 from cep.hub.directory import Directory
 from cep.hub.options import HubOptions, bindable, is_loopback
@@ -68,6 +69,7 @@ class Services:
         shared: Whether other hubs serve from the same store and broker.
         admin_secret: Opens the admin routes.
         started_at: When the hub began to serve.
+        audit: Who did what.
     """
 
     store: Store
@@ -83,6 +85,7 @@ class Services:
     admin_secret: str
     started_at: float
     shared: bool = False
+    audit: HubAudit = field(default_factory=HubAudit)
 
 
 def addresses_of(options: HubOptions, port: int, amqp_port: int) -> Addresses:

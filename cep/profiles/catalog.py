@@ -12,8 +12,9 @@ from typing import Any
 
 import yaml
 
-from cep.errors import SoftwareError, UsageError
+from cep.errors import ConfigError, SoftwareError, UsageError
 from cep.paths import templates_dir
+from cep.safety.files import check_trusted
 
 _TEMPLATE = ".yaml.j2"
 _SCHEMA = ".schema.yaml"
@@ -85,6 +86,7 @@ def find(name: str) -> Profile:
     Raises:
         UsageError: There is none of this name; the message lists those that exist.
         SoftwareError: Its schema is damaged.
+        ConfigError: Others can change its files.
     """
     known = names()
     if name not in known:
@@ -93,6 +95,9 @@ def find(name: str) -> Profile:
         )
     folder = templates_dir() / "configs"
     schema_path = folder / f"{name}{_SCHEMA}"
+    template = folder / f"{name}{_TEMPLATE}"
+    for place in (folder, schema_path, template):
+        check_trusted(place, ConfigError, f"Of the profile {name},", any_owner=True)
     try:
         schema = yaml.safe_load(schema_path.read_text(encoding="utf-8"))
         variables = {
@@ -111,4 +116,4 @@ def find(name: str) -> Profile:
             f"The schema {schema_path} of profile {name} is damaged: {exc!r}.",
             hint="Install cep-endpoint again.",
         ) from exc
-    return Profile(name, summary, folder / f"{name}{_TEMPLATE}", variables)
+    return Profile(name, summary, template, variables)

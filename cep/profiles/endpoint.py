@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from cep.errors import CantCreate
+from cep.safety.files import make_parents
 
 _RECORD = "profile.json"
 
@@ -71,7 +72,7 @@ def create(root: Path, text: str, record: Record) -> None:
         CantCreate: The directory exists, or cannot be made; nothing was changed.
     """
     try:
-        root.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_parents(root)
         # Made under another name and moved, so that no half-made endpoint is ever seen.
         fresh = Path(tempfile.mkdtemp(prefix=".new-", dir=root.parent))
         try:

@@ -11,7 +11,7 @@ import os
 import platform
 import sqlite3
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from globus_sdk.transport import RetryConfig
 from cep import paths
 from cep.errors import CantCreate, ConfigError, DataError, NotAllowed
 from cep.model import PRODUCTION
+from cep.safety.files import PRIVATE_FILE, check_trusted, check_writers, make_parents
 from cep.service import refusal
 from cep.service.address import ServiceAddress
 from cep.service.transport import Transport
@@ -57,14 +58,17 @@ class ClientIdentity:
         return f"ClientIdentity({self.client_id})"
 
 
-def client_identity() -> ClientIdentity | None:
+def client_identity(environ: Mapping[str, str] = os.environ) -> ClientIdentity | None:
     """Return the client identity that the environment sets, or None.
+
+    Args:
+        environ: Where to look; the agent has taken it out of its own.
 
     Raises:
         NotAllowed: Only one of the two variables is set.
     """
-    client_id = os.environ.get(CLIENT_ID_VARIABLE)
-    secret = os.environ.get(CLIENT_SECRET_VARIABLE)
+    client_id = environ.get(CLIENT_ID_VARIABLE)
+    secret = environ.get(CLIENT_SECRET_VARIABLE)
     if client_id and secret:
         return ClientIdentity(client_id, secret)
     if client_id or secret:
@@ -107,14 +111,20 @@ class Login:
         address: The service.
         base: The user directory, which holds `storage.db`; None for the account's own.
         interactive: A person may be asked for a code on the terminal.
+        identity: A client identity; without one, that of the environment.
     """
 
     def __init__(
-        self, address: ServiceAddress, *, base: Path | None = None, interactive: bool = False
+        self,
+        address: ServiceAddress,
+        *,
+        base: Path | None = None,
+        interactive: bool = False,
+        identity: ClientIdentity | None = None,
     ) -> None:
         self.address = address
         self.interactive = interactive
-        self.identity = client_identity()
+        self.identity = identity or client_identity()
         self._transport = Transport(address.ca_file)
         self._store = _open_store(base or paths.user_dir(), store_namespace(address, self.identity))
         try:
@@ -348,13 +358,27 @@ def _sdk_environment(address: ServiceAddress) -> str:
 
 
 def _open_store(base: Path, namespace: str) -> SQLiteTokenStorage:
+    file = base / "storage.db"
     try:
-        base.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_parents(file)
+        _check_store(file)
         return SQLiteTokenStorage(
-            base / "storage.db",
+            file,
             namespace=namespace,
             # The agent opens it in one thread and uses it in another, never in two at once.
             connect_params={"check_same_thread": False},
         )
     except (OSError, sqlite3.Error) as exc:
         raise CantCreate(f"The token store in {base} cannot be opened: {exc}.") from exc
+
+
+def _check_store(file: Path) -> None:
+    """Refuse a token store that others could have put there; keep them from reading it.
+
+    Raises:
+        NotAllowed: It belongs to somebody else, or others can write it or its directory.
+    """
+    check_writers(file.parent, sticky_is_fine=True)
+    check_trusted(file, NotAllowed, "The token store")
+    if file.exists() and file.stat().st_mode & 0o077:
+        file.chmod(PRIVATE_FILE)

@@ -20,7 +20,7 @@ from cep.errors import DataError, SoftwareError, Unavailable
 from cep.model import PublishKwargs, QueueAddress, Registered
 from cep.service import refusal
 from cep.service.address import ServiceAddress
-from cep.service.auth import Login, retry_config
+from cep.service.auth import ClientIdentity, Login, retry_config
 from cep.service.transport import Transport
 
 
@@ -272,7 +272,11 @@ class ServiceClient:
 
 
 def connect(
-    address: ServiceAddress, *, interactive: bool, base: Path | None = None
+    address: ServiceAddress,
+    *,
+    interactive: bool,
+    base: Path | None = None,
+    identity: ClientIdentity | None = None,
 ) -> ServiceClient:
     """Return a client with a login for the service, made now where needed.
 
@@ -280,12 +284,13 @@ def connect(
         address: The service.
         interactive: A person may be asked for a code on the terminal.
         base: The user directory with the token store; None for the account's own.
+        identity: A client identity; without one, that of the environment.
 
     Raises:
         NotAllowed: There is no login and nobody to ask, or it was refused.
         TemporaryFailure: The service does not answer.
     """
-    login = Login(address, base=base, interactive=interactive)
+    login = Login(address, base=base, interactive=interactive, identity=identity)
     try:
         login.ensure()
         return ServiceClient(address, login)

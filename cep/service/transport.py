@@ -3,7 +3,7 @@
 globus-sdk's transport with connections of our own below it. A certificate that is not accepted
 ends the call at once, without globus-sdk's retries, and always as an error: there is no way back to
 plain text or to an unchecked connection. On plain http:// within this host nothing is sent before
-the owner of the port is known (cep.peer), and no proxy of the shell is used.
+the owner of the port is known (cep.safety.peer), and no proxy of the shell is used.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from requests.adapters import HTTPAdapter
 from urllib3 import HTTPConnectionPool
 from urllib3.connection import HTTPConnection
 
-from cep import certificates, peer
 from cep.errors import CepError, ConfigError
+from cep.safety import certificates, peer
 from cep.service import trust
 
 _PROBE_S = 5.0

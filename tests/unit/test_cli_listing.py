@@ -163,6 +163,7 @@ PICTURE = {
     "written": "2026-11-22T00:00:00+00:00",
     "state": "running",
     "holds": [],
+    "audit_log": None,
     "links": {"tasks": True, "results": True},
     "link_troubles": {},
     "tasks": dict.fromkeys(
@@ -186,6 +187,7 @@ PICTURE = {
         "workers": 0,
         "idle_workers": 0,
         "slots": 0,
+        "encrypted": None,
         "summary": "blocks 0/1, first starts with the first task",
         "blocks": [],
     },
@@ -212,7 +214,9 @@ def test_status_says_why_nothing_runs_yet(rig: Rig, monkeypatch: pytest.MonkeyPa
     [
         ({"holds": ["paused"]}, "paused; take tasks again with: resume"),
         ({"holds": ["disk full"]}, "the disk is full"),
+        ({"holds": ["audit log not writable"]}, "the audit log cannot be written"),
         ({"links": {"tasks": False, "results": True}}, "down: tasks"),
+        ({"engine": {"type": "x", "encrypted": False}}, "NOT ENCRYPTED"),
     ],
 )
 def test_status_says_what_is_in_the_way(

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from cep import peer
 from cep.amqp.probe import check_connection
 from cep.errors import PeerUntrusted, TemporaryFailure
 from cep.hub.running import RunningHub, ask
+from cep.safety import peer
 from cep.service import trust
 from cep.service.address import ServiceAddress
 from cep.service.client import connect
@@ -132,7 +132,7 @@ def test_root_and_oneself_may_serve_for_an_ordinary_account() -> None:
         pytest.skip("NOT TESTED: only root can be another account")
     program = """
 import codecs, os, pwd, socket, sys
-from cep import peer
+from cep.safety import peer
 for name in ("ascii", "idna"):
     codecs.lookup(name)  # loaded while its files can still be read
 os.setgroups([]); os.setgid(int(sys.argv[1])); os.setuid(int(sys.argv[1]))

@@ -28,6 +28,7 @@ from cep.hub.rest.errors import Refusal
 from cep.hub.rest.requests import name_field, read_object, services_of, wrong_login
 from cep.hub.running import SECRET_HEADER
 from cep.hub.services import Services
+from cep.safety.files import open_private
 
 ENV_CLIENT_NAME = "hub-env"
 
@@ -90,11 +91,18 @@ async def _list(request: Request) -> Response:
 
 async def _add(request: Request) -> Response:
     services = _check(request)
+    services.audit.require()
     made = await services.access.add(name_field(await read_object(request), "name"))
+    services.audit.note("client-add", request, client=made.client_id, name=made.name)
     return JSONResponse(_credentials_answer(made))
 
 
+def _note(event: str, request: Request, client: Client) -> None:
+    services_of(request).audit.note(event, request, client=client.client_id, name=client.name)
+
+
 async def _target(request: Request, services: Services) -> Client:
+    services.audit.require()
     return await services.access.find(str(request.path_params["client"]))
 
 
@@ -102,6 +110,7 @@ async def _rotate(request: Request) -> Response:
     services = _check(request)
     client = await _target(request, services)
     made = await services.access.rotate(client)
+    _note("client-rotate", request, client)
     await services.accounts.remove(topology.client_user(client.client_id))
     return JSONResponse(_credentials_answer(made))
 
@@ -110,6 +119,7 @@ async def _disable(request: Request) -> Response:
     services = _check(request)
     client = await _target(request, services)
     await services.access.disable(client)
+    _note("client-disable", request, client)
     cut = await _cut_off(services, client)
     return JSONResponse({**_client_answer(client), "disabled": True, "connections_closed": cut})
 
@@ -118,6 +128,7 @@ async def _enable(request: Request) -> Response:
     services = _check(request)
     client = await _target(request, services)
     await services.access.enable(client)
+    _note("client-enable", request, client)
     endpoints = await services.directory.owned_by(client.client_id)
     await services.accounts.resume(one.endpoint_id for one in endpoints if one.amqp_digest)
     return JSONResponse({**_client_answer(client), "disabled": False})
@@ -128,6 +139,7 @@ async def _remove(request: Request) -> Response:
     client = await _target(request, services)
     endpoints = await services.directory.owned_by(client.client_id)
     await services.access.remove(client)
+    _note("client-remove", request, client)
     services.directory.forget_owner(client.client_id)
     await services.accounts.remove(topology.client_user(client.client_id))
     for endpoint in endpoints:
@@ -146,7 +158,9 @@ async def _cut_off(services: Services, client: Client) -> int:
 
 async def _env(request: Request) -> Response:
     services = _check(request)
+    services.audit.require()
     made = await env_client(services, request.app.state.files.env_client)
+    services.audit.note("client-env", request, client=made.client_id, name=made.name)
     return JSONResponse({**_credentials_answer(made), "url": services.addresses.url})
 
 
@@ -198,7 +212,7 @@ async def _make_env_client(services: Services) -> Credentials:
 def _write_private(path: Path, content: dict[str, Any]) -> None:
     """Write a small JSON file that only this user may read, in one step."""
     fresh = path.with_name(f"{path.name}.{os.getpid()}")
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    descriptor = open_private(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         json.dump(content, file)
     fresh.replace(path)

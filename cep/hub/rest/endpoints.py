@@ -70,6 +70,7 @@ async def _register(request: Request) -> Response:
         endpoint_id = path_uuid(request, "endpoint_id", "endpoint")
         await _check_known(request, client, endpoint_id)
     services = services_of(request)
+    services.audit.require()
     endpoint, password = await services.directory.register(client.client_id, body, endpoint_id)
     if endpoint is None:
         raise _deleted(str(endpoint_id))
@@ -80,6 +81,9 @@ async def _register(request: Request) -> Response:
     await _check_admitted(services, endpoint)
     url = services.addresses.amqp_url(user, password, request.url.hostname)
     blocks = topology.queue_blocks(endpoint.endpoint_id, url)
+    services.audit.note(
+        "register", request, endpoint=endpoint.endpoint_id, name=body["endpoint_name"]
+    )
     return JSONResponse({"endpoint_id": endpoint.endpoint_id, **blocks})
 
 
@@ -178,7 +182,9 @@ async def _lock(request: Request) -> Response:
     client = await compute_client(request)
     endpoint = await find_endpoint(request, client, to_manage=True)
     services = services_of(request)
+    services.audit.require()
     await services.directory.lock(endpoint)
+    services.audit.note("endpoint-lock", request, endpoint=endpoint.endpoint_id)
     await services.accounts.remove(topology.endpoint_user(endpoint.endpoint_id))
     return JSONResponse({"endpoint_id": endpoint.endpoint_id, "status": "locked"})
 
@@ -193,7 +199,9 @@ async def _delete(request: Request) -> Response:
 async def delete_endpoint(request: Request, endpoint: Endpoint) -> None:
     """Cut the endpoint off, answer what waits for it, and take its queue away."""
     services = services_of(request)
+    services.audit.require()
     await services.directory.delete(endpoint)
+    services.audit.note("endpoint-delete", request, endpoint=endpoint.endpoint_id)
     await retire_endpoint(request, endpoint)
 
 

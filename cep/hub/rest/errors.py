@@ -92,10 +92,11 @@ _STATUS_OF_ERROR: tuple[tuple[type[CepError], int, str], ...] = (
 )
 
 
-async def on_cep_error(_request: Request, error: Exception) -> Response:
+async def on_cep_error(request: Request, error: Exception) -> Response:
     """Answer an error of ours."""
     assert isinstance(error, CepError)
     if isinstance(error, Refusal):
+        request.app.state.services.audit.refused(request, error.status, error.code)
         return error_response(
             error.status, error.code, error.message, error.error_args, error.retry_after_s
         )

@@ -50,6 +50,7 @@ def _refused_client(message: str) -> Refusal:
 
 async def _check_client(request: Request, form: dict[str, str]) -> Client:
     client_id, secret = _login(request, form)
+    request.state.caller = client_id  # for the audit: who it says it is
     try:
         client = await services_of(request).access.check_secret(client_id, secret)
     except NotAllowed as exc:
@@ -71,7 +72,10 @@ async def _token(request: Request) -> Response:
             f"The grant type {grant[:64]!r} is not served: this hub knows client credentials "
             "only (GLOBUS_COMPUTE_CLIENT_ID and GLOBUS_COMPUTE_CLIENT_SECRET).",
         )
-    answer = await services_of(request).access.issue(client, form.get("scope", ""))
+    services = services_of(request)
+    services.audit.require()
+    answer = await services.access.issue(client, form.get("scope", ""))
+    services.audit.note("login", request)
     return JSONResponse(answer, headers=_NO_STORE)
 
 

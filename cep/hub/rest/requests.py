@@ -80,10 +80,12 @@ async def _caller(request: Request) -> Caller:
     if kind.lower() != "bearer" or not token.strip():
         raise Refusal(401, "NOT_AUTHENTICATED", "The request carries no access token.")
     try:
-        return await services_of(request).access.caller(token.strip())
+        caller = await services_of(request).access.caller(token.strip())
     except NotAllowed as exc:
         refusal = Refusal(401, "NOT_AUTHENTICATED", exc.message)
         raise wrong_login(request, refusal) from exc
+    request.state.caller = caller.client.client_id  # for the audit, also of a refusal
+    return caller
 
 
 async def compute_client(request: Request) -> Client:

@@ -184,7 +184,9 @@ async def _submit(request: Request) -> Response:
     endpoint = await find_endpoint(request, client)
     raw = await read_body(request, SUBMIT_BODY)
     checked, body = await _checked_submit(request, client, endpoint, raw)
-    submitter = services_of(request).submitter
+    services = services_of(request)
+    services.audit.require()
+    submitter = services.submitter
     if await request.is_disconnected():
         # Nothing has been done yet, so that its repeat can be taken as a new submit.
         raise bad_request("The client went away before its submit was begun.")
@@ -201,6 +203,9 @@ async def _submit(request: Request) -> Response:
         else:
             submitter.orphan(attempt)
         raise
+    functions = (function_id for function_id, _ in checked.payloads)
+    pairs = list(zip(accepted.task_ids, functions, strict=True))
+    services.audit.submitted(request, endpoint.endpoint_id, accepted.task_group_id, pairs)
     ids = iter(accepted.task_ids)
     tasks = {key: [next(ids) for _ in values] for key, values in body["tasks"].items()}
     answer = {
