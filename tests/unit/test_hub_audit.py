@@ -147,7 +147,7 @@ def test_when_the_log_takes_nothing_more_no_further_deed_is_done_until_it_does(
         for _ in range(2):
             refused = await hub.call("POST", "/v3/endpoints", {"endpoint_name": "two"})
             assert refused.status == 503
-        assert hub.services.directory.counts()[0] == 1
+        assert (await hub.services.directory.counts())[0] == 1
         trail.has_room = True
         assert (await hub.call("POST", "/v3/endpoints", {"endpoint_name": "two"})).status == 200
         assert [line["name"] for line in trail.lines] == ["one", "two"]
