@@ -95,9 +95,10 @@ def read_running(files: HubFiles) -> RunningHub | None:
             public_url=str(found["public_url"]),
             admin_secret=str(found["admin_secret"]),
         )
-    except (OSError, ValueError, KeyError, TypeError):
+        # psutil knows no process of such a number.
+        return running if 0 < running.pid < 1 << 31 and running.is_alive() else None
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
-    return running if running.is_alive() else None
 
 
 def no_hub(files: HubFiles) -> Unavailable:
