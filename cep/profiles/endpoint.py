@@ -47,7 +47,7 @@ def read_record(root: Path) -> Record:
             service_url=found.get("service_url"),
             digest=str(found.get("digest") or ""),
         )
-    except (OSError, ValueError, AttributeError, TypeError):
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError):
         return Record()
 
 
