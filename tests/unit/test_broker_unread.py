@@ -95,6 +95,33 @@ def test_a_close_is_heard_while_a_peer_must_wait(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
+def test_a_peer_that_never_reads_is_dropped_after_two_heartbeats(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with (
+            running(tmp_path, limits=LIMITS) as (broker, port),
+            client(port, heartbeat=1) as lazy,
+        ):
+            await lazy.call(Queue.Declare(queue="q"), Queue.DeclareOk)
+            lazy.publish("q", b"x" * 60 * KIB, properties=Basic.Properties(delivery_mode=1))
+            await lazy.call_through(Basic.Qos(), Basic.QosOk)
+            lazy.writer.transport.pause_reading()  # type: ignore[attr-defined]
+            (connection,) = broker.connections
+            gone = asyncio.get_running_loop().create_future()
+            lost = connection.connection_lost
+
+            def noted(exc: Exception | None) -> None:
+                lost(exc)
+                gone.set_result(connection._waiting)
+
+            connection.connection_lost = noted  # type: ignore[method-assign]
+            for _ in range(200):
+                lazy.send(Basic.Get(queue="q"), Basic.Nack(0, multiple=True, requeue=True))
+            assert await asyncio.wait_for(gone, 10)
+            assert not broker.connections
+
+    asyncio.run(scenario())
+
+
 class _Connection:
     """As much of a connection as the assembling of a message needs."""
 

@@ -60,7 +60,7 @@ class Connection(asyncio.Protocol):
         self._flush_due = False
         self._confirming: dict[int, Confirms] = {}
         self._paused = self._starved = self._held_up = self._waiting = False
-        self._loading = 0
+        self._loading = self._unread = 0
         self._timer: asyncio.TimerHandle | None = None
         self._silent_halves = 0
         self._heard = self._said = False
@@ -321,8 +321,8 @@ class Connection(asyncio.Protocol):
     def _half_beat(self) -> None:
         if not self._said:
             self.send(frames.HEARTBEAT_FRAME)
-        # While reading is held up by us, the peer's silence says nothing.
-        silent = not (self._heard or self._held_up or self._waiting)
+        # While reading is held up by us, the peer's silence says nothing, but its own reading does.
+        silent = not (self._heard or self._held_up or (self._waiting and self._reads()))
         self._silent_halves = self._silent_halves + 1 if silent else 0
         self._heard = self._said = False
         if self._silent_halves >= _SILENT_HALVES:
@@ -330,6 +330,11 @@ class Connection(asyncio.Protocol):
             self.abort()
         else:
             self._set_timer(self._handshake.heartbeat_s / 2, self._half_beat)
+
+    def _reads(self) -> bool:
+        """Whether the peer has read something since this was asked last, or need not."""
+        unread, self._unread = self._unread, self._transport.get_write_buffer_size()
+        return not self._paused or self._unread < unread
 
     # -- frames in ---------------------------------------------------------------------------
 
