@@ -392,12 +392,12 @@ def stored_endpoint_id(paths: EndpointPaths) -> str | None:
         DataError: `endpoint.json` is there and cannot be understood.
     """
     try:
-        text = paths.endpoint_json.read_text(encoding="utf-8")
+        content = paths.endpoint_json.read_bytes()
     except FileNotFoundError:
         return None
     try:
-        return str(json.loads(text)["endpoint_id"])
-    except (ValueError, KeyError, TypeError) as exc:
+        return str(json.loads(content)["endpoint_id"])
+    except (ValueError, KeyError, TypeError, RecursionError) as exc:
         raise DataError(
             f"{paths.endpoint_json} does not hold an endpoint id. Restore it, or remove it to "
             "register as a new endpoint."

@@ -144,7 +144,7 @@ class Session:
             return {}, None
         try:
             specification = json.loads(task.resource_specification)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             return {}, f"The task's resource_specification is not JSON: {error}."
         if not specification:
             return {}, None

@@ -8,6 +8,7 @@ library only, so that the agent reads answers without unpickling anything.
 from __future__ import annotations
 
 import functools
+import math
 import os
 import platform
 import struct
@@ -93,6 +94,10 @@ def unpack_answers(frame: bytes) -> list[Answer]:
         for _ in range(count):
             begun, run_time_s, length = _HEAD.unpack_from(frame, at)
             at += _HEAD.size
+            if not 0 <= run_time_s < math.inf:
+                raise ValueError(f"The worker's answer says that a run took {run_time_s} seconds.")
+            if length > len(frame) - at:
+                raise ValueError("The worker's answer is cut off.")
             answers.append(Answer(bool(begun), run_time_s, frame[at : at + length]))
             at += length
     except struct.error as error:

@@ -256,6 +256,7 @@ class Dispatcher:
         worker.full = False
         for packet, handles in worker.receive():
             if worker.pid is None:
+                packets.close_all(handles)
                 worker.pid = packets.read_hello(packet)
                 worker.place = Place(worker=str(worker.pid))
                 self._failed_starts = 0

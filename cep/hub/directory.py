@@ -52,13 +52,12 @@ class Heartbeat:
         info = self.state.get("info")
         inner = info.get("heartbeat_period") if isinstance(info, dict) else None
         found = self.state.get("heartbeat_period", inner)
-        if (
-            isinstance(found, bool)
-            or not isinstance(found, (int, float))
-            or not math.isfinite(found)
-        ):
+        if isinstance(found, bool) or not isinstance(found, (int, float)):
             return DEFAULT_PERIOD_S
-        return min(max(0.0, float(found)), LONGEST_PERIOD_S)
+        if isinstance(found, float) and not math.isfinite(found):
+            return DEFAULT_PERIOD_S
+        # Bounded first: a whole number may be too large for any float.
+        return float(min(max(0, found), LONGEST_PERIOD_S))
 
     @property
     def going_away(self) -> bool:

@@ -116,9 +116,10 @@ def read_running(files: HubFiles) -> RunningHub | None:
             certificate=found.get("certificate"),
             ca_file=found.get("ca_file"),
         )
-    except (OSError, ValueError, KeyError, TypeError):
+        # psutil knows no process of such a number.
+        return running if 0 < running.pid < 1 << 31 and running.is_alive() else None
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
-    return running if running.is_alive() else None
 
 
 def no_hub(files: HubFiles) -> Unavailable:

@@ -19,7 +19,8 @@ from cep.journal import crash, faults
 FILE_THRESHOLD = 64 * 1024  # bytes
 TASK = "task"
 RESULT = "result"
-_NAME = re.compile(r"([0-9]+)\.(task|result)")
+# As `_path` writes it: `007.task` is another file than `7.task`, and not ours.
+_NAME = re.compile(r"(0|[1-9][0-9]*)\.(task|result)")
 
 
 class BodyFiles:
@@ -63,7 +64,7 @@ class BodyFiles:
             with os.scandir(self._directory) as entries:
                 for entry in entries:
                     match = _NAME.fullmatch(entry.name)
-                    if match is None:
+                    if match is None or entry.is_dir(follow_symlinks=False):
                         continue  # not ours to judge
                     key = (int(match[1]), match[2])
                     if key in named:

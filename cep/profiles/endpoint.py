@@ -51,7 +51,7 @@ def read_record(root: Path) -> Record:
             digest=str(found.get("digest") or ""),
             ca_file=found.get("ca_file"),
         )
-    except (OSError, ValueError, AttributeError, TypeError):
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError):
         return Record()
 
 

@@ -274,7 +274,10 @@ def run(
 
 
 async def _run(
-    work: Callable[[Hub], Coroutine[Any, Any, None]], state_dir: Path, messaging: FakeMessaging
+    work: Callable[[Hub], Coroutine[Any, Any, None]],
+    state_dir: Path,
+    messaging: FakeMessaging,
+    deadline_s: float | None = 30,
 ) -> None:
     files = HubFiles(state_dir)
     store = Store(files.database)
@@ -315,7 +318,7 @@ async def _run(
         )
         hub = Hub(services, messaging, now, dropped, application(services, files))
         try:
-            await asyncio.wait_for(work(hub), 30)
+            await asyncio.wait_for(work(hub), deadline_s)
         finally:
             await relay.stop()
             await submitter.stop()

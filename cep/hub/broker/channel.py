@@ -236,8 +236,7 @@ class Channel:
         tag = self.next_tag()
         self.unacked[tag] = Delivered(message, queue, None)
 
-        def loaded(future: asyncio.Future[bytes | None]) -> None:
-            body = future.result()
+        def answer(body: bytes | None) -> None:
             if tag not in self.unacked or body is None:
                 return
             self.connection.send(
@@ -256,10 +255,16 @@ class Channel:
                 del self.unacked[tag]
                 queue.settle((message,))
 
+        def loaded(future: asyncio.Future[bytes | None]) -> None:
+            answer(future.result())
+            self.connection.loading(-1)
+
         body = queue.body_of(message)
         if body.done():
-            loaded(body)
+            answer(body.result())
         else:
+            # Whatever the peer asks next waits, or it could have all of the store loaded at once.
+            self.connection.loading(1)
             body.add_done_callback(loaded)
 
     def _qos(self, method: commands.Basic.Qos) -> None:

@@ -21,7 +21,7 @@ from cep.hub.records import Client, Endpoint
 from cep.hub.rest import guard
 from cep.hub.rest.errors import Refusal, bad_request, too_large, too_many, unprocessable
 from cep.hub.services import Services
-from cep.wire.envelope import read_uuid
+from cep.wire.envelope import DEEPEST, deeper_than, read_uuid
 
 T = TypeVar("T")
 
@@ -112,8 +112,11 @@ async def read_body(request: Request, limit_bytes: int) -> bytes:
             it comes too slowly; 400 when the client goes away.
     """
     announced = request.headers.get("content-length", "0")
-    if announced.isdigit() and int(announced) > limit_bytes:
-        raise too_large(limit_bytes)
+    if announced.isascii() and announced.isdigit():
+        # Compared as text where it is long: Python reads no number of thousands of digits.
+        digits = announced.lstrip("0")
+        if len(digits) > 19 or int(digits or 0) > limit_bytes:
+            raise too_large(limit_bytes)
     chunks = []
     size = 0
     pace = _Pace(limits_of(request).rates)
@@ -208,6 +211,8 @@ def _parse_object(raw: bytes) -> dict[str, Any]:
         raise bad_request(f"The request's body is not JSON ({reason}).") from exc
     if not isinstance(found, dict):
         raise bad_request("The request's body is not a JSON object.")
+    if deeper_than(found, DEEPEST):
+        raise bad_request(f"The request's body is nested more than {DEEPEST} levels deep.")
     return found
 
 

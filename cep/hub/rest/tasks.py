@@ -49,6 +49,14 @@ def _payloads(body: dict[str, Any]) -> list[tuple[str, str]]:
     tasks = field(body, "tasks", dict)
     if not tasks:
         raise unprocessable("The field 'tasks' is missing or empty.")
+    # Counted before anything is looked at: to check millions would hold everybody up.
+    count = sum(len(values) if isinstance(values, list) else 1 for values in tasks.values())
+    if count > _MOST_TASKS:
+        raise Refusal(
+            413,
+            "TOO_MANY_TASKS",
+            f"The submit has {count} tasks; {_MOST_TASKS} at a time are taken.",
+        )
     payloads: list[tuple[str, str]] = []
     for key, values in tasks.items():
         function_id = as_uuid(key, "A key of the field 'tasks'")
@@ -57,12 +65,6 @@ def _payloads(body: dict[str, Any]) -> list[tuple[str, str]]:
         for one in values:
             _check_arguments(one, function_id)
             payloads.append((function_id, one))
-    if len(payloads) > _MOST_TASKS:
-        raise Refusal(
-            413,
-            "TOO_MANY_TASKS",
-            f"The submit has {len(payloads)} tasks; {_MOST_TASKS} at a time are taken.",
-        )
     return payloads
 
 
