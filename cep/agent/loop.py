@@ -14,10 +14,11 @@ from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Any
 
+from cep.agent import disk_hold, reregistration
 from cep.agent import links as link_names
-from cep.agent import reregistration
+from cep.agent.disk_hold import DiskHold
 from cep.agent.idle import IdleWatch
-from cep.agent.intake import HOLD_DISK, HOLD_PAUSED, HOLD_STOPPING
+from cep.agent.intake import HOLD_PAUSED, HOLD_STOPPING
 from cep.agent.mailbox import (
     ControlRequest,
     RegisteredAgain,
@@ -39,7 +40,6 @@ DEFAULT_DRAIN_S = 10.0  # what a signal means; source: the published endpoint wa
 FLUSH_S = 10.0  # results still unconfirmed after this stay in the journal for the next start
 LINKS_CLOSE_S = 5.0
 ENGINE_STOP_S = 15.0
-DISK_RETRY_S = 5.0
 REFUSED_RETRY_S = 5.0
 # An old connection of ours may hold the task queue until the broker misses two heartbeats (60 s
 # each on RabbitMQ), so a start waits longer than that for its turn.
@@ -66,6 +66,14 @@ class MainLoop:
         self._flushed = False
         self._lease_checked_at = time.monotonic()
         self._moved = 0
+        self._disk = DiskHold(
+            journal=parts.journal,
+            intake=parts.intake,
+            dispatcher=parts.dispatcher,
+            outbox=parts.outbox,
+            timers=parts.timers,
+            tell=self._write_status,
+        )
         self._idle = IdleWatch(
             parts.settings.idle_heartbeats_soft, parts.settings.idle_heartbeats_hard
         )
@@ -99,7 +107,7 @@ class MainLoop:
             "start": self._start_took_too_long,
             "drain": self._drain_ends,
             "flush": self._flush_ends,
-            "disk": lambda: None,  # the turn that follows tries the commit again
+            disk_hold.TIMER: self._disk.look,
             "refused": parts.outbox.retry_refused,
             reregistration.TIMER: self._reregistration.ask,
         }
@@ -127,40 +135,24 @@ class MainLoop:
 
     def _turn(self) -> None:
         parts = self._p
-        if HOLD_DISK not in parts.intake.held():
+        if not self._disk.held:
             parts.dispatcher.choose()
-        if not self._commit():
+        if not self._disk.commit():
             return
         parts.intake.acknowledge()
         crash.reach("acknowledged")
-        parts.outbox.send()
-        crash.reach("published")
-        parts.dispatcher.hand_over()
+        try:
+            again = parts.outbox.send()
+            crash.reach("published")
+            unable = parts.dispatcher.hand_over()
+        except DiskUnfit as error:  # a body cannot be read for now
+            self._disk.hold(error)
+            return
         crash.reach("handed-over")
         parts.intake.balance(parts.dispatcher.unfinished, parts.dispatcher.unfinished_bytes)
-
-    def _commit(self) -> bool:
-        parts = self._p
-        try:
-            parts.journal.commit()
-        except DiskUnfit as error:
-            self._disk_is_full(error)
-            return False
-        parts.intake.release(HOLD_DISK)
-        return True
-
-    def _disk_is_full(self, error: DiskUnfit) -> None:
-        """Nothing of this turn has happened: tasks go back to the broker, results wait here."""
-        parts = self._p
-        if HOLD_DISK not in parts.intake.held():
-            log.error("%s", error, extra={"event": "journal.full"})
-        parts.dispatcher.unchoose()
-        withdrawn = parts.intake.withdraw()
-        parts.journal.discard(withdrawn)
-        parts.dispatcher.forget(withdrawn)
-        parts.outbox.withdraw(withdrawn)
-        parts.intake.hold(HOLD_DISK)
-        parts.timers.set("disk", DISK_RETRY_S)
+        if unable or again:  # answers that have to be committed before they are sent
+            self._finished(unable)
+            self._turn()
 
     def _guard_lease(self) -> None:
         """Before anything is published or consumed after a pause of ours: are we still wanted?
@@ -405,13 +397,13 @@ class MainLoop:
             for event in events:
                 if isinstance(event, amqp.Confirmed | Outcomes):
                     self._on_event[type(event)](event)
-        self._commit()
+        self._disk.commit()
 
     # -- the picture ---------------------------------------------------------------------------
 
     def status(self) -> dict[str, Any]:
         """What `status.json` and the control socket show."""
-        return picture(self._p, self._word(), self._since)
+        return picture(self._p, self._word(), self._since, self._disk.trouble)
 
     def _word(self) -> str:
         if self._stopping:

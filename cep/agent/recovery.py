@@ -10,16 +10,12 @@ import logging
 from collections.abc import Set
 
 from cep.agent.dispatcher import Dispatcher
+from cep.agent.lost_body import lost_body
 from cep.agent.outbox import Outbox
 from cep.config.settings import OnRestart
 from cep.journal.journal import Journal
 from cep.journal.report import Unfinished
-from cep.wire.result import ENDPOINT_RESTARTED, UNKNOWN_TASK_FAILURE, error_result
-
-LOST_BODY = (
-    "The endpoint's journal lost the body of this task or of its result: its file was removed or "
-    "cut short. The endpoint's owner finds more in its log."
-)
+from cep.wire.result import ENDPOINT_RESTARTED, error_result
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +57,7 @@ def recover(
             journal.ungive([task.seq])
         dispatcher.add(task.seq, task.task_id, task.size, attempts)
     for seq, task_id in recovered.damaged:
-        result = error_result(task_id, UNKNOWN_TASK_FAILURE, LOST_BODY)
+        result = lost_body(task_id)
         journal.finish(seq, result)
         outbox.add([(seq, len(result))])
     outbox.add(recovered.unsent)

@@ -14,7 +14,7 @@ from cep.paths import EndpointPaths
 
 _HOLDS = {
     "paused": "paused; take tasks again with: resume",
-    "disk full": "no new tasks: the disk is full",
+    "disk": "no new tasks: the journal's disk is full or broken",
     "stopping": "stopping",
     "high mark reached": "no new tasks until some of those waiting are done",
 }
@@ -128,6 +128,8 @@ def _agent_lines(agent: dict[str, Any]) -> list[str]:
     lines.append("Links:     " + (f"down: {', '.join(down)}" if down else "up"))
     for hold in agent.get("holds") or ():
         lines.append("Holds:     " + _HOLDS.get(hold, str(hold)))
+        if hold == "disk" and agent.get("disk"):
+            lines.append(f"           {agent['disk']}")
     lines.append(
         f"Engine:    {engine.get('type', '')}, {engine.get('workers', 0)} workers, "
         f"{engine.get('idle_workers', 0)} idle"

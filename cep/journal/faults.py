@@ -18,6 +18,7 @@ _DISK = (
     "unable to open database file",
     "large file support is disabled",
 )
+_FULL = ("database or disk is full",)
 _LOCKED = ("database is locked", "locking protocol", "database table is locked")
 
 MOVE_AWAY = "Move the file away to start with an empty journal; the tasks in it are then lost."
@@ -37,6 +38,16 @@ def from_sqlite(exc: sqlite3.Error, db: Path) -> CepError:
             "of one with the same state_dir, runs on this host or did not end yet."
         )
     return JournalError(f"The journal {db} cannot be used: {exc}.", hint=MOVE_AWAY)
+
+
+def leaves_doubt(exc: sqlite3.Error) -> bool:
+    """Whether the open database is in doubt after this, so that it has to be opened anew.
+
+    A file handle of a network file system can be stale for ever, and after a failed write or flush
+    what SQLite and the kernel hold of it may be wrong. A full disk harms neither.
+    """
+    text = str(exc).lower()
+    return text.startswith(_DISK) and not text.startswith(_FULL)
 
 
 def from_os(exc: OSError, path: Path) -> DiskUnfit:

@@ -210,7 +210,8 @@ def test_status_says_why_nothing_runs_yet(rig: Rig, monkeypatch: pytest.MonkeyPa
     ("change", "said"),
     [
         ({"holds": ["paused"]}, "paused; take tasks again with: resume"),
-        ({"holds": ["disk full"]}, "the disk is full"),
+        ({"holds": ["disk"]}, "no new tasks: the journal's disk is full or broken"),
+        ({"holds": ["disk"], "disk": "No quota is left."}, "No quota is left."),
         ({"links": {"tasks": False, "results": True}}, "down: tasks"),
     ],
 )
