@@ -21,6 +21,7 @@ from cep.agent.disk import check_disk
 from cep.agent.dispatcher import Dispatcher
 from cep.agent.intake import Intake
 from cep.agent.launch import Announcer
+from cep.agent.lease_keeper import LeaseKeeper
 from cep.agent.links import Links
 from cep.agent.loop import MainLoop
 from cep.agent.mailbox import Mailbox, Signalled, Timers
@@ -217,7 +218,12 @@ class _Life:
         process.set_title(endpoint_id, paths.name)
         for address in (registered.tasks, registered.results):
             check_connection(address.url, port=settings.amqp_port)
-        agent_links = Links(registered, port=settings.amqp_port, put=mailbox.put, guard=held.check)
+        keeper = LeaseKeeper(held, mailbox.put)
+        down.callback(keeper.stop)
+        keeper.start()
+        agent_links = Links(
+            registered, port=settings.amqp_port, put=mailbox.put, guard=keeper.check
+        )
         down.callback(agent_links.stop, 0.0)
         engine = build_engine(settings.engine)
         down.callback(engine.stop, 5.0)
@@ -249,7 +255,7 @@ class _Life:
                 endpoint_id=endpoint_id,
                 paths=paths,
                 settings=settings,
-                lease=held,
+                lease=keeper,
                 mailbox=mailbox,
                 timers=Timers(),
                 journal=journal,

@@ -23,6 +23,8 @@ from cep.paths import EndpointPaths
 # What a start needs at least: the lease and the log here, the journal and its log there.
 SHARED_ROOM = 1024 * 1024  # bytes
 LOCAL_ROOM = 16 * 1024 * 1024  # bytes
+# The file system's fault, not that of a path or its owner.
+_BROKEN = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENOTCONN)
 _OFFER = (
     "Put the journal on a local disk with a line such as `state_dir: /var/tmp/cep-{user}/{name}` "
     "in {config}."
@@ -45,7 +47,7 @@ def check_disk(paths: EndpointPaths) -> None:
 
 
 def _try_half(directory: Path, room: int, *, locks: bool, hint: str | None) -> None:
-    _own(directory)
+    _own(directory, hint)
     probe = directory / f".trial-{os.getpid()}-{secrets.token_hex(4)}"
     twin = probe.with_name(probe.name + "-twin")
     try:
@@ -65,15 +67,17 @@ def _try_half(directory: Path, room: int, *, locks: bool, hint: str | None) -> N
                 file.unlink(missing_ok=True)
 
 
-def _own(directory: Path) -> None:
+def _own(directory: Path, hint: str | None) -> None:
     """Make the directory if need be; it must be ours, and not reached by another's link."""
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         at_name = directory.lstat()
         found = directory.stat()
     except OSError as exc:
-        raise CantCreate(
-            f"The directory {directory} cannot be made: {exc.strerror or exc}."
+        error = DiskUnfit if exc.errno in _BROKEN else CantCreate
+        raise error(
+            f"The directory {directory} cannot be made or read: {exc.strerror or exc}.",
+            hint=hint if error is DiskUnfit else None,
         ) from exc
     user = os.getuid()
     if stat.S_ISLNK(at_name.st_mode) and at_name.st_uid not in (user, 0):

@@ -11,8 +11,11 @@ import logging.handlers
 import os
 import re
 import time
+from contextlib import suppress
+from io import TextIOWrapper
 from pathlib import Path
 
+from cep.agent.log_writer import LogWriter, missing
 from cep.config.settings import LogSettings
 
 FORMAT = "%(asctime)sZ %(levelname)s %(process)d %(threadName)s %(name)s: %(message)s"
@@ -55,26 +58,46 @@ class RedactingFormatter(logging.Formatter):
 
 
 class LogFile(logging.handlers.RotatingFileHandler):
-    """A rotating file of mode 0600 that can also carry the process's own output."""
+    """A rotating file of mode 0600 that can also carry the process's own output.
+
+    After a line that could not be written (a full disk, a stale handle) the file is opened anew
+    for the next one; the first that succeeds is followed by the number of those that are missing.
+    """
 
     def __init__(self, path: Path, settings: LogSettings, *, take_output: bool) -> None:
         self._take_output = take_output
+        self._failed = False
+        self._lost = 0
         super().__init__(
             path, maxBytes=settings.max_bytes, backupCount=settings.backups, encoding="utf-8"
         )
-        self._redirect()
 
-    def doRollover(self) -> None:
-        """Rotate, and let standard output and error follow to the new file."""
-        super().doRollover()
-        self._redirect()
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one line."""
+        self._failed = False
+        super().emit(record)
+        if self._lost and not self._failed:
+            super().emit(missing(self._lost, "they could not be written"))
+            self._lost = 0
 
-    def _redirect(self) -> None:
-        assert self.stream is not None  # open: only `delay=True` would leave it for later
-        os.fchmod(self.stream.fileno(), 0o600)
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Count the line as lost, and let go of the file."""
+        del record
+        self._failed = True
+        self._lost += 1
+        stream, self.stream = self.stream, None
+        if stream is not None:
+            with suppress(OSError):
+                stream.close()
+
+    def _open(self) -> TextIOWrapper:
+        """Open the file, and let standard output and error follow to it."""
+        stream = super()._open()
+        os.fchmod(stream.fileno(), 0o600)
         if self._take_output:
-            os.dup2(self.stream.fileno(), 1)
-            os.dup2(self.stream.fileno(), 2)
+            os.dup2(stream.fileno(), 1)
+            os.dup2(stream.fileno(), 2)
+        return stream
 
 
 def set_up(
@@ -83,12 +106,13 @@ def set_up(
     """Send the log of the whole process to `path`, and to standard error with `console`."""
     root = logging.getLogger()
     root.setLevel(logging.DEBUG if debug else logging.INFO)
-    handlers: list[logging.Handler] = [LogFile(path, settings, take_output=detached)]
+    file = LogFile(path, settings, take_output=detached)
+    file.setFormatter(RedactingFormatter())
+    root.addHandler(LogWriter(file))
     if console and not detached:
-        handlers.append(logging.StreamHandler())
-    for handler in handlers:
-        handler.setFormatter(RedactingFormatter())
-        root.addHandler(handler)
+        terminal = logging.StreamHandler()
+        terminal.setFormatter(RedactingFormatter())
+        root.addHandler(terminal)
     # Libraries speak of their own matters at info; ours are what an operator reads.
     for library in ("parsl", "urllib3", "globus_sdk"):
         logging.getLogger(library).setLevel(logging.WARNING)

@@ -19,6 +19,7 @@ from cep.agent import links as link_names
 from cep.agent.disk_hold import DiskHold
 from cep.agent.idle import IdleWatch
 from cep.agent.intake import HOLD_PAUSED, HOLD_STOPPING
+from cep.agent.lease_keeper import LeaseGone
 from cep.agent.mailbox import (
     ControlRequest,
     RegisteredAgain,
@@ -101,6 +102,7 @@ class MainLoop:
             ControlRequest: self._on_control,
             RegisteredAgain: self._on_registered_again,
             RegistrationFailed: self._on_registration_failed,
+            LeaseGone: self._on_lease_gone,
         }
         self._on_timer: dict[str, Callable[[], None]] = {
             "heartbeat": self._heartbeat,
@@ -163,6 +165,9 @@ class MainLoop:
         if now - self._lease_checked_at >= LEASE_CHECK_S:
             self._p.lease.check()
             self._lease_checked_at = now
+
+    def _on_lease_gone(self, event: LeaseGone) -> None:
+        raise event.error
 
     def _finished(self, results: list[tuple[int, int]]) -> None:
         self._moved += len(results)
@@ -311,18 +316,28 @@ class MainLoop:
         verb = event.request.get("do")
         if verb == "status":
             event.reply(self.status())
-        elif verb == "pause":
-            self._p.paths.paused_mark.touch(mode=0o600)
-            self._p.intake.hold(HOLD_PAUSED)
-            event.reply(self.status())
-        elif verb == "resume":
-            self._p.paths.paused_mark.unlink(missing_ok=True)
-            self._p.intake.release(HOLD_PAUSED)
-            event.reply(self.status())
+        elif verb in ("pause", "resume"):
+            self._pause(event, paused=verb == "pause")
         elif verb in ("stop", "drain"):
             self._on_stop_request(event)
         else:
             event.reply({"error": f"The agent knows no request {verb!r}."})
+
+    def _pause(self, event: ControlRequest, *, paused: bool) -> None:
+        mark = self._p.paths.paused_mark
+        try:
+            if paused:
+                mark.touch(mode=0o600)
+            else:
+                mark.unlink(missing_ok=True)
+        except OSError as exc:
+            event.reply({"error": f"The mark {mark} cannot be changed: {exc.strerror or exc}."})
+            return
+        if paused:
+            self._p.intake.hold(HOLD_PAUSED)
+        else:
+            self._p.intake.release(HOLD_PAUSED)
+        event.reply(self.status())
 
     def _on_stop_request(self, event: ControlRequest) -> None:
         drain_s = event.request.get("drain_s", DEFAULT_DRAIN_S)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from cep.agent.lease_keeper import LeaseGone
 from cep.amqp.events import AmqpEvent
 from cep.engines.base import EngineEvent
 from cep.errors import CepError
@@ -52,7 +53,13 @@ class RegistrationFailed:
 
 
 AgentEvent: TypeAlias = (
-    AmqpEvent | EngineEvent | Signalled | ControlRequest | RegisteredAgain | RegistrationFailed
+    AmqpEvent
+    | EngineEvent
+    | Signalled
+    | ControlRequest
+    | RegisteredAgain
+    | RegistrationFailed
+    | LeaseGone
 )
 
 

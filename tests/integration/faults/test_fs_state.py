@@ -45,7 +45,7 @@ def scene(tmp_path: Path, rabbitmq: RabbitMq, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.fixture
 def disk(tmp_path: Path, scene: Bench) -> Iterator[BrokenFs]:
-    del scene  # taken down after us: its agent must be gone before the disk goes
+    del scene
     need(why_not())
     with BrokenFs(tmp_path / "below", tmp_path / "state") as made:
         yield made
