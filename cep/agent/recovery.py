@@ -46,7 +46,7 @@ def recover(
     recovered = journal.recover()
     rerun = answered = 0
     for task in recovered.unfinished:
-        started = task.given and (begun is None or task.seq in begun)
+        started = _has_begun(task, begun)
         attempts = task.attempts if started or not task.given else task.attempts - 1
         if started and not (on_restart == "retry" and attempts <= max_retries):
             answered += 1
@@ -72,6 +72,16 @@ def recover(
             len(recovered.unsent),
             extra={"event": "recovery.done"},
         )
+
+
+def _has_begun(task: Unfinished, begun: Set[int] | None) -> bool:
+    """Whether a worker of the earlier life may have begun this task."""
+    if begun is None:
+        return task.given
+    # A worker begins only what was given. So a task that was begun and never given shows that the
+    # journal has lost its last commits, as a write-ahead log does that somebody cut.
+    never_given = not task.given and task.attempts == 0
+    return task.seq in begun and (task.given or never_given)
 
 
 def _answer(journal: Journal, outbox: Outbox, task: Unfinished, endpoint_id: str) -> None:

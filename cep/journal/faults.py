@@ -19,9 +19,20 @@ _DISK = (
     "large file support is disabled",
 )
 _FULL = ("database or disk is full",)
+_CORRUPT = ("database disk image is malformed", "malformed database schema", "file is not a")
 _LOCKED = ("database is locked", "locking protocol", "database table is locked")
 
-MOVE_AWAY = "Move the file away to start with an empty journal; the tasks in it are then lost."
+BODIES = "journal-bodies"  # the directory beside the database (cep.paths)
+
+
+def move_away(db: Path) -> str:
+    """Return the hint how to go on without a journal that cannot be used, and what that costs."""
+    aside = db.with_name("damaged-journal")
+    return (
+        f"To start with an empty journal, set this one aside: mkdir {aside} && "
+        f"mv {db}* {db.parent / BODIES} {aside}/\n"
+        "Tasks and results in it are then not answered: who submitted them has to do it again."
+    )
 
 
 def from_sqlite(exc: sqlite3.Error, db: Path) -> CepError:
@@ -37,7 +48,8 @@ def from_sqlite(exc: sqlite3.Error, db: Path) -> CepError:
             f"The journal {db} is locked by another process: another agent of this endpoint, or "
             "of one with the same state_dir, runs on this host or did not end yet."
         )
-    return JournalError(f"The journal {db} cannot be used: {exc}.", hint=MOVE_AWAY)
+    what = "is corrupt" if text.startswith(_CORRUPT) else "cannot be used"
+    return JournalError(f"The journal {db} {what}: {exc}.", hint=move_away(db))
 
 
 def leaves_doubt(exc: sqlite3.Error) -> bool:

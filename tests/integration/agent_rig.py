@@ -81,8 +81,13 @@ def _tokens(scopes: str) -> dict[str, Any]:
             "expires_in": 172800,
         }
 
-    first = token("funcx_service")
-    others = [token(server) for server in ("auth.globus.org", "groups.api.globus.org")]
+    # As the real one: a token for each resource that was asked for, and no other.
+    asked = {
+        "funcx_service": "facd7ccc" in scopes,
+        "auth.globus.org": "openid" in scopes or "/scopes/auth.globus.org" in scopes,
+        "groups.api.globus.org": "groups.api.globus.org" in scopes,
+    }
+    first, *others = [token(server) for server, wanted in asked.items() if wanted]
     return {**first, "other_tokens": others}
 
 

@@ -110,7 +110,7 @@ def test_a_home_that_hangs_with_the_journal_in_it_delays_tasks_and_loses_none(
     account = scene.collect(1)
     home.hang()
     scene.submit(note, [f"task-{n}" for n in range(50)])
-    scene.collect(51, within_s=HANG_S, onto=account)
+    scene.collect(51, within_s=HANG_S if LONG else 2.0, onto=account)
     assert len(account.answers) == 1
     home.heal()
     began = time.monotonic()
@@ -125,24 +125,21 @@ def test_a_home_that_hangs_with_the_journal_in_it_delays_tasks_and_loses_none(
 
 def test_a_home_that_fails_stops_no_task_and_costs_no_lease(scene: Bench, home: BrokenFs) -> None:
     agent = scene.start()
-    for code in ("EROFS", "ESTALE", "EDQUOT", "stale for ever"):
-        if code == "stale for ever":
-            home.forget_open_files()
-        else:
-            home.fail(code, "everything" if code == "ESTALE" else "changes")
+    for code in ("EROFS", "ESTALE", "EDQUOT") if LONG else ("ESTALE",):
+        home.fail(code, "everything" if code == "ESTALE" else "changes")
         since = home.seen()["failures"]
-        scene.submit(note, [f"{code.replace(' ', '-')}-{n}" for n in range(20)])
+        scene.submit(note, [f"{code}-{n}" for n in range(20)])
         account = scene.collect(20)
         while home.seen()["failures"] == since:  # until the heartbeat has met the trouble
             ask_past_the_home(scene)
         assert agent.poll() is None
+        home.forget_open_files()  # the lease and the log have to be opened anew, too
         home.heal()
         wait_for_renewal(scene, datetime.now(timezone.utc))
-        enter_account(f"home: {code}", account, 20)
+        enter_account(f"home: {code}, then stale handles", account, 20)
         assert account.errors == []
     assert scene.stop(agent) == 0
     log = scene.log()
-    assert "cannot renew the lease" in log
     assert re.search(r"\d+ lines are missing here", log)
 
 
