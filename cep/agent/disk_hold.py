@@ -65,7 +65,7 @@ class DiskHold:
         """Commit this turn, with fewer new tasks when there is no room for all.
 
         Returns:
-            Whether what the journal has buffered is on disk, so that it may be acted on.
+            Whether nothing is buffered any more, so that what is on disk may be acted on.
 
         Raises:
             JournalError: The journal is corrupt.

@@ -35,8 +35,11 @@ class LogWriter(logging.handlers.QueueHandler):
         """Put a record in line, or count it as dropped when the line is too long."""
         if self._lines.qsize() >= KEPT_LINES:
             self._dropped += 1
-        else:
-            self._lines.put(record)
+            return
+        if self._dropped:
+            self._lines.put(missing(self._dropped, "the log's disk did not answer"))
+            self._dropped = 0
+        self._lines.put(record)
 
     def flush(self) -> None:
         """Wait until what was logged before is written, but not for a disk that hangs."""
@@ -54,11 +57,8 @@ class LogWriter(logging.handlers.QueueHandler):
             item = self._lines.get()
             if isinstance(item, threading.Event):
                 item.set()
-                continue
-            dropped, self._dropped = self._dropped, 0
-            if dropped:
-                self._target.handle(missing(dropped, "the log's disk did not answer"))
-            self._target.handle(item)
+            else:
+                self._target.handle(item)
 
 
 def missing(lines: int, why: str) -> logging.LogRecord:

@@ -163,6 +163,8 @@ PICTURE = {
     "written": "2026-11-22T00:00:00+00:00",
     "state": "running",
     "holds": [],
+    "disk": None,
+    "summary": "running",
     "links": {"tasks": True, "results": True},
     "tasks": dict.fromkeys(
         (

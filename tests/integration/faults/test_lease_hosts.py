@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -60,12 +61,30 @@ def refused_on(scene: Bench, host: OtherHost) -> dict[str, str]:
     return word
 
 
+def first_to_end(
+    agents: list[subprocess.Popen[bytes]], count: int
+) -> list[subprocess.Popen[bytes]]:
+    """Wait until so many of these have ended, and return them."""
+    ended: list[subprocess.Popen[bytes]] = []
+    ends = {os.pidfd_open(agent.pid): agent for agent in agents}
+    try:
+        while len(ended) < count:
+            ready, _, _ = select.select(list(ends), [], [], 30)
+            assert ready, "too few of them ended"
+            for descriptor in ready:
+                ended.append(ends.pop(descriptor))
+                os.close(descriptor)
+    finally:
+        for descriptor in ends:
+            os.close(descriptor)
+    return ended
+
+
 def test_of_starts_at_the_same_moment_one_runs_and_the_others_say_so(scene: Bench) -> None:
     scene.submit(note, [f"task-{n}" for n in range(20)])
     agents = [scene.start(wait=False) for _ in range(3)]
     account = scene.collect(20)
-    losers = [agent for agent in agents if agent.poll() is not None]
-    assert len(losers) == 2
+    losers = first_to_end(agents, 2)
     assert [agent.wait(30) for agent in losers] == [73] * 2
     assert scene.log().count("is already running") == 2
     enter_account("three starts at once on one host", account, 20)
@@ -129,23 +148,24 @@ def test_a_host_that_never_comes_back_is_replaced_by_take_over_alone(
     one, other = hosts
     paths = EndpointPaths.of(scene.root)
     first = start_on(scene, one)
-    scene.submit(gated, ["begun"], str(tmp_path / "gate"))
-    wait_for_trace(scene, "begun")
+    scene.submit(gated, ["gate-1", "gate-2"], str(tmp_path / "gate"))
+    wait_for_trace(scene, "gate-1")
+    wait_for_trace(scene, "gate-2")
     scene.submit(note, [f"task-{n}" for n in range(30)])
     while scene.queued():
         pass
     os.killpg(first.pid, signal.SIGKILL)
     first.wait(30)
-    (tmp_path / "gate").touch()  # its shell, which outlives it here, ends
+    (tmp_path / "gate").touch()  # its shells, which outlive it here, end
     lease = json.loads(paths.lease.read_text())
     lease["renewed"] = "2001-01-01T00:00:00.000000Z"  # as three heartbeats later
     paths.lease.write_text(json.dumps(lease))
     assert observe(paths).state is EndpointState.DISCONNECTED
     assert "has been silent since" in refused_on(scene, other)["error"]
     second = start_on(scene, other, take_over=True)
-    account = scene.collect(31)
+    account = scene.collect(32)
     assert set(account.errors) <= {"ENDPOINT_RESTARTED"}
-    enter_account("lease holder's host never comes back", account, 31, bound=WINDOW)
+    enter_account("lease holder's host never comes back", account, 32, bound=WINDOW)
     assert account.results_without_a_trace == []
     assert scene.stop(second) == 0
 
