@@ -60,6 +60,10 @@ class JournalError(DataError):
     """The journal is corrupt, foreign, or of a newer schema; it was left untouched."""
 
 
+class BodyLost(JournalError):
+    """The file of one task's body or result is gone or cut; the rest of the journal is whole."""
+
+
 class InputMissing(CepError):
     """A file or an input that the command needs is not there."""
 

@@ -23,6 +23,7 @@ from cep.agent.disk import check_disk
 from cep.agent.dispatcher import Dispatcher
 from cep.agent.intake import Intake
 from cep.agent.launch import Announcer
+from cep.agent.lease_keeper import LeaseKeeper
 from cep.agent.links import Links
 from cep.agent.loop import MainLoop
 from cep.agent.mailbox import Mailbox, Signalled, Timers
@@ -246,12 +247,15 @@ class _Life:
         ca_file = service.address.ca_file
         for address in (registered.tasks, registered.results):
             check_connection(address.url, port=settings.amqp_port, ssl_ca_file=ca_file)
+        keeper = LeaseKeeper(held, mailbox.put)
+        down.callback(keeper.stop)
+        keeper.start()
         agent_links = Links(
             registered,
             port=settings.amqp_port,
             ca_file=ca_file,
             put=mailbox.put,
-            guard=held.check,
+            guard=keeper.check,
         )
         down.callback(agent_links.stop, 0.0)
         engine = build_engine(settings.engine)
@@ -288,7 +292,7 @@ class _Life:
                 endpoint_id=endpoint_id,
                 paths=paths,
                 settings=settings,
-                lease=held,
+                lease=keeper,
                 mailbox=mailbox,
                 timers=Timers(),
                 journal=journal,

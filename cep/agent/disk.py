@@ -16,13 +16,15 @@ import struct
 from contextlib import suppress
 from pathlib import Path
 
-from cep.errors import DiskUnfit
+from cep.errors import CantCreate, DiskUnfit
 from cep.paths import EndpointPaths
 from cep.safety.files import check_writers, make_directory
 
 # What a start needs at least: the lease and the log here, the journal and its log there.
 SHARED_ROOM = 1024 * 1024  # bytes
 LOCAL_ROOM = 16 * 1024 * 1024  # bytes
+# The file system's fault, not that of a path or its owner.
+_BROKEN = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENOTCONN)
 _OFFER = (
     "Put the journal on a local disk with a line such as `state_dir: /var/tmp/cep-{user}/{name}` "
     "in {config}."
@@ -46,7 +48,7 @@ def check_disk(paths: EndpointPaths) -> None:
 
 
 def _try_half(directory: Path, room: int, *, locks: bool, hint: str | None) -> None:
-    make_directory(directory)
+    _own(directory, hint)
     probe = directory / f".trial-{os.getpid()}-{secrets.token_hex(4)}"
     twin = probe.with_name(probe.name + "-twin")
     try:
@@ -64,6 +66,17 @@ def _try_half(directory: Path, room: int, *, locks: bool, hint: str | None) -> N
         for file in (probe, twin):
             with suppress(OSError):
                 file.unlink(missing_ok=True)
+
+
+def _own(directory: Path, hint: str | None) -> None:
+    """Make the directory if need be; it must be ours. A broken file system is said as one."""
+    try:
+        make_directory(directory)
+    except CantCreate as exc:
+        cause = exc.__cause__
+        if isinstance(cause, OSError) and cause.errno in _BROKEN:
+            raise DiskUnfit(exc.message, hint=hint) from cause
+        raise
 
 
 def _try_room(directory: Path, room: int, hint: str | None) -> None:

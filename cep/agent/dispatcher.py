@@ -13,9 +13,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from cep.agent.audit import Unaudited
+from cep.agent.lost_body import lost_body
 from cep.engines.base import Engine, Submission
+from cep.errors import BodyLost, DiskUnfit
 from cep.journal.journal import Journal
-from cep.model import Outcome, OutcomeKind
+from cep.model import Outcome, OutcomeKind, Task
 from cep.wire.result import REMOTE_EXECUTION_ERROR, WORKER_LOST, error_result, peek_error
 
 log = logging.getLogger(__name__)
@@ -86,6 +88,11 @@ class Dispatcher:
         """Tasks handed over and not back."""
         return len(self._given)
 
+    def size(self, seq: int) -> int:
+        """Bytes of an unfinished task's message; 0 for another number."""
+        entry = self._entries.get(seq)
+        return 0 if entry is None else entry.size
+
     # -- coming in -----------------------------------------------------------------------------
 
     def add(self, seq: int, task_id: str, size: int, attempts: int = 0) -> None:
@@ -151,14 +158,45 @@ class Dispatcher:
             self._back_to_front(self._chosen)
             self._chosen = []
 
-    def hand_over(self) -> None:
-        """After the commit: give the chosen tasks, and the length of the line, to the engine."""
+    def hand_over(self) -> list[tuple[int, int]]:
+        """After the commit: give the chosen tasks, and the length of the line, to the engine.
+
+        Returns:
+            (sequence number, size of the result in bytes) of tasks that are answered with an
+            error instead, since their bodies are lost; the next commit makes that durable.
+
+        Raises:
+            DiskUnfit: A body cannot be read for now; nothing was handed over.
+        """
         if self._closed or not (self._chosen or len(self._waiting) != self._told_waiting):
-            return
-        tasks = self._journal.load(self._chosen)
+            return []
+        tasks, lost = self._load_chosen()
         self._chosen = []
         self._told_waiting = len(self._waiting)
         self._engine.submit(Submission(tasks, waiting=self._told_waiting))
+        return [self._answer_lost(seq) for seq in lost]
+
+    def _load_chosen(self) -> tuple[list[Task], list[int]]:
+        """The tasks, and the numbers of those whose bodies are lost."""
+        tasks: list[Task] = []
+        lost: list[int] = []
+        try:
+            for seq in self._chosen:
+                try:
+                    tasks += self._journal.load([seq])
+                except BodyLost as error:
+                    log.error("%s", error.message, extra={"event": "journal.body_lost"})
+                    lost.append(seq)
+        except DiskUnfit:
+            self.unchoose()
+            raise
+        return tasks, lost
+
+    def _answer_lost(self, seq: int) -> tuple[int, int]:
+        result = lost_body(self._entries[seq].task_id)
+        self.counters["lost"] += 1
+        self._finish(seq, result)
+        return seq, len(result)
 
     # -- coming back ---------------------------------------------------------------------------
 

@@ -35,7 +35,7 @@ OPEN_BROKEN_UP_TO_BYTES = 512 * 1024
 # Reasons not to consume. The consumer runs only while none holds.
 HOLD_FULL = "high mark reached"
 HOLD_PAUSED = "paused"
-HOLD_DISK = "disk full"
+HOLD_DISK = "disk"  # full, read-only or broken; the picture has the sentence
 HOLD_AUDIT = "audit log not writable"
 HOLD_STOPPING = "stopping"
 #: What comes nevertheless goes back to the broker.
@@ -87,6 +87,7 @@ class Intake:
         self._limits = limits
         self._holds: set[str] = set(holds)
         self._epoch = 0
+        self._cancelled = False  # the broker has confirmed that it delivers no more
         self._mark = 0
         self._acks: list[tuple[int, int | None]] = []  # (tag, seq)
         self._fresh: list[int] = []  # of these seqs, what this turn's commit makes durable
@@ -100,7 +101,7 @@ class Intake:
     def begin(self) -> None:
         """Start consuming, unless something holds."""
         if not self._holds:
-            self._consumer.consume()
+            self._consume()
 
     def hold(self, reason: str) -> None:
         """Stop consuming for one more reason; what is already delivered is still taken."""
@@ -117,7 +118,7 @@ class Intake:
         self._holds.discard(reason)
         if not self._holds:
             log.info("taking tasks again", extra={"event": "intake.release"})
-            self._consumer.consume()
+            self._consume()
 
     def held(self) -> list[str]:
         """The reasons that hold now, sorted."""
@@ -269,16 +270,19 @@ class Intake:
             self._consumer.probe(self._epoch, self._mark)
 
     def withdraw(self) -> list[int]:
-        """The disk could not take this turn's tasks: they will go back to the broker.
+        """The disk could not take this turn's tasks: the later half goes back to the broker.
 
         Returns:
-            Sequence numbers that must be forgotten everywhere.
+            Sequence numbers that must be forgotten everywhere; empty when none is left.
         """
-        seqs, self._fresh = self._fresh, []
-        tags = [tag for tag, _ in self._acks]
-        self._returns.extend(tags)
-        self._acks.clear()
+        kept = len(self._fresh) // 2
+        seqs, self._fresh = self._fresh[kept:], self._fresh[:kept]
+        gone = set(seqs)
+        tags = [tag for tag, seq in self._acks if seq in gone]
+        self._returns += tags
+        self._acks = [(tag, seq) for tag, seq in self._acks if seq not in gone]
         self._let_go(tags)
+        self._give_back()
         return seqs
 
     def _let_go(self, tags: Sequence[int]) -> None:
@@ -288,8 +292,17 @@ class Intake:
 
     def consuming_stopped(self, epoch: int) -> None:
         """The cancel is through: what could not be taken goes back, and cannot come again now."""
-        if epoch == self._epoch and self._returns:
-            self._consumer.give_back(epoch, self._returns)
+        if epoch == self._epoch:
+            self._cancelled = True
+            self._give_back()
+
+    def _consume(self) -> None:
+        self._cancelled = False
+        self._consumer.consume()
+
+    def _give_back(self) -> None:
+        if self._cancelled and self._returns:
+            self._consumer.give_back(self._epoch, self._returns)
             self._returns = []
 
 

@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
+from cep.agent.log_writer import LogWriter, missing
 from cep.config.settings import LogSettings
 from cep.safety.files import append_text
 from cep.safety.logs import SafeFormatter
@@ -56,21 +57,46 @@ class LogFile(logging.handlers.RotatingFileHandler):
 
     It is emptied after a copy, and not renamed: workers hold it open as their own output, and what
     they print would go on into a file that nobody sees and nobody bounds.
+
+    After a line that could not be written (a full disk, a stale handle) the file is opened anew
+    for the next one; the first that succeeds is followed by the number of those that are missing.
     """
 
     def __init__(self, path: Path, settings: LogSettings, *, take_output: bool) -> None:
         self._take_output = take_output
+        self._failed = False
+        self._lost = 0
         super().__init__(
             path, maxBytes=settings.max_bytes, backupCount=settings.backups, encoding="utf-8"
         )
-        self._redirect()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one line, or only see to the file's size."""
-        if not hasattr(record, "size_only"):
-            super().emit(record)
-        elif self.shouldRollover(record):
-            self.doRollover()
+        self._failed = False
+        if hasattr(record, "size_only"):
+            try:
+                if self.shouldRollover(record):
+                    self.doRollover()
+            except OSError:
+                self._let_go()
+            return
+        super().emit(record)
+        if self._lost and not self._failed:
+            super().emit(missing(self._lost, "they could not be written"))
+            self._lost = 0
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Count the line as lost, and let go of the file."""
+        del record
+        self._failed = True
+        self._lost += 1
+        self._let_go()
+
+    def _let_go(self) -> None:
+        stream, self.stream = self.stream, None
+        if stream is not None:
+            with suppress(OSError):
+                stream.close()
 
     def rotate(self, source: str, dest: str) -> None:
         """Move the content of the present file into the newest of the older ones."""
@@ -79,23 +105,20 @@ class LogFile(logging.handlers.RotatingFileHandler):
         else:
             super().rotate(source, dest)
 
-    def _open(self) -> io.TextIOWrapper:
-        stream = append_text(self.baseFilename)
-        assert isinstance(stream, io.TextIOWrapper)
-        return stream
-
     def doRollover(self) -> None:
-        """Rotate, and let standard output and error follow to the new file."""
+        """Rotate; the file itself stays, so that standard output and error need not follow."""
         if not self.backupCount:
             os.truncate(self.baseFilename, 0)
         super().doRollover()
-        self._redirect()
 
-    def _redirect(self) -> None:
-        assert self.stream is not None  # open: only `delay=True` would leave it for later
+    def _open(self) -> io.TextIOWrapper:
+        """Open the file, and let standard output and error follow to it."""
+        stream = append_text(self.baseFilename)
+        assert isinstance(stream, io.TextIOWrapper)
         if self._take_output:
-            os.dup2(self.stream.fileno(), 1)
-            os.dup2(self.stream.fileno(), 2)
+            os.dup2(stream.fileno(), 1)
+            os.dup2(stream.fileno(), 2)
+        return stream
 
 
 def keep_bounded() -> None:
@@ -114,12 +137,13 @@ def set_up(
     """Send the log of the whole process to `path`, and to standard error with `console`."""
     root = logging.getLogger()
     root.setLevel(logging.DEBUG if debug else logging.INFO)
-    handlers: list[logging.Handler] = [LogFile(path, settings, take_output=detached)]
+    file = LogFile(path, settings, take_output=detached)
+    file.setFormatter(RedactingFormatter())
+    root.addHandler(LogWriter(file))
     if console and not detached:
-        handlers.append(logging.StreamHandler())
-    for handler in handlers:
-        handler.setFormatter(RedactingFormatter())
-        root.addHandler(handler)
+        terminal = logging.StreamHandler()
+        terminal.setFormatter(RedactingFormatter())
+        root.addHandler(terminal)
     # Libraries speak of their own matters at info; ours are what an operator reads.
     for library in ("parsl", "urllib3", "globus_sdk"):
         logging.getLogger(library).setLevel(logging.WARNING)

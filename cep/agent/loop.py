@@ -14,16 +14,12 @@ from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Any
 
+from cep.agent import disk_hold, logs, reregistration
 from cep.agent import links as link_names
-from cep.agent import logs, reregistration
+from cep.agent.disk_hold import DiskHold
 from cep.agent.idle import IdleWatch
-from cep.agent.intake import (
-    HOLD_AUDIT,
-    HOLD_DISK,
-    HOLD_PAUSED,
-    HOLD_STOPPING,
-    HOLDS_UNWRITABLE,
-)
+from cep.agent.intake import HOLD_PAUSED, HOLD_STOPPING
+from cep.agent.lease_keeper import LeaseGone
 from cep.agent.mailbox import (
     ControlRequest,
     RegisteredAgain,
@@ -38,7 +34,6 @@ from cep.agent.retention import Swept
 from cep.amqp import events as amqp
 from cep.engines.base import EngineDown, Outcomes, SlotsChanged
 from cep.errors import (
-    AuditUnwritable,
     CepError,
     ConfigError,
     DiskUnfit,
@@ -55,7 +50,6 @@ DEFAULT_DRAIN_S = 10.0  # what a signal means; source: the published endpoint wa
 FLUSH_S = 10.0  # results still unconfirmed after this stay in the journal for the next start
 LINKS_CLOSE_S = 5.0
 ENGINE_STOP_S = 15.0
-DISK_RETRY_S = 5.0
 REFUSED_RETRY_S = 5.0
 # An old connection of ours may hold the task queue until the broker misses two heartbeats (60 s
 # each on RabbitMQ), so a start waits longer than that for its turn.
@@ -82,6 +76,15 @@ class MainLoop:
         self._flushed = False
         self._lease_checked_at = time.monotonic()
         self._moved = 0
+        self._disk = DiskHold(
+            journal=parts.journal,
+            audit=parts.audit,
+            intake=parts.intake,
+            dispatcher=parts.dispatcher,
+            outbox=parts.outbox,
+            timers=parts.timers,
+            tell=self._write_status,
+        )
         self._idle = IdleWatch(
             parts.settings.idle_heartbeats_soft, parts.settings.idle_heartbeats_hard
         )
@@ -110,13 +113,14 @@ class MainLoop:
             RegisteredAgain: self._on_registered_again,
             RegistrationFailed: self._on_registration_failed,
             Swept: parts.retention.swept,
+            LeaseGone: self._on_lease_gone,
         }
         self._on_timer: dict[str, Callable[[], None]] = {
             "heartbeat": self._heartbeat,
             "start": self._start_took_too_long,
             "drain": self._drain_ends,
             "flush": self._flush_ends,
-            "disk": lambda: None,  # the turn that follows tries the commit again
+            disk_hold.TIMER: self._disk.look,
             "refused": parts.outbox.retry_refused,
             reregistration.TIMER: self._reregistration.ask,
         }
@@ -145,54 +149,28 @@ class MainLoop:
 
     def _turn(self) -> None:
         parts = self._p
-        if self._writable():
+        if not self._disk.held:
             parts.dispatcher.choose()
-        if not self._commit():
+        if not self._disk.commit():
             return
         parts.intake.acknowledge()
         crash.reach("acknowledged")
-        parts.outbox.send()
-        crash.reach("published")
-        parts.dispatcher.hand_over()
+        try:
+            again = parts.outbox.send()
+            crash.reach("published")
+            unable = parts.dispatcher.hand_over()
+        except DiskUnfit as error:  # a body cannot be read for now
+            self._disk.hold(error)
+            return
         crash.reach("handed-over")
         # An answer that the broker does not take is as much a burden as a task that waits.
         parts.intake.balance(
             parts.dispatcher.unfinished + parts.outbox.unconfirmed,
             parts.dispatcher.unfinished_bytes + parts.outbox.unconfirmed_bytes,
         )
-
-    def _commit(self) -> bool:
-        parts = self._p
-        try:
-            parts.audit.flush()
-            parts.journal.commit()
-        except DiskUnfit as error:
-            self._nothing_happened(error)
-            return False
-        parts.audit.committed()
-        for reason in HOLDS_UNWRITABLE:
-            parts.intake.release(reason)
-        return True
-
-    def _writable(self) -> bool:
-        return not set(HOLDS_UNWRITABLE).intersection(self._p.intake.held())
-
-    def _nothing_happened(self, error: DiskUnfit) -> None:
-        """The journal or the audit could not be written: tasks go back, results wait here."""
-        parts = self._p
-        unaudited = isinstance(error, AuditUnwritable)
-        reason = HOLD_AUDIT if unaudited else HOLD_DISK
-        if reason not in parts.intake.held():
-            event = "audit.unwritable" if unaudited else "journal.full"
-            log.error("%s", error, extra={"event": event})
-        parts.dispatcher.unchoose()
-        withdrawn = parts.intake.withdraw()
-        parts.journal.discard(withdrawn)
-        parts.dispatcher.forget(withdrawn)
-        parts.outbox.withdraw(withdrawn)
-        parts.audit.withdrawn(withdrawn)
-        parts.intake.hold(reason)
-        parts.timers.set("disk", DISK_RETRY_S)
+        if unable or again:  # answers that have to be committed before they are sent
+            self._finished(unable)
+            self._turn()
 
     def _guard_lease(self) -> None:
         """Before anything is published or consumed after a pause of ours: are we still wanted?
@@ -203,6 +181,9 @@ class MainLoop:
         if now - self._lease_checked_at >= LEASE_CHECK_S:
             self._p.lease.check()
             self._lease_checked_at = now
+
+    def _on_lease_gone(self, event: LeaseGone) -> None:
+        raise event.error
 
     def _finished(self, results: list[tuple[int, int]]) -> None:
         self._moved += len(results)
@@ -358,18 +339,28 @@ class MainLoop:
         verb = event.request.get("do")
         if verb == "status":
             event.reply(self.status())
-        elif verb == "pause":
-            self._p.paths.paused_mark.touch(mode=0o600)
-            self._p.intake.hold(HOLD_PAUSED)
-            event.reply(self.status())
-        elif verb == "resume":
-            self._p.paths.paused_mark.unlink(missing_ok=True)
-            self._p.intake.release(HOLD_PAUSED)
-            event.reply(self.status())
+        elif verb in ("pause", "resume"):
+            self._pause(event, paused=verb == "pause")
         elif verb in ("stop", "drain"):
             self._on_stop_request(event)
         else:
             event.reply({"error": f"The agent knows no request {verb!r}."})
+
+    def _pause(self, event: ControlRequest, *, paused: bool) -> None:
+        mark = self._p.paths.paused_mark
+        try:
+            if paused:
+                mark.touch(mode=0o600)
+            else:
+                mark.unlink(missing_ok=True)
+        except OSError as exc:
+            event.reply({"error": f"The mark {mark} cannot be changed: {exc.strerror or exc}."})
+            return
+        if paused:
+            self._p.intake.hold(HOLD_PAUSED)
+        else:
+            self._p.intake.release(HOLD_PAUSED)
+        event.reply(self.status())
 
     def _on_stop_request(self, event: ControlRequest) -> None:
         drain_s = event.request.get("drain_s", DEFAULT_DRAIN_S)
@@ -444,13 +435,13 @@ class MainLoop:
             for event in events:
                 if isinstance(event, amqp.Confirmed | Outcomes):
                     self._on_event[type(event)](event)
-        self._commit()
+        self._disk.commit()
 
     # -- the picture ---------------------------------------------------------------------------
 
     def status(self) -> dict[str, Any]:
         """What `status.json` and the control socket show."""
-        return picture(self._p, self._word(), self._since)
+        return picture(self._p, self._word(), self._since, self._disk.trouble)
 
     def _word(self) -> str:
         if self._stopping:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from cep.agent.lease_keeper import LeaseGone
 from cep.agent.retention import Swept
 from cep.amqp.events import AmqpEvent
 from cep.engines.base import EngineEvent
@@ -60,6 +61,7 @@ AgentEvent: TypeAlias = (
     | RegisteredAgain
     | RegistrationFailed
     | Swept
+    | LeaseGone
 )
 
 

@@ -6,11 +6,16 @@ the outbox bounds how much that may be, and lets the journal forget only on a co
 
 from __future__ import annotations
 
+import logging
 from collections import Counter, deque
 from collections.abc import Sequence
 from typing import Protocol
 
+from cep.agent.lost_body import lost_body
+from cep.errors import BodyLost
 from cep.journal.journal import Journal
+
+log = logging.getLogger(__name__)
 
 # Unconfirmed at one time; enough to fill a long fat pipe, little enough to hold in memory.
 MAX_IN_FLIGHT = 2000
@@ -51,16 +56,35 @@ class Outbox:
         self._unsent.extend(results)
         self._bytes += sum(size for _, size in results)
 
-    def send(self) -> None:
-        """After the commit: publish what fits into the window."""
+    def send(self) -> bool:
+        """After the commit: publish what fits into the window.
+
+        Returns:
+            Whether another commit must follow at once: a result's body was lost, and an error
+            answer has taken its place.
+
+        Raises:
+            DiskUnfit: A result cannot be read for now; it stays first in line.
+        """
         items: list[tuple[int, bytes]] = []
-        while self._unsent and self._has_room():
-            seq, size = self._unsent.popleft()
-            self._in_flight[seq] = size
-            self._in_flight_bytes += size
-            items.append((seq, self._journal.result(seq)))
-        if items:
-            self._publisher.publish(items)
+        try:
+            while self._unsent and self._has_room():
+                seq, size = self._unsent[0]
+                try:
+                    items.append((seq, self._journal.result(seq)))
+                except BodyLost as error:
+                    log.error("%s", error.message, extra={"event": "journal.body_lost"})
+                    result = lost_body(self._journal.damage(seq))
+                    self._journal.finish(seq, result)
+                    self._unsent[0] = (seq, len(result))
+                    return True
+                self._unsent.popleft()
+                self._in_flight[seq] = size
+                self._in_flight_bytes += size
+        finally:
+            if items:
+                self._publisher.publish(items)
+        return False
 
     def confirmed(self, seqs: Sequence[int]) -> None:
         """The broker has these; the journal may forget them."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from cep.agent.audit import Unaudited
 from cep.agent.dispatcher import Dispatcher
 from cep.agent.intake import Intake
-from cep.agent.lease import HeldLease
+from cep.agent.lease_keeper import LeaseKeeper
 from cep.agent.links import Links
 from cep.agent.mailbox import Mailbox, Timers
 from cep.agent.outbox import Outbox
@@ -29,7 +29,7 @@ class Parts:
     endpoint_id: str
     paths: EndpointPaths
     settings: EndpointSettings
-    lease: HeldLease
+    lease: LeaseKeeper
     mailbox: Mailbox
     timers: Timers
     journal: Journal

@@ -11,16 +11,12 @@ from collections.abc import Set
 
 from cep.agent.audit import Unaudited
 from cep.agent.dispatcher import Dispatcher
+from cep.agent.lost_body import lost_body
 from cep.agent.outbox import Outbox
 from cep.config.settings import OnRestart
 from cep.journal.journal import Journal
 from cep.journal.report import Unfinished
 from cep.wire.result import ENDPOINT_RESTARTED, UNKNOWN_TASK_FAILURE, error_result
-
-LOST_BODY = (
-    "The endpoint's journal lost the body of this task or of its result: its file was removed or "
-    "cut short. The endpoint's owner finds more in its log."
-)
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +54,7 @@ def recover(
     rerun = answered = 0
     for task in recovered.unfinished:
         audit.known(task.seq, task.task_id, task.function_id)
-        started = task.given and (begun is None or task.seq in begun)
+        started = _has_begun(task, begun)
         attempts = task.attempts if started or not task.given else task.attempts - 1
         if started and not (on_restart == "retry" and attempts <= max_retries):
             answered += 1
@@ -72,7 +68,7 @@ def recover(
     for seq, task_id in recovered.damaged:
         audit.known(seq, task_id, None)
         audit.ended(seq, UNKNOWN_TASK_FAILURE)
-        result = error_result(task_id, UNKNOWN_TASK_FAILURE, LOST_BODY)
+        result = lost_body(task_id)
         journal.finish(seq, result)
         outbox.add([(seq, len(result))])
     outbox.add(recovered.unsent)
@@ -89,6 +85,16 @@ def recover(
             len(recovered.unsent),
             extra={"event": "recovery.done"},
         )
+
+
+def _has_begun(task: Unfinished, begun: Set[int] | None) -> bool:
+    """Whether a worker of the earlier life may have begun this task."""
+    if begun is None:
+        return task.given
+    # A worker begins only what was given. So a task that was begun and never given shows that the
+    # journal has lost its last commits, as a write-ahead log does that somebody cut.
+    never_given = not task.given and task.attempts == 0
+    return task.seq in begun and (task.given or never_given)
 
 
 def _answer(journal: Journal, outbox: Outbox, task: Unfinished, endpoint_id: str) -> None:

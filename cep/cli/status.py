@@ -15,7 +15,7 @@ from cep.safety.text import printable
 
 _HOLDS = {
     "paused": "paused; take tasks again with: resume",
-    "disk full": "no new tasks: the disk is full",
+    "disk": "no new tasks: the journal's disk is full or broken",
     "audit log not writable": "no new tasks: the audit log cannot be written",
     "stopping": "stopping",
     "high mark reached": "no new tasks until some of those waiting are done",
@@ -141,6 +141,8 @@ def _agent_lines(agent: dict[str, Any]) -> list[str]:
     holds = agent.get("holds")
     for hold in map(str, holds if isinstance(holds, list) else ()):
         lines.append("Holds:     " + _HOLDS.get(hold, hold))
+        if hold in ("disk", "audit log not writable") and agent.get("disk"):
+            lines.append(f"           {agent['disk']}")
     lines.append(
         f"Engine:    {engine.get('type', '')}, {engine.get('workers', 0)} workers, "
         f"{engine.get('idle_workers', 0)} idle"

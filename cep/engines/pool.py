@@ -31,10 +31,12 @@ from typing import Any
 
 from cep.engines import parsl_parts
 from cep.engines.lanes import Lanes
+from cep.engines.steady import SteadyTime
 from cep.engines.worker_logs import bounded_file_logger
 from cep.engines.worker_output import bounded_output
 
 parsl_pool: Any = parsl_parts.load("parsl.executors.high_throughput.process_worker_pool")
+parsl_pool.time = SteadyTime()
 
 import cep.engines.htex_task  # noqa: E402, F401  the forkserver loads it for all workers
 

@@ -164,6 +164,8 @@ PICTURE = {
     "state": "running",
     "holds": [],
     "audit_log": None,
+    "disk": None,
+    "summary": "running",
     "links": {"tasks": True, "results": True},
     "link_troubles": {},
     "tasks": dict.fromkeys(
@@ -213,7 +215,8 @@ def test_status_says_why_nothing_runs_yet(rig: Rig, monkeypatch: pytest.MonkeyPa
     ("change", "said"),
     [
         ({"holds": ["paused"]}, "paused; take tasks again with: resume"),
-        ({"holds": ["disk full"]}, "the disk is full"),
+        ({"holds": ["disk"]}, "no new tasks: the journal's disk is full or broken"),
+        ({"holds": ["disk"], "disk": "No quota is left."}, "No quota is left."),
         ({"holds": ["audit log not writable"]}, "the audit log cannot be written"),
         ({"links": {"tasks": False, "results": True}}, "down: tasks"),
         ({"engine": {"type": "x", "encrypted": False}}, "NOT ENCRYPTED"),
