@@ -10,13 +10,15 @@ from typing import Any
 import pytest
 
 from cep.agent.audit import Audit
+from cep.agent.disk_hold import DiskHold
 from cep.agent.dispatcher import Dispatcher
-from cep.agent.intake import Intake
+from cep.agent.intake import HOLD_AUDIT, HOLD_DISK, Intake
+from cep.agent.mailbox import Timers
 from cep.agent.outbox import Outbox
 from cep.agent.parts import Desk
 from cep.agent.recovery import recover
 from cep.config.settings import IntakeLimits
-from cep.errors import AuditUnwritable
+from cep.errors import AuditUnwritable, DiskUnfit
 from cep.model import Delivery, Outcome, OutcomeKind, Place
 from cep.safety.audit import Line
 from cep.wire.result import pack_result, peek_error
@@ -80,23 +82,24 @@ class Scene:
             audit=self.audit,
         )
 
+        self.disk = DiskHold(
+            journal=self.journal,
+            audit=self.audit,
+            intake=self.intake,
+            dispatcher=self.dispatcher,
+            outbox=self.outbox,
+            timers=Timers(lambda: 0.0),
+            tell=lambda: None,
+        )
+
     def turn(self) -> None:
         """One turn of the main loop, as `MainLoop._turn` does it."""
-        self.dispatcher.choose()
-        self.audit.flush()
-        self.journal.commit()
-        self.audit.committed()
+        if not self.disk.held:
+            self.dispatcher.choose()
+        if not self.disk.commit():
+            return
         self.intake.acknowledge()
         self.dispatcher.hand_over()
-
-    def nothing_happened(self) -> None:
-        """As `MainLoop._nothing_happened`."""
-        self.dispatcher.unchoose()
-        withdrawn = self.intake.withdraw()
-        self.journal.discard(withdrawn)
-        self.dispatcher.forget(withdrawn)
-        self.outbox.withdraw(withdrawn)
-        self.audit.withdrawn(withdrawn)
 
     def end(self, seq: int, kind: OutcomeKind = OutcomeKind.DONE, **more: Any) -> None:
         self.dispatcher.take_outcomes([Outcome(seq, kind, **more)])
@@ -146,9 +149,9 @@ def test_the_lines_of_a_turn_are_written_before_anything_is_acked_or_handed_over
 ) -> None:
     scene.trail.room = 0
     scene.intake.take([delivery(1)])
-    with pytest.raises(AuditUnwritable):
-        scene.turn()
-    assert scene.consumer.told == []
+    scene.turn()
+    assert scene.intake.held() == [HOLD_AUDIT]
+    assert {told[0] for told in scene.consumer.told} == {"drop_bodies", "pause"}
     assert scene.dispatcher._engine.given == []  # type: ignore[attr-defined]
 
 
@@ -158,9 +161,8 @@ def test_a_task_that_goes_back_to_the_broker_has_no_line_or_one_that_says_so(
     first, second = task_id(), task_id()
     scene.trail.room = 1
     scene.intake.take([delivery(1, first), delivery(2, second)])
-    with pytest.raises(AuditUnwritable):
-        scene.turn()
-    scene.nothing_happened()
+    scene.turn()
+    assert scene.intake.held() == [HOLD_AUDIT]
     assert scene.dispatcher.unfinished == 0
     scene.trail.room = 100
     scene.turn()
@@ -172,22 +174,29 @@ def test_a_task_that_goes_back_to_the_broker_has_no_line_or_one_that_says_so(
 def test_a_log_that_is_still_full_is_noticed_before_tasks_are_taken_again(scene: Scene) -> None:
     scene.trail.room = 0
     scene.intake.take([delivery(1)])
-    with pytest.raises(AuditUnwritable):
-        scene.turn()
-    scene.nothing_happened()
-    with pytest.raises(AuditUnwritable):
-        scene.turn()
-    scene.trail.room = 100
     scene.turn()
+    assert scene.intake.held() == [HOLD_AUDIT]
+    scene.disk.look()
+    assert scene.intake.held() == [HOLD_AUDIT]
+    scene.trail.room = 100
+    scene.disk.look()
+    assert scene.intake.held() == []
     assert [line["event"] for line in scene.trail.lines] == ["gap"]
 
 
-def test_a_turn_that_the_journal_could_not_commit_takes_its_lines_back(scene: Scene) -> None:
+def full() -> None:
+    raise DiskUnfit("The disk is full.")
+
+
+def test_a_turn_that_the_journal_could_not_commit_takes_its_lines_back(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
     id_ = task_id()
     scene.intake.take([delivery(1, id_)])
-    scene.dispatcher.choose()
-    scene.audit.flush()  # and then the commit fails
-    scene.nothing_happened()
+    monkeypatch.setattr(scene.journal, "commit", full)
+    scene.turn()
+    monkeypatch.undo()
+    assert scene.intake.held() == [HOLD_DISK]
     scene.turn()
     events = [event for event, _ in scene.trail.told()]
     assert events[:2] == ["arrive", "begin"]
