@@ -129,6 +129,7 @@ class Bench:
         self.executed.touch()
         self.broker = broker
         self.url = broker.url  # what the next registration hands out
+        self.credentials = (str(uuid4()), "bench-secret")
         self.endpoint_id = str(uuid4())
         self.tasks_queue = f"{self.endpoint_id}.tasks"
         self.results_queue = f"{self.endpoint_id}.results"
@@ -172,23 +173,28 @@ class Bench:
         port = self._service.server_address[1]
         (self.root / "config.yaml").write_text(f"service_url: http://127.0.0.1:{port}\n{text}")
 
-    def start(self, *, crash: str | None = None, wait: bool = True) -> subprocess.Popen[bytes]:
+    def start(
+        self, *, crash: str | None = None, wait: bool = True, crash_file: Path | None = None
+    ) -> subprocess.Popen[bytes]:
         """Start the agent, detached, as `cep start` does.
 
         Args:
             crash: `POINT:N`: the agent kills itself the N-th time it reaches this named point.
             wait: Return only when it is ready (or, with `crash`, dead).
+            crash_file: Where the agent reads such words from at each SIGUSR2.
         """
         read_end, write_end = os.pipe()
-        module = "cep.agent" if crash is None else "tests.integration.crash_agent"
+        plain = crash is None and crash_file is None
+        module = "cep.agent" if plain else "tests.integration.crash_agent"
         options = json.dumps(asdict(StartOptions()))
         variables = {
             **os.environ,
-            "GLOBUS_COMPUTE_CLIENT_ID": str(uuid4()),
-            "GLOBUS_COMPUTE_CLIENT_SECRET": "bench-secret",
+            "GLOBUS_COMPUTE_CLIENT_ID": self.credentials[0],
+            "GLOBUS_COMPUTE_CLIENT_SECRET": self.credentials[1],
             "GLOBUS_COMPUTE_USER_DIR": str(self.directory),
             "XDG_RUNTIME_DIR": str(self.directory),
             "CRASH_AT": crash or "",
+            "CRASH_FILE": str(crash_file or ""),
         }
         child = subprocess.Popen(
             [sys.executable, "-m", module, str(self.directory), "bench", str(write_end), options],

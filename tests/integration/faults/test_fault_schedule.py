@@ -1,0 +1,51 @@
+"""Faults by a seeded schedule: nothing lost, nothing answered twice, nothing run twice.
+
+Each run draws a new seed, unless SEED is given, and every failure names it. `make faults SEED=n`
+repeats the plan of a seed; `make faults LONG=1` takes the long plans, five seeds in a row.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+
+import pytest
+
+from tests.integration.faults import runner
+from tests.integration.faults.schedule import ENGINES, hub_plan, long_plan, short_plan
+from tests.integration.rabbitmq import RabbitMq
+
+LONG = bool(os.environ.get("LONG"))
+SEED = int(os.environ.get("SEED") or random.SystemRandom().randrange(1_000_000))
+LONG_SEEDS = 5
+
+# Seeds of short plans that once failed, each with what it found. They run with LONG=1.
+FAILING_SEEDS: dict[int, str] = {}
+
+PLANS = {"short": short_plan, "long": long_plan}
+HUB_FAULTS = {"short": 5, "long": 16}
+RUNS = [("short", SEED)]
+if LONG:
+    RUNS += [("long", seed) for seed in range(SEED, SEED + LONG_SEEDS)]
+    RUNS += [("short", seed) for seed in FAILING_SEEDS]
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(("length", "seed"), RUNS)
+def test_a_schedule_of_faults_loses_nothing_and_repeats_nothing(
+    tmp_path: Path, rabbitmq: RabbitMq, length: str, seed: int, engine: str
+) -> None:
+    (sitting,) = [one for one in PLANS[length](seed) if one.engine == engine]
+    origin = f"{length} plan of SEED={seed} ({FAILING_SEEDS.get(seed, 'not seen failing before')})"
+    runner.sit(tmp_path, rabbitmq, sitting, origin)
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(("length", "seed"), RUNS)
+def test_a_client_behind_the_hub_sees_each_answer_once_whatever_dies(
+    tmp_path: Path, length: str, seed: int
+) -> None:
+    sitting = hub_plan(seed, HUB_FAULTS[length])
+    runner.sit_at_hub(tmp_path, sitting, f"{length} plan at the hub of SEED={seed}")
