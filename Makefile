@@ -2,11 +2,13 @@
 # second time that costs milliseconds. `make help` lists the targets.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit main-job lint format wheel constraints clean distclean
+.PHONY: help demo test unit main-job faults lint format wheel constraints clean distclean
 
 # Extra arguments for pytest: make test ARGS="-k journal -x"
 ARGS ?=
 PY := .venv/bin/python
+# The fault tests: LONG=1 for the long schedule, SEED=n for the plans of an earlier run
+export LONG SEED
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -26,6 +28,10 @@ unit:  ## Run the unit tests only
 main-job:  ## Run the tests of the main job only: configure, start, run functions, stop
 	@.ci/environment dev
 	@$(PY) -m pytest -m main_job $(ARGS)
+
+faults:  ## Run what must not lose a task, and print the table; LONG=1 and SEED=n are understood
+	@.ci/environment dev
+	@$(PY) -m pytest -m faults $(ARGS)
 
 lint:  ## Check style and types
 	@.ci/environment dev

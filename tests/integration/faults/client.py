@@ -46,6 +46,7 @@ class Client:
         self._results_queue = results_queue
         self._books = books
         self._parcels: queue.SimpleQueue[Sequence[Parcel] | None] = queue.SimpleQueue()
+        self.asked: list[str] = []  # labels of all that was to be submitted so far
         self._ended = threading.Event()
         self._threads = [
             threading.Thread(target=self._submit_all, name="submitter"),
@@ -68,6 +69,7 @@ class Client:
         """Submit these together, as soon as the broker takes them."""
         for parcel in parcels:
             self._books.submitted(parcel.task_id, parcel.label)
+            self.asked.append(parcel.label)
         self._parcels.put(parcels)
 
     # --- the threads ------------------------------------------------------------------------------

@@ -8,7 +8,6 @@ stands in the way of recovery.
 from __future__ import annotations
 
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -45,10 +44,13 @@ def kill_agent(site: Site, _step: Step, begun: Begun) -> float:
 def kill_agent_at_a_point(site: Site, step: Step, begun: Begun) -> float:
     site.arm(f"{step.point}:{step.arrival}")
     begun()
-    try:
-        assert site.agent.wait(10) == -signal.SIGKILL, site.scene.log()
-    except subprocess.TimeoutExpired:  # all was done before it came there often enough
-        site.kill()
+
+    def over() -> bool:
+        return site.agent.poll() is not None or site.all_answered()
+
+    until(over, within_s=NOTICED_S, what="the agent dies at its point, or all is done before")
+    site.kill()
+    assert site.agent.returncode == -signal.SIGKILL, site.scene.log()
     return site.start()
 
 

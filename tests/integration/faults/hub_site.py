@@ -26,7 +26,7 @@ from tests.integration.faults.books import Books, Verdict
 from tests.integration.faults.client import AGAIN_S, LOST, Parcel
 from tests.integration.faults.proxy import Proxy
 from tests.integration.faults.schedule import Sitting
-from tests.integration.faults.site import Site, configuration, work
+from tests.integration.faults.site import Site, configuration, crash_file_of, work
 from tests.integration.hub_rig import HubProcess, Rest
 
 
@@ -210,13 +210,11 @@ def hub_site(directory: Path, sitting: Sitting) -> Iterator[HubSite]:
             scene.configure(configuration(sitting.engine, sitting.retries))
             books = Books(scene.executed)
             function_id = _register(scene)
-            first = scene.start()
+            agent = scene.start(crash_file=crash_file_of(scene))
             endpoint_id = scene.words[-1]["ready"]
             with HubClient(scene, endpoint_id, function_id, books) as client:
                 made = HubSite(scene, proxy, client, books, "")
-                made.hub = hub
-                scene.stop(first)  # the next one can be told where to crash
-                made.start()
+                made.hub, made.agent = hub, agent
                 yield made
                 assert scene.stop(made.agent) == 0, scene.log()
         finally:

@@ -57,8 +57,15 @@ def work(executed: str, label: str, seconds: float, _filling: bytes) -> str:
     return label
 
 
+def crash_file_of(scene: Bench) -> Path:
+    """Where the agents of this endpoint read at which point they are to die."""
+    return scene.directory / "crash-at"
+
+
 class TaskClient(Protocol):
     """Who submits: straight to the broker, or through the hub."""
+
+    asked: list[str]
 
     def submit(self, parcels: Sequence[Parcel]) -> None: ...
 
@@ -83,7 +90,7 @@ class Site:
         self.books = books
         self.user = user
         self.agent: subprocess.Popen[bytes]
-        self._crash_file = scene.directory / "crash-at"
+        self._crash_file = crash_file_of(scene)
         self._code = scene._serializer.serialize(work)
 
     @property
@@ -92,6 +99,10 @@ class Site:
         return self.scene.broker
 
     # --- tasks ------------------------------------------------------------------------------------
+
+    def all_answered(self) -> bool:
+        """Whether everything that was to be submitted so far has its answer."""
+        return self.books.wait(self.client.asked, len(self.client.asked), 0)
 
     def judge(self, labels: Sequence[str], *, retries: int, spare: int) -> Verdict:
         """The verdict on these tasks; see `Books.verdict`."""

@@ -6,18 +6,15 @@ repeats the plan of a seed; `make faults LONG=1` takes the long plans, five seed
 
 from __future__ import annotations
 
-import os
-import random
 from pathlib import Path
 
 import pytest
 
 from tests.integration.faults import runner
 from tests.integration.faults.schedule import ENGINES, hub_plan, long_plan, short_plan
+from tests.integration.faults.settings import LONG, SEED
 from tests.integration.rabbitmq import RabbitMq
 
-LONG = bool(os.environ.get("LONG"))
-SEED = int(os.environ.get("SEED") or random.SystemRandom().randrange(1_000_000))
 LONG_SEEDS = 5
 
 # Seeds of short plans that once failed, each with what it found. They run with LONG=1.
