@@ -78,6 +78,7 @@ def take(made: Site, step: Step, prefix: str, retries: int, where: str) -> None:
         for some in rest:
             made.client.submit(some)
 
+    disturbed = made.disturbances()
     assert made.books.wait(labels, step.after, ANSWERED_S), problem(made, where, "before it")
     threading.Event().wait(step.pause_ms / 1000)
     mended = ACTS[step.fault](made, step, submit_rest)
@@ -89,6 +90,8 @@ def take(made: Site, step: Step, prefix: str, retries: int, where: str) -> None:
     recovery_s = made.books.answered_after(probe.label, mended)
     enter(step, verdict, recovery_s)
     faults = told(verdict)
+    if verdict.repeats and made.disturbances() == disturbed:
+        faults.append(f"{verdict.repeats} repeats, though neither the agent nor a link was lost")
     assert not faults, problem(made, where, *faults)
 
 

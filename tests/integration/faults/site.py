@@ -152,6 +152,10 @@ class Site:
         """How often the agent's log says this."""
         return self.scene.log().count(text)
 
+    def disturbances(self) -> int:
+        """How often an agent started or lost a link, as its log tells: what excuses a repeat."""
+        return self.count_in_log("starts endpoint") + self.count_in_log("is down:")
+
     # --- its processes ----------------------------------------------------------------------------
 
     def processes(self, *words: str) -> list[psutil.Process]:
