@@ -133,6 +133,7 @@ class Bench:
         self.endpoint_id = str(uuid4())
         self.tasks_queue = f"{self.endpoint_id}.tasks"
         self.results_queue = f"{self.endpoint_id}.results"
+        self.more_queues: dict[str, Any] = {}  # what a registration's answer has besides these two
         self.registrations: list[dict[str, Any]] = []
         self.reports: list[dict[str, Any]] = []
         self._children: list[subprocess.Popen[bytes]] = []
@@ -151,6 +152,7 @@ class Bench:
         self.registrations.append(request)
         url = self.url
         return {
+            **self.more_queues,
             "endpoint_id": self.endpoint_id,
             "task_queue_info": {"connection_url": url, "exchange": "", "queue": self.tasks_queue},
             "result_queue_info": {

@@ -146,7 +146,7 @@ class Site:
 
     def connected(self) -> bool:
         """Whether the broker lists connections of the agent."""
-        return any(one.get("user") == self.user for one in self.broker.connections())
+        return bool(self.broker.connections_of(self.user))
 
     def count_in_log(self, text: str) -> int:
         """How often the agent's log says this."""

@@ -175,14 +175,34 @@ def test_after_a_broker_restart_tasks_are_answered_within_five_seconds(
     assert took_s < RECOVERY_LIMIT_S, f"{took_s:.1f} s"
 
 
-def test_a_running_endpoint_has_exactly_two_connections(tmp_path: Path, rabbitmq: RabbitMq) -> None:
-    with running_site(tmp_path, rabbitmq) as made:
-
-        def names() -> list[str]:
-            ours = [one for one in rabbitmq.connections() if one.get("user") == made.user]
-            return sorted(one["client_properties"]["connection_name"] for one in ours)
-
-        until(lambda: len(names()) == 2, within_s=30, what="RabbitMQ lists two connections")
-        made.client.submit(made.parcels(["one", "two"], 0, 0))
-        assert made.books.wait(["one", "two"], 2, 30)
-        assert names() == ["cep results", "cep tasks"]
+@pytest.mark.parametrize("number", [2, 3])
+def test_a_running_endpoint_has_two_connections_and_a_third_for_reports_sent_elsewhere(
+    tmp_path: Path, rabbitmq: RabbitMq, number: int
+) -> None:
+    user = f"counted-{number}"
+    with bench(tmp_path, rabbitmq) as scene:
+        scene.url = rabbitmq.add_user(user, "secret", configure=".*", write=".*", read=".*")
+        if number == 3:
+            elsewhere = scene.url.replace("127.0.0.1", "localhost")
+            route = {"exchange": "results", "routing_key": scene.results_queue}
+            scene.more_queues = {
+                "heartbeat_queue_info": {
+                    "connection_url": elsewhere,
+                    "exchange": "results",
+                    "queue": scene.results_queue,
+                    "queue_publish_kwargs": {**route, "mandatory": False, "properties": {}},
+                }
+            }
+        scene.configure(ONE_WORKER.format("ThreadPoolEngine"))
+        try:
+            agent = scene.start()
+            scene.submit(note, ["one", "two"])
+            assert len(scene.collect(2).answers) == 2
+            until(
+                lambda: len(rabbitmq.connections_of(user)) == number,
+                within_s=30,
+                what=f"the broker lists {number} connections: {rabbitmq.connections_of(user)}",
+            )
+            assert scene.stop(agent) == 0
+        finally:
+            rabbitmq.remove_user(user)
