@@ -48,6 +48,7 @@ class Kind:
     weight: int = 1
 
 
+# A change here, or in what is drawn below, gives every seed another plan.
 KINDS = (
     Kind("agent killed", KILL, weight=5),
     Kind("agent killed at a commit point", KILL, weight=9),
