@@ -86,6 +86,8 @@ HUB_KINDS = (
 SLOW_PAIRS = (
     ("broker stopped and started", "broker killed"),
     ("network half open", "consumer time-out"),
+    ("memory alarm", "disk alarm"),
+    ("agent killed, two started at once", "agent killed while it drains"),
 )
 
 
@@ -155,7 +157,7 @@ def short_plan(seed: int) -> list[Sitting]:
     """Each kind of fault once, but for `SLOW_PAIRS`, spread over the engines; a minute's work."""
     chance = random.Random(f"short {seed}")
     drawn: dict[str, list[Step]] = {engine: [] for engine in ENGINES}
-    # These take ten seconds and more, so a short plan has one of each pair.
+    # These take long, so a short plan has one of each pair.
     left_out = {chance.choice(pair) for pair in SLOW_PAIRS}
     for kind in KINDS:
         if kind.name in left_out:
