@@ -86,11 +86,14 @@ class Client:
                         )
                         channel.basic_publish("", self._tasks_queue, parcel.body, properties)
                     channel.tx_commit()
+                    parcels = ()  # should the connection end now, these are not sent again
                     parcels = self._next(channel)
             if self._ended.wait(AGAIN_S):
                 return
 
-    def _next(self, channel: pika.adapters.blocking_connection.BlockingChannel):
+    def _next(
+        self, channel: pika.adapters.blocking_connection.BlockingChannel
+    ) -> Sequence[Parcel] | None:
         """The next parcels; the connection is kept alive meanwhile."""
         while True:
             with contextlib.suppress(queue.Empty):

@@ -16,6 +16,7 @@ from tests.integration.faults.settings import LONG, SEED
 from tests.integration.rabbitmq import RabbitMq
 
 LONG_SEEDS = 5
+TIMEOUT_S = 900 if LONG else 300
 
 # Seeds of long plans that once failed, with the engine and what was found. They run with LONG=1.
 FAILING_SEEDS = {
@@ -33,7 +34,7 @@ if LONG:
     RUNS += [("long", *run) for run in FAILING_SEEDS if ("long", *run) not in RUNS]
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(TIMEOUT_S)
 @pytest.mark.parametrize(("length", "seed", "engine"), RUNS)
 def test_a_schedule_of_faults_loses_nothing_and_repeats_nothing(
     tmp_path: Path, rabbitmq: RabbitMq, length: str, seed: int, engine: str
@@ -44,7 +45,7 @@ def test_a_schedule_of_faults_loses_nothing_and_repeats_nothing(
     runner.sit(tmp_path, rabbitmq, sitting, origin)
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(TIMEOUT_S)
 @pytest.mark.parametrize(("length", "seed"), LENGTHS)
 def test_a_client_behind_the_hub_sees_each_answer_once_whatever_dies(
     tmp_path: Path, length: str, seed: int
