@@ -168,6 +168,7 @@ class HubSite(Site):
     hub: HubProcess
     client: HubClient
     _repeats_before = 0
+    _hub_was_killed = False
 
     def parcels(self, labels: Sequence[str], task_ms: int, filling: int) -> list[Parcel]:
         """Packed arguments, one per label; the hub gives the ids."""
@@ -184,17 +185,27 @@ class HubSite(Site):
         return int(self.hub.status()["results_repeated"])
 
     def judge(self, labels: Sequence[str], *, retries: int, spare: int) -> Verdict:
-        """The client must not see a repeat: each counts as duplicated. The hub may have some."""
+        """What the agent sends again the hub drops: a repeat at the client counts as duplicated.
+
+        Only a hub that was killed itself, between handing a result to the client's queue and
+        noting that, hands it over again; no two systems can do both in one step. The official SDK
+        keeps the first answer to a task id, as the books do, and these are counted as repeats.
+        """
         verdict = super().judge(labels, retries=retries, spare=spare)
-        if verdict.repeats:
+        if verdict.repeats and not self._hub_was_killed:
             verdict.contradicted.append(f"{verdict.repeats} repeats at the client")
         now = self.repeated_at_hub()
-        verdict.repeats = now - self._repeats_before if now >= self._repeats_before else now
+        if self._hub_was_killed:
+            verdict.repeats += now  # counted from its start
+        else:
+            verdict.repeats = now - self._repeats_before
         self._repeats_before = now
+        self._hub_was_killed = False
         return verdict
 
     def kill_hub(self) -> float:
         """kill -9 of the hub, and another on the same state; returns when that one was started."""
+        self._hub_was_killed = True
         self.hub.kill()
         began = time.monotonic()
         self.hub.start()
