@@ -20,6 +20,7 @@ import pytest
 
 from tests import leftovers
 from tests.integration.faults import table
+from tests.integration.faults.settings import SEED
 
 IN_CI = bool(os.environ.get("CI"))
 PARTS = {
@@ -142,6 +143,7 @@ def pytest_terminal_summary(
     write = terminalreporter.write_line
     if faults := table.rows():
         terminalreporter.section("faults")
+        write(f"make faults SEED={SEED} repeats the plans of this run")
         for line in table.as_markdown(faults):
             write(line)
     terminalreporter.section("parts")

@@ -13,9 +13,11 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from cep.agent.audit import Unaudited
+from cep.agent.recent import Recent
 from cep.config.settings import IntakeLimits
 from cep.errors import WireError
 from cep.journal.journal import Journal
+from cep.journal.memory import key_of
 from cep.model import Delivery
 from cep.wire.headers import TaskHeaders, parse_task_headers
 from cep.wire.result import (
@@ -90,7 +92,9 @@ class Intake:
         self._cancelled = False  # the broker has confirmed that it delivers no more
         self._mark = 0
         self._acks: list[tuple[int, int | None]] = []  # (tag, seq)
-        self._fresh: list[int] = []  # of these seqs, what this turn's commit makes durable
+        # What this turn's commit makes durable: number and id of each task.
+        self._fresh: dict[int, bytes | None] = {}
+        self._recent = Recent()
         self._rejects: list[int] = []
         self._returns: list[int] = []
         self._complained: set[str] = set()
@@ -147,7 +151,7 @@ class Intake:
             self._journal.channel_lost(self._epoch)
         self._epoch = epoch
         self._acks.clear()
-        self._fresh.clear()
+        self._remember()
         self._rejects.clear()
         self._returns.clear()
 
@@ -170,7 +174,7 @@ class Intake:
         except WireError as error:
             self._take_broken(delivery, error)
             return
-        if self._journal.knows(headers.task_id):
+        if self._knows(headers.task_id):
             self._repeat(delivery.tag, headers.task_id)
             return
         size = len(delivery.body)
@@ -186,7 +190,7 @@ class Intake:
             headers.result_serializers,
         )
         self._acks.append((delivery.tag, seq))
-        self._fresh.append(seq)
+        self._is_fresh(seq, headers.task_id)
         self._audit.arrived(seq, headers.task_id, headers.function_id, delivery.headers)
         self._onward.accepted(seq, headers, size)
 
@@ -209,7 +213,7 @@ class Intake:
         task_id = error.task_id or _task_id_inside(delivery.body)
         if task_id is None:
             self._rejects.append(delivery.tag)
-        elif self._journal.knows(task_id):
+        elif self._knows(task_id):
             self._repeat(delivery.tag, task_id)
         else:
             self._answer(delivery, task_id, COULD_NOT_EXECUTE, str(error))
@@ -228,15 +232,29 @@ class Intake:
         result = error_result(task_id, code, text, details=details)
         seq = self._journal.accept_finished(task_id, result)
         self._acks.append((delivery.tag, seq))
-        self._fresh.append(seq)
+        self._is_fresh(seq, task_id)
         self._audit.arrived(seq, task_id, function_id, delivery.headers)
         self._audit.ended(seq, code)
         self._onward.answered(seq, len(result))
 
     def _repeat(self, tag: int, task_id: str) -> None:
-        """An earlier ack was lost; this one is proved or lost like any other."""
+        """An earlier ack was lost, or the service sent the task twice; the task is not run again.
+
+        This ack is proved or lost like any other.
+        """
         self.counters["repeated"] += 1
         self._acks.append((tag, self._journal.seq_of(task_id)))
+
+    def _knows(self, task_id: str) -> bool:
+        return self._journal.knows(task_id) or key_of(task_id) in self._recent
+
+    def _is_fresh(self, seq: int, task_id: str) -> None:
+        self._fresh[seq] = key_of(task_id)
+
+    def _remember(self) -> None:
+        """What was fresh is the journal's for good; should it come again, it is known."""
+        self._recent.add(key for key in self._fresh.values() if key is not None)
+        self._fresh.clear()
 
     def _complain_once(self, text: str) -> None:
         level = logging.DEBUG if text in self._complained else logging.WARNING
@@ -259,7 +277,7 @@ class Intake:
             seqs = [seq for _, seq in self._acks if seq is not None]
             self._journal.ack_sent(seqs, self._epoch, self._mark)
             self._acks.clear()
-            self._fresh.clear()
+            self._remember()
         if self._rejects:
             self._consumer.reject(self._epoch, self._rejects)
             self._rejects = []
@@ -275,8 +293,10 @@ class Intake:
         Returns:
             Sequence numbers that must be forgotten everywhere; empty when none is left.
         """
-        kept = len(self._fresh) // 2
-        seqs, self._fresh = self._fresh[kept:], self._fresh[:kept]
+        fresh = list(self._fresh)
+        seqs = fresh[len(fresh) // 2 :]
+        for seq in seqs:
+            del self._fresh[seq]  # they are to come again
         gone = set(seqs)
         tags = [tag for tag, seq in self._acks if seq in gone]
         self._returns += tags

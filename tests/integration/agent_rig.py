@@ -134,9 +134,11 @@ class Bench:
         self.executed.touch()
         self.broker = broker
         self.url = broker.url  # what the next registration hands out
+        self.credentials = (str(uuid4()), "bench-secret")
         self.endpoint_id = str(uuid4())
         self.tasks_queue = f"{self.endpoint_id}.tasks"
         self.results_queue = f"{self.endpoint_id}.results"
+        self.more_queues: dict[str, Any] = {}  # what a registration's answer has besides these two
         self.registrations: list[dict[str, Any]] = []
         self.reports: list[dict[str, Any]] = []
         self._children: list[subprocess.Popen[bytes]] = []
@@ -155,6 +157,7 @@ class Bench:
         self.registrations.append(request)
         url = self.url
         return {
+            **self.more_queues,
             "endpoint_id": self.endpoint_id,
             "task_queue_info": {"connection_url": url, "exchange": "", "queue": self.tasks_queue},
             "result_queue_info": {
@@ -185,6 +188,7 @@ class Bench:
         prefix: Sequence[str] = (),
         variables: Mapping[str, str] | None = None,
         take_over: bool = False,
+        crash_file: Path | None = None,
     ) -> subprocess.Popen[bytes]:
         """Start the agent, detached, as `cep start` does.
 
@@ -194,17 +198,20 @@ class Bench:
             prefix: A command that runs the agent's command, such as `unshare` or `faketime`.
             variables: More environment variables.
             take_over: `--take-over`.
+            crash_file: Where the agent reads such words from at each SIGUSR2.
         """
         read_end, write_end = os.pipe()
-        module = "cep.agent" if crash is None else "tests.integration.crash_agent"
+        plain = crash is None and crash_file is None
+        module = "cep.agent" if plain else "tests.integration.crash_agent"
         options = json.dumps(asdict(StartOptions(take_over=take_over)))
         environment = {
             **os.environ,
-            "GLOBUS_COMPUTE_CLIENT_ID": str(uuid4()),
-            "GLOBUS_COMPUTE_CLIENT_SECRET": "bench-secret",
+            "GLOBUS_COMPUTE_CLIENT_ID": self.credentials[0],
+            "GLOBUS_COMPUTE_CLIENT_SECRET": self.credentials[1],
             "GLOBUS_COMPUTE_USER_DIR": str(self.directory),
             "XDG_RUNTIME_DIR": str(self.directory),
             "CRASH_AT": crash or "",
+            "CRASH_FILE": str(crash_file or ""),
             **(variables or {}),
         }
         command = [sys.executable, "-m", module, str(self.directory), "bench", str(write_end)]

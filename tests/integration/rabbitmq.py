@@ -203,6 +203,11 @@ class RabbitMq:
         assert isinstance(listed, list)
         return listed
 
+    def connections_of(self, user: str) -> list[str]:
+        """Names of a user's open connections as they are now, which `connections()` is not."""
+        listed = self.management("GET", f"connections/username/{quote(user)}")
+        return [one["name"] for one in listed]
+
     def close_connections(self, user: str = USER) -> None:
         """Close all connections of a user now, with a connection.close from the broker."""
         self.management("DELETE", f"connections/username/{quote(user)}")
