@@ -46,7 +46,6 @@ class TaskConsumer(Protocol):
     def ack(self, epoch: int, tags: Sequence[int]) -> None: ...
     def reject(self, epoch: int, tags: Sequence[int]) -> None: ...
     def give_back(self, epoch: int, tags: Sequence[int]) -> None: ...
-    def drop_bodies(self, epoch: int, tags: Sequence[int]) -> None: ...
     def probe(self, epoch: int, mark: int) -> None: ...
 
 
@@ -146,16 +145,13 @@ class Intake:
 
     def take(self, deliveries: Sequence[Delivery]) -> None:
         """Buffer each delivery as a task, an error answer, a repeat, or a reject."""
-        returned: list[int] = []
         for delivery in deliveries:
             self.channel(delivery.epoch)
             self.counters["received"] += 1
             if HOLD_DISK in self._holds:
                 self._returns.append(delivery.tag)
-                returned.append(delivery.tag)
             else:
                 self._take_one(delivery)
-        self._let_go(returned)
 
     def _take_one(self, delivery: Delivery) -> None:
         try:
@@ -258,16 +254,9 @@ class Intake:
             Sequence numbers that must be forgotten everywhere.
         """
         seqs, self._fresh = self._fresh, []
-        tags = [tag for tag, _ in self._acks]
-        self._returns.extend(tags)
+        self._returns.extend(tag for tag, _ in self._acks)
         self._acks.clear()
-        self._let_go(tags)
         return seqs
-
-    def _let_go(self, tags: Sequence[int]) -> None:
-        """These wait for `consuming_stopped`, which must not wait for them to be settled."""
-        if tags:
-            self._consumer.drop_bodies(self._epoch, tags)
 
     def consuming_stopped(self, epoch: int) -> None:
         """The cancel is through: what could not be taken goes back, and cannot come again now."""
