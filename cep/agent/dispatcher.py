@@ -18,7 +18,13 @@ from cep.engines.base import Engine, Submission
 from cep.errors import BodyLost, DiskUnfit
 from cep.journal.journal import Journal
 from cep.model import Outcome, OutcomeKind, Task
-from cep.wire.result import REMOTE_EXECUTION_ERROR, WORKER_LOST, error_result, peek_error
+from cep.wire.result import (
+    REMOTE_EXECUTION_ERROR,
+    UNKNOWN_TASK_FAILURE,
+    WORKER_LOST,
+    error_result,
+    peek_error,
+)
 
 log = logging.getLogger(__name__)
 
@@ -195,6 +201,7 @@ class Dispatcher:
     def _answer_lost(self, seq: int) -> tuple[int, int]:
         result = lost_body(self._entries[seq].task_id)
         self.counters["lost"] += 1
+        self._audit.ended(seq, UNKNOWN_TASK_FAILURE)
         self._finish(seq, result)
         return seq, len(result)
 

@@ -52,7 +52,6 @@ class TaskConsumer(Protocol):
     def ack(self, epoch: int, tags: Sequence[int]) -> None: ...
     def reject(self, epoch: int, tags: Sequence[int]) -> None: ...
     def give_back(self, epoch: int, tags: Sequence[int]) -> None: ...
-    def drop_bodies(self, epoch: int, tags: Sequence[int]) -> None: ...
     def probe(self, epoch: int, mark: int) -> None: ...
 
 
@@ -157,16 +156,13 @@ class Intake:
 
     def take(self, deliveries: Sequence[Delivery]) -> None:
         """Buffer each delivery as a task, an error answer, a repeat, or a reject."""
-        returned: list[int] = []
         for delivery in deliveries:
             self.channel(delivery.epoch)
             self.counters["received"] += 1
             if not self._holds.isdisjoint(HOLDS_UNWRITABLE):
                 self._returns.append(delivery.tag)
-                returned.append(delivery.tag)
             else:
                 self._take_one(delivery)
-        self._let_go(returned)
 
     def _take_one(self, delivery: Delivery) -> None:
         try:
@@ -298,17 +294,10 @@ class Intake:
         for seq in seqs:
             del self._fresh[seq]  # they are to come again
         gone = set(seqs)
-        tags = [tag for tag, seq in self._acks if seq in gone]
-        self._returns += tags
+        self._returns += [tag for tag, seq in self._acks if seq in gone]
         self._acks = [(tag, seq) for tag, seq in self._acks if seq not in gone]
-        self._let_go(tags)
         self._give_back()
         return seqs
-
-    def _let_go(self, tags: Sequence[int]) -> None:
-        """These wait for `consuming_stopped`, which must not wait for them to be settled."""
-        if tags:
-            self._consumer.drop_bodies(self._epoch, tags)
 
     def consuming_stopped(self, epoch: int) -> None:
         """The cancel is through: what could not be taken goes back, and cannot come again now."""

@@ -77,6 +77,7 @@ class Outbox:
                     result = lost_body(self._journal.damage(seq))
                     self._journal.finish(seq, result)
                     self._unsent[0] = (seq, len(result))
+                    self._bytes += len(result) - size
                     return True
                 self._unsent.popleft()
                 self._in_flight[seq] = size

@@ -1,4 +1,4 @@
-"""pika's SelectConnection with three changes: whose port it is, gathered writes, held reading.
+"""pika's SelectConnection with two changes: whose port it is, and gathered writes.
 
 A plain connection to a loopback port says nothing, no password above all, before the account
 behind that port is known to be a right one (cep.safety.peer).
@@ -7,9 +7,6 @@ What is written in one go leaves in one go: pika hands each frame to the socket 
 system calls and three packets for a small message. Between `cork` and `uncork` frames are gathered
 and sent together, which makes publishing several times cheaper.
 
-A broker may have hundreds of large messages on their way before it hears that they are too many.
-While reading is held they stay in its own memory and the network's buffers.
-
 The overridden methods are inner ones of pika (bounded in pyproject.toml); should they ever go away,
 unit tests say so.
 """
@@ -17,7 +14,7 @@ unit tests say so.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 from pika import SelectConnection
 
@@ -25,9 +22,6 @@ from cep.errors import PeerUntrusted
 from cep.safety import peer
 
 GATHER_BYTES = 256 * 1024  # more is passed on at once, so that nothing large is copied twice
-# A held connection still takes one mouthful (pika: 100 KiB) this often, so that it never looks dead
-# to pika's own watch over heartbeats.
-BREATH_S = 10.0
 
 
 class Connection(SelectConnection):  # type: ignore[misc]
@@ -37,7 +31,6 @@ class Connection(SelectConnection):  # type: ignore[misc]
         self._corked = False
         self._gathered: list[bytes] = []
         self._gathered_bytes = 0
-        self._held: Any = None  # the transport that is not read
         super().__init__(*args, **kwargs)
 
     def _on_stream_connected(self) -> None:
@@ -59,37 +52,6 @@ class Connection(SelectConnection):  # type: ignore[misc]
         self._corked = False
         self._pass_on()
 
-    def hold(self) -> None:
-        """Read nothing until `go_on`; what comes waits in the network's buffers."""
-        transport = self._transport
-        if self._held is None and _active(transport):
-            self._held = transport
-            # pika asks the object for this method each time it wants to be called again.
-            transport._on_socket_readable = _nothing
-            transport._nbio.remove_reader(transport._sock.fileno())
-            self.ioloop.call_later(BREATH_S, lambda: self._breathe(transport))
-
-    def go_on(self) -> None:
-        """Read again."""
-        transport, self._held = self._held, None
-        if transport is None:
-            return
-        del transport._on_socket_readable
-        if _active(transport):
-            transport._nbio.set_reader(transport._sock.fileno(), transport._on_socket_readable)
-            # TLS may have records decrypted already, for which the socket does not wake anybody.
-            transport._nbio.add_callback_threadsafe(transport._on_socket_readable)
-
-    def close(self, *args: Any, **kwargs: Any) -> None:
-        """Close in good order, for which the broker's answer must be read."""
-        self.go_on()
-        super().close(*args, **kwargs)
-
-    def _breathe(self, transport: Any) -> None:
-        if self._held is transport and _active(transport):
-            type(transport)._on_socket_readable(transport)
-            self.ioloop.call_later(BREATH_S, lambda: self._breathe(transport))
-
     def _output_marshaled_frames(self, marshaled_frames: Sequence[bytes]) -> None:
         size = sum(map(len, marshaled_frames))
         self.bytes_sent += size
@@ -106,11 +68,3 @@ class Connection(SelectConnection):  # type: ignore[misc]
             self._adapter_emit_data(b"".join(gathered))
         elif gathered:
             self._adapter_emit_data(gathered[0])
-
-
-def _active(transport: Any) -> bool:
-    return transport is not None and cast(bool, transport._state == transport._STATE_ACTIVE)
-
-
-def _nothing() -> None:
-    """Stand in for reading."""

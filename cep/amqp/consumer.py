@@ -5,8 +5,7 @@ thread and return at once (`stop` excepted); everything else runs in the AMQP th
 
 Deliveries go to the owner as batches, everything that was ready in one turn of the loop. AMQP
 counts messages, not bytes, so the number asked for follows the mean body size; should more than the
-limit be open all the same, the consumer is cancelled, and the connection is not read, until half of
-it is settled.
+limit be open all the same, the consumer is cancelled until half of it is settled.
 """
 
 from __future__ import annotations
@@ -40,8 +39,7 @@ class Consumer:
         name: Name of the link in events and logs.
         put: Takes the events; called in the AMQP thread, must not block.
         port: Replaces the port of the address (`amqp_port`).
-        undigested_limit_bytes: Bodies that may be delivered and not settled, in total; more by one
-            body and what pika reads at a time (100 KiB) at most.
+        undigested_limit_bytes: Bodies that may be delivered and not settled, in total.
         ssl_ca_file: Authorities to trust for TLS instead of the system's.
         guard: Called before each new channel is used; a `CepError` it raises ends the link.
         exclusive: Ask the broker to be the queue's only consumer.
@@ -124,10 +122,6 @@ class Consumer:
     def give_back(self, epoch: int, tags: Sequence[int]) -> None:
         """Give deliveries back; the broker delivers them again."""
         self._loop.call(lambda: self._settle("basic_nack", epoch, tags, requeue=True))
-
-    def drop_bodies(self, epoch: int, tags: Sequence[int]) -> None:
-        """Note that the owner has let go of these bodies and will settle the deliveries later."""
-        self._loop.call(lambda: self._drop_bodies(epoch, tags))
 
     def probe(self, epoch: int, mark: int) -> None:
         """Ask the broker whether it has processed all acks so far; answered by `AcksProcessed`.
@@ -260,10 +254,6 @@ class Consumer:
                 method.routing_key or "",
             )
         )
-        if self._open.size_bytes > self._limit_bytes:
-            # A mean is slow to tell that small messages are followed by large ones, and what is on
-            # its way comes whatever is cancelled.
-            self._link.connection.hold()
 
     def _turn_ends(self) -> None:
         self._flush()
@@ -294,19 +284,7 @@ class Consumer:
                 self._send_settlement(channel, verb, frame, how)
         finally:
             self._link.connection.uncork()
-        self._perhaps_go_on()
-
-    def _drop_bodies(self, epoch: int, tags: Sequence[int]) -> None:
-        if epoch == self._link.epoch:
-            self._open.drop_bodies(tags)
-            self._perhaps_go_on()
-
-    def _perhaps_go_on(self) -> None:
-        channel = self._link.channel
-        if self._open.size_bytes > self._limit_bytes / 2 or channel is None:
-            return
-        self._link.connection.go_on()
-        if self._braked:
+        if self._braked and self._open.size_bytes <= self._limit_bytes / 2:
             self._braked = False
             self._reconcile()
 

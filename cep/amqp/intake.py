@@ -38,13 +38,6 @@ class Unsettled:
         self._sizes[tag] = size
         self.size_bytes += size
 
-    def drop_bodies(self, tags: Iterable[int]) -> None:
-        """The owner has let go of these bodies; the deliveries stay open."""
-        for tag in tags:
-            if tag in self._sizes:
-                self.size_bytes -= self._sizes[tag]
-                self._sizes[tag] = 0
-
     def settle(self, tags: Iterable[int]) -> list[Settlement]:
         """Forget these tags and return the frames that settle exactly them.
 

@@ -52,9 +52,6 @@ class FakeConsumer:
     def give_back(self, epoch: int, tags: Sequence[int]) -> None:
         self.told.append(("give_back", epoch, tuple(tags)))
 
-    def drop_bodies(self, epoch: int, tags: Sequence[int]) -> None:
-        self.told.append(("drop_bodies", epoch, tuple(tags)))
-
     def probe(self, epoch: int, mark: int) -> None:
         self.told.append(("probe", epoch, mark))
 

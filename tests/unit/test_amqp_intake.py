@@ -113,14 +113,3 @@ def test_a_small_change_of_prefetch_is_not_worth_a_round_trip() -> None:
     assert worth_changing(100, 50)
     assert worth_changing(100, 200)
     assert not worth_changing(1, 1)
-
-
-def test_bodies_that_were_let_go_count_nothing_and_stay_open() -> None:
-    unsettled = Unsettled()
-    for tag in (1, 2, 3):
-        unsettled.add(tag, 100)
-    unsettled.drop_bodies([1, 3, 9])
-    assert unsettled.size_bytes == 100
-    assert len(unsettled) == 3
-    assert unsettled.settle([1, 2, 3]) == [Settlement(3, True)]
-    assert unsettled.size_bytes == 0
