@@ -10,7 +10,7 @@ from pathlib import Path
 from cep.safety.files import append_text
 from cep.safety.logs import SafeFormatter
 
-_FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
+_FORMAT = "%(asctime)sZ %(levelname)s %(name)s %(message)s"
 _MAX_BYTES = 10 * 1024 * 1024
 _BACKUPS = 3
 
