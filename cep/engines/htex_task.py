@@ -97,7 +97,9 @@ def unpack_answers(frame: bytes) -> list[Answer]:
             if not 0 <= run_time_s < math.inf:
                 raise ValueError(f"The worker's answer says that a run took {run_time_s} seconds.")
             if length > len(frame) - at:
-                raise ValueError("The worker's answer is cut off.")
+                raise ValueError(
+                    f"The worker's answer has {len(frame)} bytes instead of {at + length}."
+                )
             answers.append(Answer(bool(begun), run_time_s, frame[at : at + length]))
             at += length
     except struct.error as error:

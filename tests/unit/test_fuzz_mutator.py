@@ -18,6 +18,17 @@ def _run(one: Callable[[bytes], None], work: Path, seeds: tuple[bytes, ...] = (b
     return mutator.run(one, seeds, seconds=5, seed=1, longest=64, artifacts=work)
 
 
+def _python(program: str, work: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", program, str(work)],
+        cwd=Path(__file__).resolve().parents[2],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
 def test_an_input_that_crashes_is_found_and_kept(tmp_path: Path) -> None:
     def one(data: bytes) -> None:
         assert not data.startswith(b"se\x80")
@@ -38,14 +49,19 @@ def test_an_input_that_hangs_is_found(tmp_path: Path, monkeypatch: pytest.Monkey
     assert _run(one, tmp_path) == 77
 
 
-def test_an_input_that_fills_memory_is_found(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(mutator, "MEMORY_LIMIT_MB", mutator.peak_mb() + 20)
-    held: list[bytes] = []
-
-    assert _run(lambda _data: held.append(b"x" * (1 << 20)), tmp_path) == 77
-    assert len(held) < 100
+def test_an_input_that_fills_memory_is_found(tmp_path: Path) -> None:
+    # In a process of its own, whose memory nothing else has ever filled.
+    program = (
+        "import sys, pathlib; from tests.fuzz import mutator\n"
+        "mutator.MEMORY_LIMIT_MB = mutator.peak_mb() + 20; held = []\n"
+        "status = mutator.run(lambda data: held.append(b'x' * (1 << 20)), [b'seed'], seconds=30,\n"
+        "    seed=1, longest=64, artifacts=pathlib.Path(sys.argv[1]))\n"
+        "assert len(held) < 500, len(held)\n"
+        "sys.exit(status)"
+    )
+    done = _python(program, tmp_path)
+    assert done.returncode == 77, done.stderr
+    assert "are in use" in done.stderr
 
 
 def test_mutations_differ_and_keep_the_limit() -> None:
@@ -61,14 +77,7 @@ def test_a_target_runs_where_atheris_is_not_installed(tmp_path: Path) -> None:
         "from tests.fuzz import child\n"
         "child.main('wire', 1, 1, pathlib.Path(sys.argv[1]))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path)],
-        cwd=Path(__file__).resolve().parents[2],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = _python(program, tmp_path)
     assert done.returncode == 0, done.stderr
     assert "engine: mutator" in done.stderr
     tried = done.stderr.partition("stat::number_of_executed_units: ")[2].split()[0]
