@@ -167,8 +167,10 @@ class HeldLease:
         self._lease = replace(self._lease, renewed=utc_now())
         try:
             if not self._write():  # our file has gone, or its handle is stale: take it up anew
-                os.close(self._file)
+                stale = self._file
                 self._file = os.open(self._paths.lease, os.O_RDWR | os.O_CLOEXEC)
+                with suppress(OSError):  # it is closed even where close(2) complains
+                    os.close(stale)
                 self._write()
             os.utime(self._paths.pid_file)
         except OSError as exc:
@@ -211,7 +213,8 @@ class HeldLease:
         if not self._held:
             return
         self._held = False
-        os.close(self._file)
+        with suppress(OSError):
+            os.close(self._file)
         mine = read(self._paths)
         if mine is None or mine.token != self.token:
             return

@@ -417,6 +417,8 @@ class Journal:
     def close(self) -> None:
         """Commit what is buffered, if the disk allows, and close the files."""
         try:
+            if self._writer.in_doubt:  # the disk may be well again by now
+                self.trial(FILE_THRESHOLD)
             self.commit()
             self.compact()
         finally:

@@ -32,7 +32,7 @@ class Writer:
 
     def __init__(self, connection: sqlite3.Connection, db: Path, bodies: BodyFiles) -> None:
         self._connection = connection
-        self._in_doubt = False  # an error that the open database may keep was seen
+        self.in_doubt = False  # a failed write was seen: the open database is used no more
         self.db = db
         self.bodies = bodies
         self._seq_limit = self.ask(store.seq_limit)
@@ -98,11 +98,11 @@ class Writer:
             JournalError: The database is corrupt.
         """
         self.bodies.trial(body_bytes)
-        reopened = self._in_doubt
+        reopened = self.in_doubt
         if reopened:
             self.abandon()
             self._connection = schema.open_database(self.db)
-            self._in_doubt = False
+            self.in_doubt = False
             self._seq_limit = self.ask(store.seq_limit)
         try:
             self.ask(store.write_counter)
@@ -184,12 +184,12 @@ class Writer:
                 self._connection.execute("ROLLBACK")
 
     def _complaint(self, exc: sqlite3.Error) -> CepError:
-        self._in_doubt = self._in_doubt or faults.leaves_doubt(exc)
+        self.in_doubt = self.in_doubt or faults.leaves_doubt(exc)
         return faults.from_sqlite(exc, self.db)
 
     def _refuse_doubt(self) -> None:
         """After a failed write an open database may call a sound file malformed: use it no more."""
-        if self._in_doubt:
+        if self.in_doubt:
             raise DiskUnfit(
                 f"The journal {self.db} could not be written, and waits to be opened again."
             )

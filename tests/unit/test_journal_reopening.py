@@ -76,7 +76,7 @@ def test_a_journal_that_was_set_back_meanwhile_is_refused(tmp_path: Path) -> Non
     journal = open_journal(tmp_path)
     accept(journal)
     journal.commit()
-    journal._writer._in_doubt = True
+    journal._writer.in_doubt = True
     journal._writer._connection.execute("DELETE FROM tasks")
     with pytest.raises(JournalError, match="lost 1 tasks"):
         journal.trial(1000)

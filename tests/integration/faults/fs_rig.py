@@ -17,6 +17,11 @@ THREADS = "engine: {type: ThreadPoolEngine, max_workers: 2}\nheartbeat_period: 5
 LONG = bool(os.environ.get("LONG"))
 
 
+def long_only(test: Callable[..., None]) -> Callable[..., None] | None:
+    """Leave this test to the long schedule (LONG=1); without it there is nothing to collect."""
+    return test if LONG else None
+
+
 def gated(executed: str, label: str, gate: str) -> str:
     """A test function: leave the trace at once, answer when the gate file is there."""
     import os

@@ -25,6 +25,7 @@ from tests.integration.faults.fs_rig import (
     THREADS,
     enter_account,
     gated,
+    long_only,
     wait_for_trace,
     wait_until,
 )
@@ -158,6 +159,7 @@ def test_new_credentials_are_had_when_the_token_is_years_too_old(
         broker.remove_user("second-clock")
 
 
+@long_only
 def test_managers_of_blocks_outlive_a_clock_that_jumps(scene: Bench, clock: Clock) -> None:
     scene.configure(HTEX)
     agent = start(scene, clock)

@@ -23,6 +23,7 @@ from tests.integration.faults.fs_rig import (
     THREADS,
     enter_account,
     gated,
+    long_only,
     wait_for_trace,
     wait_until,
 )
@@ -130,6 +131,7 @@ def test_a_damaged_journal_is_refused_and_left_byte_for_byte(scene: Bench, tmp_p
     assert scene.stop(agent) == 0
 
 
+@long_only
 def test_the_way_out_of_a_damaged_journal_works(scene: Bench) -> None:
     paths = EndpointPaths.of(scene.root)
     kill_with_a_full_journal(scene, b"x" * LARGE)

@@ -21,7 +21,13 @@ from cep.paths import EndpointPaths
 from tests.integration.agent_rig import Bench, bench, note
 from tests.integration.faults import other_host
 from tests.integration.faults.broken_fs import BrokenFs, need, why_not
-from tests.integration.faults.fs_rig import THREADS, enter_account, gated, wait_for_trace
+from tests.integration.faults.fs_rig import (
+    THREADS,
+    enter_account,
+    gated,
+    long_only,
+    wait_for_trace,
+)
 from tests.integration.faults.other_host import OtherHost
 from tests.integration.rabbitmq import RabbitMq
 
@@ -93,6 +99,7 @@ def test_of_starts_at_the_same_moment_one_runs_and_the_others_say_so(scene: Benc
     assert scene.stop(winner) == 0
 
 
+@long_only
 def test_of_two_hosts_that_share_a_home_one_runs_whatever_locks_they_are_granted(
     scene: Bench, hosts: tuple[OtherHost, OtherHost]
 ) -> None:
