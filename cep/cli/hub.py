@@ -271,6 +271,12 @@ def env(state_dir: Path | None) -> None:
         lines |= {"GLOBUS_SDK_VERIFY_SSL": running.ca_file, "SSL_CERT_FILE": running.ca_file}
     for name, value in lines.items():
         click.echo(f"export {name}={shlex.quote(value)}")
+    if running.certificate is not None and running.ca_file is None:
+        click.echo(
+            "Clients that do not know the authority of the hub's certificate cannot use it; name "
+            "it with `cep hub serve --tls-ca FILE`.",
+            err=True,
+        )
     if found["url"] not in _SDK_ADDRESSES:
         click.echo(
             f"The SDK itself knows http://localhost:5000 only, and this hub is {found['url']}: see "

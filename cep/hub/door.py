@@ -80,6 +80,12 @@ class Door:
         for visitor in list(self._visitors):
             visitor.abort()
 
+    def close_unbegun(self) -> None:
+        """End the connections whose TLS handshake is not over; nobody else knows of them."""
+        for visitor in list(self._visitors):
+            if not visitor.begun:
+                visitor.abort()
+
     def enter(self, visitor: Visitor) -> bool:
         """Let a connection in, for which another may have to leave; False when it may not."""
         if len(self._visitors) >= self._limit:
@@ -126,6 +132,11 @@ class Visitor(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._early: list[bytes] = []
         self._coming_in: asyncio.Task[None] | None = None
+
+    @property
+    def begun(self) -> bool:
+        """Whether its protocol has the connection."""
+        return self._inner is not None
 
     def busy(self) -> None:
         """The connection does something that must not be broken off."""

@@ -102,6 +102,11 @@ class Server(uvicorn.Server):
         self.started = True
         self._tell()
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop; requests under way get their grace."""
+        self.door.close_unbegun()
+        await super().shutdown(sockets)
+
     async def main_loop(self) -> None:
         """Wait for the end, where uvicorn would look ten times a second whether it has come."""
         await self._ended.wait()

@@ -122,8 +122,8 @@ def _owners(here: _End, there: _End) -> set[int]:
     Both count. A connection that is not accepted yet shows root as its owner; and whoever accepted
     it may have closed the listening socket since.
     """
-    rows = list(_rows())
-    listening = [row for row in rows if row.listening and row.local.port == there.port]
+    rows = list(_rows(there.port))
+    listening = [row for row in rows if row.listening]
     exact = [row for row in listening if row.local.address == there.address]
     # The kernel prefers a socket of this very address to one of all addresses.
     wide = [row for row in listening if row.local.address.is_unspecified]
@@ -131,7 +131,9 @@ def _owners(here: _End, there: _End) -> set[int]:
     return {row.uid for row in (*(exact or wide), *taken)}
 
 
-def _rows() -> Iterator[_Row]:
+def _rows(port: int) -> Iterator[_Row]:
+    """The sockets whose own port is this one."""
+    wanted = f":{port:04X}"
     read = False
     for table in _TABLES:
         try:
@@ -144,6 +146,8 @@ def _rows() -> Iterator[_Row]:
         for line in lines:
             # sl, local, remote, state, queues, timer, retransmits, uid; source: proc(5).
             fields = line.split()
+            if not fields[1].endswith(wanted):
+                continue
             listening = fields[3] == _LISTEN
             yield _Row(_hex_end(fields[1]), _hex_end(fields[2]), listening, int(fields[7]))
     if not read:

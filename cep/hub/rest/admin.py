@@ -1,6 +1,6 @@
 """The hub's own routes for `cep hub`: clients, state, and the client that `hub env` speaks of.
 
-Answered on loopback only, to whoever has the secret of the running hub (a file of mode 0600 in
+Answered within this host only, to whoever has the secret of the running hub (a file of mode 0600 in
 its state directory).
 """
 
@@ -36,8 +36,9 @@ ENV_CLIENT_NAME = "hub-env"
 def _check(request: Request) -> Services:
     services = services_of(request)
     peer = "" if request.client is None else request.client.host
+    here = request.scope.get("server") or ("",)  # a hub on one address is reached by that one
     secret = request.headers.get(SECRET_HEADER, "")
-    if not is_loopback(peer) or not hmac.compare_digest(
+    if not (is_loopback(peer) or peer == here[0]) or not hmac.compare_digest(
         secret.encode(), services.admin_secret.encode()
     ):
         raise wrong_login(request, Refusal(404, "NO_SUCH_ROUTE", "Not Found."))
