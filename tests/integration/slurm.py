@@ -234,7 +234,13 @@ class Cluster:
         )
 
     def _exec(
-        self, host: str, options: Sequence[str], argv: Sequence[str], *, check: bool, timeout_s: float
+        self,
+        host: str,
+        options: Sequence[str],
+        argv: Sequence[str],
+        *,
+        check: bool,
+        timeout_s: float,
     ) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
             ["docker", "exec", *options, self._containers[host].id, *argv],
@@ -255,7 +261,9 @@ class Cluster:
     def jobs(self) -> list[dict[str, Any]]:
         """Jobs that the controller knows and that have not ended."""
         found = json.loads(self.root_run("squeue", "--json").stdout)["jobs"]
-        return [job for job in found if set(job["job_state"]) & {"PENDING", "RUNNING", "COMPLETING"}]
+        return [
+            job for job in found if set(job["job_state"]) & {"PENDING", "RUNNING", "COMPLETING"}
+        ]
 
     def address_of(self, host: str) -> str:
         """A host's address on the cluster's network."""

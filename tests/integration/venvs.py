@@ -80,10 +80,8 @@ def wheelhouse(python: str) -> Path:
 
 def own_wheel(directory: Path) -> Path:
     """Build our wheel from the present sources into a directory."""
-    _pip(
-        Path(sys.executable), "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", directory,
-        PROJECT,
-    )  # fmt: skip
+    alone = ["--no-deps", "--no-build-isolation", "--wheel-dir", directory]
+    _pip(Path(sys.executable), "wheel", *alone, PROJECT)
     (made,) = directory.glob("cep_endpoint-*.whl")
     return made
 
