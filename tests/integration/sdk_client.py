@@ -53,6 +53,19 @@ def task_id() -> str:
     return os.environ["GC_TASK_UUID"]
 
 
+def host() -> str:
+    import socket
+
+    return socket.gethostname()
+
+
+def hosts(endpoint_id: str, number: str) -> dict[str, Any]:
+    """Tell on which hosts functions run."""
+    with Executor(endpoint_id=endpoint_id) as executor:
+        futures = [executor.submit(host) for _ in range(int(number))]
+        return {"hosts": sorted({future.result(timeout=TIMEOUT_S) for future in futures})}
+
+
 def many(endpoint_id: str, number: str) -> dict[str, Any]:
     begun = time.monotonic()
     with Executor(endpoint_id=endpoint_id) as executor:
@@ -203,6 +216,7 @@ def waves(endpoint_id: str, plan: str, gate: str, witness: str) -> dict[str, Any
 
 VERBS = {
     "many": many,
+    "hosts": hosts,
     "exception": exception,
     "shell": shell,
     "own-task-id": own_task_id,
