@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from cep.hub.options import HubFiles
 
 
-_LIBRARIES = ("pamqp", "sqlalchemy", "starlette", "uvicorn")  # the extra `hub`
+_LIBRARIES = ("pamqp", "sqlalchemy", "starlette", "urllib3", "uvicorn")  # the extra `hub`
 
 
 class _HubGroup(CepGroup):
