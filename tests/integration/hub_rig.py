@@ -14,6 +14,7 @@ import socket
 import struct
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -22,6 +23,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pika
+import pika.exceptions
 import psutil
 
 from cep.wire.buffers import pack_buffers
@@ -242,6 +244,16 @@ class FakeEndpoint:
     def report(self, **state: Any) -> None:
         """Send a status report."""
         self.send("heartbeat_queue_info", pack_status_report(self.id, state))
+
+    def wait_cut_off(self, within_s: float = 10) -> None:
+        """Wait until the broker has closed the connection."""
+        deadline = time.monotonic() + within_s
+        while (left := deadline - time.monotonic()) > 0:
+            try:
+                self.connection.process_data_events(time_limit=left)
+            except pika.exceptions.AMQPError:
+                return
+        raise AssertionError(f"the connection is still there after {within_s} s")
 
     def close(self) -> None:
         """Disconnect."""
