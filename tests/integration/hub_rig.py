@@ -62,7 +62,7 @@ class HubProcess:
             text=True,
             timeout=60,
             check=False,
-            env={**os.environ, **self.variables},
+            env={**_own_environment(), **self.variables},
         )
         assert not check or done.returncode == 0, f"{words}: {done.stderr}\n{self.log()}"
         return done
@@ -96,6 +96,11 @@ class HubProcess:
     def status(self) -> dict[str, Any]:
         """What `cep hub status --json` says."""
         return dict(json.loads(self.cep("status", "--json").stdout))
+
+
+def _own_environment() -> dict[str, str]:
+    """The variables without addresses of somebody's servers."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("CEP_HUB_")}
 
 
 class Rest:

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from cep.cli.hub import serve
 from cep.cli.main import run
 from cep.errors import ConfigError, InputMissing
 from cep.hub import topology
-from cep.hub.options import HubOptions, read_address
+from cep.hub.options import SECRET_VARIABLES, HubOptions, read_address
 from cep.hub.postgres import PostgresDatabase, read_database_url
 from cep.hub.rabbitmq import RabbitAddress
 
@@ -124,6 +125,11 @@ def test_a_management_address_alone_is_refused(
     assert run(words) == 78
     assert "with --amqp-url only" in capsys.readouterr().err
     assert hidden, "a command line that may hold a password is hidden first"
+
+
+def test_each_address_with_a_password_has_its_variable() -> None:
+    found = {option.envvar for option in serve.params if isinstance(option.envvar, str)}
+    assert found == SECRET_VARIABLES
 
 
 def test_on_rabbitmq_an_endpoint_has_no_bindings_that_would_outlive_it() -> None:
