@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -276,6 +277,53 @@ def test_a_disabled_clients_endpoint_comes_back_with_its_password(hub: HubProces
     assert again != url, "the password of before was seen by whoever was shut out"
     check_connection(again)
     endpoint.close()
+
+
+def test_a_hub_that_lost_its_rights_goes_on_when_it_has_them_again(
+    rabbitmq: RabbitMq, tmp_path: Path
+) -> None:
+    url = rabbitmq.hub_url()
+    name, vhost = user_of(url), url.rpartition("/")[2]
+    variables = {
+        "CEP_HUB_AMQP_URL": url,
+        "CEP_HUB_AMQP_MANAGEMENT_URL": rabbitmq.management_url,
+    }
+    with HubProcess(tmp_path / "state", variables) as hub:
+        rest = hub.client("lab")
+        endpoint, function_id = FakeEndpoint(rest), rest.function()
+        rights = rabbitmq.management("GET", f"permissions/{vhost}/{name}")
+        rabbitmq.management("DELETE", f"permissions/{vhost}/{name}")
+        rabbitmq.close_connections(name)
+        until(lambda: "refuses the hub" in hub.log(), within_s=10, what="the hub says so")
+        names = {key: rights[key] for key in ("configure", "write", "read")}
+        rabbitmq.management("PUT", f"permissions/{vhost}/{name}", names)
+        answer = rest.submit(endpoint.id, function_id)  # waits for the broker
+        endpoint.take(1)
+        endpoint.result(pack_result(answer["tasks"][function_id][0], "00\nYQ==\n"))
+        assert len(rest.results(answer["task_group_id"], 1)) == 1
+        endpoint.close()
+
+
+def test_over_tls_the_broker_must_prove_who_it_is(rabbitmq: RabbitMq, tmp_path: Path) -> None:
+    url = rabbitmq.hub_url().replace("amqp://", "amqps://")
+    url = url.replace(f"{rabbitmq.host}:{rabbitmq.port}", f"localhost:{rabbitmq.tls_port}")
+    variables = {
+        "CEP_HUB_AMQP_URL": url,
+        "CEP_HUB_AMQP_MANAGEMENT_URL": rabbitmq.management_url,
+    }
+    trusting = {**variables, "SSL_CERT_FILE": str(rabbitmq.ca_file)}
+    done = HubProcess(tmp_path / "state", variables).cep(
+        "serve", "--detach", "--port", "0", check=False
+    )
+    assert done.returncode != 0
+    assert "is not trusted" in done.stderr
+    with HubProcess(tmp_path / "state", trusting) as hub:
+        rest = hub.client("lab")
+        answer = rest("POST", "/v3/endpoints", {"endpoint_name": "fake"})
+        told = answer["task_queue_info"]["connection_url"]
+        assert urlsplit(told).scheme == "amqps"
+        assert urlsplit(told).port == rabbitmq.tls_port
+        assert "is up" in hub.log()
 
 
 def users(rabbitmq: RabbitMq) -> set[str]:
