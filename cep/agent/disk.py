@@ -75,7 +75,10 @@ def _own(directory: Path, hint: str | None) -> None:
     except CantCreate as exc:
         cause = exc.__cause__
         if isinstance(cause, OSError) and cause.errno in _BROKEN:
-            raise DiskUnfit(exc.message, hint=hint) from cause
+            raise DiskUnfit(
+                f"The directory {directory} cannot be made or read: {cause.strerror or cause}.",
+                hint=hint,
+            ) from cause
         raise
 
 

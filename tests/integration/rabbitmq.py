@@ -98,7 +98,8 @@ class RabbitMq:
             }
         else:
             shared = f"container:{self._network_of.id}"
-            container.with_kwargs(labels=session_labels(), network_mode=shared)
+            # Where a hub reaches it on loopback, its port must belong to the hub's account or root.
+            container.with_kwargs(labels=session_labels(), network_mode=shared, user="root")
             container.with_env("RABBITMQ_NODENAME", "rabbit@localhost")
         container.start()
         self._engine = container.get_docker_client().client

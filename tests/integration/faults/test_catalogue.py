@@ -99,7 +99,10 @@ CATALOGUE: dict[str, tuple[str, ...]] = {
     ),
     "17: logs are large or without bound, and those of workers are never pruned": (
         "unit/test_htex_parts.py::test_fault_17_a_workers_log_is_bounded",
-        "unit/test_htex_parts.py::test_fault_17_old_logs_and_scripts_are_pruned_at_start",
+        "integration/test_log_bounds.py"
+        "::test_fault_17_a_function_that_prints_without_end_does_not_fill_the_disk",
+        "unit/test_agent_retention.py"
+        "::test_each_kind_goes_when_it_is_older_than_its_age_and_not_before",
         "unit/test_agent_process.py::test_the_log_file_is_private_and_bounded",
     ),
     "18: an exclusive consumer gives up when its own old connection still holds the queue": (
