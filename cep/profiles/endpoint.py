@@ -29,12 +29,30 @@ class Record:
         values: What was chosen with it, by variable.
         service_url: What was written as the service's address.
         digest: SHA-256 of the text, to notice later edits by hand.
+        site: The preset's name, if one was used.
+        written: The text itself, to tell a later edit from what was written; empty in records
+            of earlier versions.
     """
 
     profile: str | None = None
     values: Mapping[str, Any] = field(default_factory=dict)
     service_url: str | None = None
     digest: str = ""
+    site: str | None = None
+    written: str = ""
+
+    @classmethod
+    def of(
+        cls,
+        text: str,
+        *,
+        profile: str | None = None,
+        values: Mapping[str, Any] | None = None,
+        service_url: str | None = None,
+        site: str | None = None,
+    ) -> Record:
+        """The record of a text that is about to be written."""
+        return cls(profile, dict(values or {}), service_url, digest(text), site, text)
 
 
 def read_record(root: Path) -> Record:
@@ -46,6 +64,8 @@ def read_record(root: Path) -> Record:
             values=dict(found.get("values") or {}),
             service_url=found.get("service_url"),
             digest=str(found.get("digest") or ""),
+            site=found.get("site"),
+            written=str(found.get("written") or ""),
         )
     except (OSError, ValueError, AttributeError, TypeError):
         return Record()
@@ -134,5 +154,7 @@ def _as_json(record: Record) -> str:
         "values": dict(record.values),
         "service_url": record.service_url,
         "digest": record.digest,
+        "site": record.site,
+        "written": record.written,
     }
     return json.dumps(content, indent=2) + "\n"
