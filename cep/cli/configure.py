@@ -230,10 +230,10 @@ def _from_profile(shared: Shared, asked: _Asked, root: Path, old: str | None) ->
         origin=origin,
         ask=_ask if interactive() else lambda _values: None,
     )
-    notes = [_unset_note(shared, made.text, name, root) for name in made.unset]
     if old is None:
-        return _New(made.text, made.record, tuple(notes))
+        return _New(made.text, made.record, _unset_notes(shared, made.text, made.required, root))
     merged = making.updated(old, earlier, made, origin)
+    notes = list(_unset_notes(shared, merged.text, made.required, root))
     if merged.kept:
         notes.append(f"Your own changes stay: {', '.join(merged.kept)}.")
     if merged.replaced:
@@ -277,16 +277,22 @@ def _checked(variable: Variable, *, may_be_empty: bool) -> Callable[[str], Any]:
     return read
 
 
-def _unset_note(shared: Shared, text: str, name: str, root: Path) -> str:
+def _unset_notes(
+    shared: Shared, text: str, required: tuple[str, ...], root: Path
+) -> tuple[str, ...]:
+    """A sentence for each value that the owner still has to write."""
     from cep.config.unset import placeholder
 
-    lines = text.splitlines()
-    line = next((n for n, line in enumerate(lines, 1) if placeholder(name) in line), 0)
-    return (
-        f"The variable {name} is not set, and the endpoint does not start before it is: write it "
-        f"into line {line} of {root / 'config.yaml'}, or run: "
-        f"{shared.program} configure {root.name} --update --set {name}=VALUE"
-    )
+    notes = []
+    for number, line in enumerate(text.splitlines(), 1):
+        for name in required:
+            if line.endswith(placeholder(name)):
+                notes.append(
+                    f"The variable {name} is not set, and the endpoint does not start before it "
+                    f"is: write it into line {number} of {root / 'config.yaml'}, or run: "
+                    f"{shared.program} configure {root.name} --update --set {name}=VALUE"
+                )
+    return tuple(notes)
 
 
 def _name_scheduler(shared: Shared, name: str) -> None:

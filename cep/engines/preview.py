@@ -7,7 +7,9 @@ nothing is left. One thread; not for the agent.
 
 from __future__ import annotations
 
+import contextlib
 import shlex
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,7 +84,8 @@ def preview(settings: HtexSettings, run_dir: Path, scratch: Path) -> Submission:
         ConfigError: The settings cannot work.
     """
     parsl_parts.import_in_agent()
-    provider = provider_of(settings, mark={}, run_dir=scratch)
+    with _commands(_answer_nothing):  # some providers ask when they are made
+        provider = provider_of(settings, mark={}, run_dir=scratch)
     executor = executor_of(settings, provider, _NoInterchange(), run_dir)
     try:
         ports = executor.worker_port_range or (_FIRST_WORKER_PORT, None)
@@ -118,9 +121,10 @@ def _submit(executor: Any, provider: Any, worker_command: str) -> str:
         path = Path(provider.script_dir) / f"{name}.sh"
         path.write_text(provider.script(worker_command, 1, name), encoding="utf-8")
         return shlex.join(["/bin/bash", str(path)])
-    _catch_commands(provider)
+    _check_kind(provider)
     try:
-        executor.launch_block(_BLOCK)
+        with _commands(_catch):
+            executor.launch_block(_BLOCK)
     except CepError:
         raise
     except Exception as error:
@@ -140,20 +144,37 @@ def _caught_in(error: BaseException | None) -> _Caught | None:
     return error
 
 
-def _catch_commands(provider: Any) -> None:
-    """Replace the provider's way of running commands, which some call on their base class."""
+def _check_kind(provider: Any) -> None:
     from parsl.providers.cluster_provider import ClusterProvider
-
-    def execute_wait(self: Any, cmd: str, timeout: float | None = None) -> Any:
-        del self, timeout
-        raise _Caught(cmd)
 
     if not isinstance(provider, ClusterProvider):
         raise ConfigError(
             f"What a {type(provider).__name__} sends cannot be shown: it submits no script.",
             hint="Parsl's own log has it once the endpoint runs: debug: true.",
         )
-    kind = type(provider)
-    behind = type("_Behind", (ClusterProvider,), {"execute_wait": execute_wait})
-    before = type(kind.__name__, (kind, behind), {"execute_wait": execute_wait})
-    provider.__class__ = before
+
+
+def _answer_nothing(_provider: Any, cmd: str, timeout: float | None = None) -> tuple[int, str, str]:
+    del cmd, timeout
+    return 1, "", "not asked"
+
+
+def _catch(_provider: Any, cmd: str, timeout: float | None = None) -> tuple[int, str, str]:
+    del timeout
+    raise _Caught(cmd)
+
+
+@contextlib.contextmanager
+def _commands(instead: Callable[..., tuple[int, str, str]]) -> Iterator[None]:
+    """Let the providers of this process call a function in place of running their commands.
+
+    It is put where all of them come by: some call it on their base class.
+    """
+    from parsl.providers.cluster_provider import ClusterProvider
+
+    before = ClusterProvider.execute_wait
+    ClusterProvider.execute_wait = instead
+    try:
+        yield
+    finally:
+        ClusterProvider.execute_wait = before

@@ -59,13 +59,13 @@ class Made:
         record: How it was made.
         before: The text that the endpoint's earlier choices would give today; what differs from
             `text` was asked for by this wish.
-        unset: Variables that the user still has to write into the file.
+        required: Variables that only the user knows, whose placeholder may stand in the text.
     """
 
     text: str
     record: Record
     before: str
-    unset: tuple[str, ...]
+    required: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +97,11 @@ class _Recipe:
     def of_before(self, earlier: Record) -> Mapping[str, Any] | None:
         """What was chosen before, when it was for the same profile and preset."""
         site = self.preset.name if self.preset else None
-        same = (earlier.profile, earlier.site) == (self.profile.name, site)
-        return earlier.values if same else None
+        if (earlier.profile, earlier.site) != (self.profile.name, site):
+            return None
+        # A site may have taken a variable out of its schema since.
+        known = self.profile.variables
+        return {name: value for name, value in earlier.values.items() if name in known}
 
     def before(self, chosen: Mapping[str, Any]) -> str | None:
         """What the earlier choices alone would give today; None when they give nothing."""
@@ -154,7 +157,7 @@ def make(
         site=preset.name if preset else None,
     )
     before = text if chosen is None else recipe.before(chosen) or text
-    return Made(text, record, before, tuple(variable.name for variable in whole.missing()))
+    return Made(text, record, before, whole.required)
 
 
 def updated(old: str, earlier: Record, made: Made, origin: str) -> Merge:

@@ -28,14 +28,14 @@ class Values:
         detected: What was found on this host, by variable; told beside a problem, and proposed
             where a person is asked. Never taken silently.
         given: Clean values, by name; a None says "the default after all".
-        problems: A sentence for each wrong one.
+        problems: A sentence for each wrong one, by name; a right value given later heals it.
         required: Variables that are needed beyond those of the profile (a preset's).
     """
 
     profile: Profile
     detected: Mapping[str, Detected] = field(default_factory=dict)
     given: dict[str, Any] = field(default_factory=dict)
-    problems: list[str] = field(default_factory=list)
+    problems: dict[str, str] = field(default_factory=dict)
     required: tuple[str, ...] = ()
 
     def add_words(self, words: Iterable[str]) -> None:
@@ -43,7 +43,7 @@ class Values:
         for word in words:
             name, equals, text = word.partition("=")
             if not equals or not name:
-                self.problems.append(f"--set takes NAME=VALUE, not {show(word)}.")
+                self.problems[word] = f"--set takes NAME=VALUE, not {show(word)}."
             else:
                 self._add(name, text, typed=True)
 
@@ -63,7 +63,7 @@ class Values:
         except ConfigError as exc:
             raise DataError(exc.message.replace("The configuration", "The variables file")) from exc
         for name, line in found.repeated:
-            self.problems.append(f"{name} is given twice in {path}, line {line}.")
+            self.problems[f"{path}:{line}"] = f"{name} is given twice in {path}, line {line}."
         self.add(found)
 
     def add(self, values: Mapping[str, Any]) -> None:
@@ -74,13 +74,14 @@ class Values:
     def _add(self, name: str, value: Any, *, typed: bool) -> None:
         variable = self.profile.variables.get(name)
         if variable is None:
-            self.problems.append(_unknown(self.profile, name))
+            self.problems[name] = _unknown(self.profile, name)
             return
+        self.problems.pop(name, None)
         try:
             self.given[name] = variable.read_word(value) if typed else variable.read(value)
         except WrongVariable as exc:
             self.given.pop(name, None)
-            self.problems.append(
+            self.problems[name] = (
                 f"{name} is {show(value)}, but it must be {exc}. {self._about(variable)}"
             )
 
@@ -98,7 +99,7 @@ class Values:
             for name, variable in self.profile.variables.items()
             if values[name] in (None, [])
             and (name in self.required or variable.must_be_given(values))
-            and not any(problem.startswith(f"{name} ") for problem in self.problems)
+            and name not in self.problems
         ]
 
     def finish(self, *, unset_allowed: bool = False) -> dict[str, Any]:
@@ -112,7 +113,7 @@ class Values:
             UsageError: Some are missing or wrong; the message tells each.
         """
         values = self.whole()
-        problems = list(self.problems)
+        problems = list(self.problems.values())
         for variable in self.missing():
             if unset_allowed and variable.name in self.required:
                 values[variable.name] = placeholder(variable.name)

@@ -342,6 +342,17 @@ def test_what_a_preset_leaves_open_is_refused_at_start_with_the_line_to_edit(rig
     assert "account: mine" in config.read_text()
 
 
+def test_what_its_owner_wrote_into_the_file_counts_as_set(rig: Rig) -> None:
+    rig.run("configure", "ep", "--site", "polaris")
+    config = rig.base / "ep" / "config.yaml"
+    config.write_text(config.read_text().replace("<SET account>", "mine"))
+    done = rig.run("configure", "ep", "--update", "--set", "max_blocks=9")
+    assert done.code == 0, done.err
+    assert "is not set" not in done.err
+    assert rig.run("validate", "ep").code == 0
+    assert "account: mine" in config.read_text()
+
+
 def test_an_update_goes_on_from_the_preset(rig: Rig) -> None:
     rig.run("configure", "ep", "--site", "polaris", "--set", "account=mine")
     assert rig.run("configure", "ep", "--update", "--set", "max_blocks=9").code == 0
@@ -448,6 +459,21 @@ def test_another_profile_keeps_the_old_file_and_the_owner_s_keys(rig: Rig) -> No
     assert config.with_name("config.yaml.backup").exists()
 
 
+def test_a_variable_that_the_schema_has_no_more_does_not_stop_an_update(
+    rig: Rig, tmp_path: Path
+) -> None:
+    ours = tmp_path / "ours"
+    ours.mkdir()
+    (ours / "local.schema.yaml").write_text(
+        "summary: Ours.\ninclude: [endpoint]\n"
+        "variables: {extra: {type: word, default: null, description: E.}}\n"
+    )
+    (ours / "local.yaml.j2").write_text("engine:\n  type: ThreadPoolEngine\n")
+    words = ["--profile-dir", str(ours), "--set", "extra=x"]
+    assert rig.run("configure", "ep", "--profile", "local", *words).code == 0
+    assert rig.run("configure", "ep", "--update").code == 0
+
+
 # -- validate ----------------------------------------------------------------------------------
 
 
@@ -473,3 +499,19 @@ def test_validate_shows_warnings_and_is_content(rig: Rig) -> None:
     done = rig.run("validate", "ep")
     assert done.code == 0
     assert "detach_endpoint is ignored" in done.err
+
+
+def test_validate_warns_of_variables_that_an_update_would_refuse(rig: Rig) -> None:
+    rig.run("configure", "ep", "--profile", "slurm", "--set", "partition=debug")
+    record = rig.base / "ep" / "profile.json"
+    record.write_text(record.read_text().replace('"partition": "debug"', '"partition": "a b"'))
+    done = rig.run("validate", "ep")
+    assert done.code == 0
+    assert "partition is 'a b', but it must be one word" in done.err
+    told = json.loads(rig.run("validate", "ep", "--json").out)
+    assert "partition is 'a b'" in told["warnings"][0]
+
+
+def test_validate_says_nothing_of_variables_that_are_right(rig: Rig) -> None:
+    rig.run("configure", "ep", "--site", "polaris", "--set", "account=mine")
+    assert rig.run("validate", "ep").err == ""

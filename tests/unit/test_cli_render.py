@@ -89,9 +89,20 @@ def test_every_batch_system_s_script_and_command_are_shown(
     queue = [] if profile in ("gridengine", "htcondor") else ["--set", "queue=q1"]
     configured(rig, "--profile", profile, *queue)
     told = json.loads(rig.run("render", "ep", "--submit-script", "--json").out)
-    assert told["command"].startswith(submit) or profile == "gridengine", told["command"]
+    assert told["command"].startswith(submit)
     assert line in "".join(script["text"] for script in told["scripts"])
     assert "cep.engines.pool_main" in told["worker_command"]
+
+
+def test_the_scheduler_is_not_asked_for_it(
+    rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configured(rig, *SLURM)
+    asked = [
+        stand_in(tmp_path / "bin", name, "exit 1", monkeypatch) for name in ("sacct", "sbatch")
+    ]
+    assert rig.run("render", "ep", "--submit-script").code == 0
+    assert not any(words.exists() for words in asked)
 
 
 def test_the_container_s_line_is_the_one_that_is_used(rig: Rig) -> None:

@@ -250,7 +250,7 @@ def test_the_word_none_means_no_container() -> None:
 def test_words_become_values(word: str, name: str, value: Any) -> None:
     values = Values(SLURM)
     values.add_words([word])
-    assert (values.given, values.problems) == ({name: value}, [])
+    assert (values.given, values.problems) == ({name: value}, {})
 
 
 @pytest.mark.parametrize(
@@ -269,6 +269,13 @@ def test_wrong_words_are_refused(word: str) -> None:
     values = Values(SLURM)
     values.add_words([word])
     assert len(values.problems) == 1
+
+
+def test_a_right_value_heals_a_wrong_one_that_was_given_before() -> None:
+    values = Values(SLURM)
+    values.add({"partition": "p", "walltime": "soon"})
+    values.add_words(["walltime=01:00:00"])
+    assert values.finish()["walltime"] == "01:00:00"
 
 
 def test_a_file_gives_values_of_yaml_or_json_and_texts_are_taken_for_all(tmp_path: Path) -> None:
