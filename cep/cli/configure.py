@@ -245,21 +245,29 @@ def _from_profile(shared: Shared, asked: _Asked, root: Path, old: str | None) ->
 
 def _ask(values: Values) -> None:
     """Ask on the terminal for what is missing; an empty answer leaves what a preset leaves open."""
-    for variable in values.missing():
-        proposal = values.detected.get(variable.name)
-        if proposal is not None:
-            click.echo(f"Found here: {proposal.value} ({proposal.reason})", err=True)
-        example = "" if variable.example is None else f" Example: {variable.example}"
-        click.echo(f"{variable.description}{example}", err=True)
-        answer = click.prompt(
-            variable.name,
-            default="" if proposal is None else str(proposal.value),
-            show_default=proposal is not None,
-            value_proc=_checked(variable, may_be_empty=variable.name in values.required),
-            err=True,
-        )
+    asked: set[str] = set()
+    # An answer may make another variable needed.
+    while open_ones := [one for one in values.missing() if one.name not in asked]:
+        variable = open_ones[0]
+        asked.add(variable.name)
+        answer = _answer(variable, values)
         if answer is not None:
             values.add({variable.name: answer})
+
+
+def _answer(variable: Variable, values: Values) -> Any:
+    proposal = values.detected.get(variable.name)
+    if proposal is not None:
+        click.echo(f"Found here: {proposal.value} ({proposal.reason})", err=True)
+    example = "" if variable.example is None else f" Example: {variable.example}"
+    click.echo(f"{variable.description}{example}", err=True)
+    return click.prompt(
+        variable.name,
+        default="" if proposal is None else str(proposal.value),
+        show_default=proposal is not None,
+        value_proc=_checked(variable, may_be_empty=variable.name in values.required),
+        err=True,
+    )
 
 
 def _checked(variable: Variable, *, may_be_empty: bool) -> Callable[[str], Any]:

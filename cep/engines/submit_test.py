@@ -46,7 +46,13 @@ def ask(provider: str, command: str, script: Path, timeout_s: float) -> str:
 
 
 def _held(words: Sequence[str], timeout_s: float) -> str:
-    job = _run(words, timeout_s).splitlines()[-1:]
+    try:
+        job = _run(words, timeout_s).splitlines()[-1:]
+    except TemporaryFailure as error:
+        raise TemporaryFailure(
+            error.message,
+            hint="It may have taken the held job all the same: look with qstat, delete with qdel.",
+        ) from error
     if not job or not job[0].strip():
         raise SoftwareError(f"{shlex.join(words)} answered nothing, so its job cannot be deleted.")
     _delete(job[0].strip(), timeout_s)

@@ -23,6 +23,7 @@ from cep.profiles.values import Values
 from cep.profiles.variables import Detected
 
 DEFAULT_PROFILE = "local"
+_WHO = "endpoint"  # the group of variables that do not hang on the kind of site
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,14 +95,22 @@ class _Recipe:
             origin=self.origin,
         )
 
-    def of_before(self, earlier: Record) -> Mapping[str, Any] | None:
-        """What was chosen before, when it was for the same profile and preset."""
+    def same_as(self, earlier: Record) -> bool:
+        """Whether the earlier choice was for the same profile and preset."""
         site = self.preset.name if self.preset else None
-        if (earlier.profile, earlier.site) != (self.profile.name, site):
-            return None
-        # A site may have taken a variable out of its schema since.
+        return (earlier.profile, earlier.site) == (self.profile.name, site)
+
+    def carried_over(self, earlier: Record) -> Mapping[str, Any]:
+        """What was chosen before and holds on: everything, or who the endpoint is.
+
+        A site may have taken a variable out of its schema since.
+        """
         known = self.profile.variables
-        return {name: value for name, value in earlier.values.items() if name in known}
+        return {
+            name: value
+            for name, value in earlier.values.items()
+            if name in known and (self.same_as(earlier) or known[name].group == _WHO)
+        }
 
     def before(self, chosen: Mapping[str, Any]) -> str | None:
         """What the earlier choices alone would give today; None when they give nothing."""
@@ -137,10 +146,11 @@ def make(
     preset = _preset(wish, earlier, search)
     name = preset.profile if preset else wish.profile or earlier.profile or DEFAULT_PROFILE
     recipe = _Recipe(wish, catalog.find(name, search), preset, origin)
-    chosen = recipe.of_before(earlier)
+    same = recipe.same_as(earlier)
+    chosen = recipe.carried_over(earlier)
     own = recipe.values({})
     for values in (own, whole := recipe.values(preset.values if preset else {})):
-        values.add(chosen or {})
+        values.add(chosen)
         values.add(wish.named)
         for file in wish.files:
             values.add_file(file)
@@ -156,8 +166,9 @@ def make(
         service_url=wish.service_url,
         site=preset.name if preset else None,
     )
-    before = text if chosen is None else recipe.before(chosen) or text
-    return Made(text, record, before, whole.required)
+    # Another profile or preset is asked for whole.
+    before = recipe.before(chosen) if same else earlier.written
+    return Made(text, record, before or text, whole.required)
 
 
 def updated(old: str, earlier: Record, made: Made, origin: str) -> Merge:

@@ -390,6 +390,15 @@ def test_what_a_preset_leaves_open_may_stay_open_on_a_terminal(
     assert "<SET account>" in (rig.base / "ep" / "config.yaml").read_text()
 
 
+def test_an_answer_may_make_another_variable_needed(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_a_terminal(monkeypatch, "docker", "img:1")
+    done = rig.run("configure", "ep", "--profile", "container")
+    assert done.code == 0, done.err
+    assert "container_uri: img:1" in (rig.base / "ep" / "config.yaml").read_text()
+
+
 def test_nothing_is_asked_when_nothing_is_missing(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -447,6 +456,22 @@ def test_changes_that_do_not_go_together_with_an_update_are_refused(rig: Rig) ->
     assert done.code == 78
     assert "Your own changes do not go together" in done.err
     assert config.read_text() == before
+
+
+def test_another_profile_keeps_who_the_endpoint_is_and_no_more(rig: Rig) -> None:
+    rig.run("configure", "ep", "--display-name", "mine", "--set", "max_blocks=7")
+    words = ["--profile", "slurm", "--set", "partition=debug"]
+    assert rig.run("configure", "ep", "--update", *words).code == 0
+    settings = load(rig.base / "ep" / "config.yaml")
+    assert settings.display_name == "mine"
+    assert settings.engine.provider.arguments["max_blocks"] == 1  # type: ignore[union-attr]
+
+
+def test_what_another_profile_says_wins_over_an_edit_of_the_same_key(rig: Rig) -> None:
+    config = edited(rig, "    type: LocalProvider\n", "    type: PBSProProvider\n")
+    words = ["--profile", "slurm", "--set", "partition=debug"]
+    assert rig.run("configure", "ep", "--update", *words).code == 0
+    assert load(config).engine.provider.type == "SlurmProvider"  # type: ignore[union-attr]
 
 
 def test_another_profile_keeps_the_old_file_and_the_owner_s_keys(rig: Rig) -> None:

@@ -284,6 +284,16 @@ def test_a_scheduler_that_hangs_is_given_up_and_nothing_stays(
     assert living_of_group(int((tmp_path / "pid").read_text())) == []
 
 
+def test_a_held_job_of_which_nothing_was_heard_is_told(
+    rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configured(rig, *PBS, "--set", "cmd_timeout=1")
+    stand_in(tmp_path / "bin", "qsub", "sleep 60", monkeypatch)
+    done = rig.run("render", "ep", "--submit-test")
+    assert done.code == 75
+    assert "may have taken the held job all the same" in done.err
+
+
 def living_of_group(group: int) -> list[int]:
     """Processes of a group, without those that have ended and wait to be reaped."""
     found = []
