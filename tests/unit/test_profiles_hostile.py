@@ -141,8 +141,11 @@ def test_several_lines_for_the_head_of_a_script_are_taken() -> None:
     assert text is not None
 
 
-@pytest.mark.parametrize("line", ["queue 5", "Queue", "a", "+x = 1\nqueue", "$(x)"])
-def test_a_submit_description_of_htcondor_gets_no_second_queue(line: str) -> None:
+@pytest.mark.parametrize(
+    "line",
+    ["queue 5", "Queue", "a", "+x = 1\nqueue", "$(x)", "include command : x=1", "if x = 1", "@=a"],
+)
+def test_a_submit_description_of_htcondor_gets_attributes_and_no_commands(line: str) -> None:
     condor = catalog.find("htcondor", SEARCH)
     assert given_to(condor, "scheduler_options", line) is None
 

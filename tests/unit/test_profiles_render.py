@@ -12,6 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cep.config.load import load_text
+from cep.config.settings import HtexSettings
+from cep.engines.containers import container_of
 from cep.errors import ConfigError, DataError, InputMissing, SoftwareError, UsageError
 from cep.profiles import catalog, reference
 from cep.profiles.filters import as_block, as_yaml, home_path, quoted
@@ -147,6 +149,32 @@ def test_shell_words_are_quoted() -> None:
 def test_values_that_do_not_fit_together_are_refused_before_anything_is_written() -> None:
     with pytest.raises(ConfigError, match="min_blocks"):
         rendered({"min_blocks": 5})
+
+
+GUIDE_OPTIONS = "docker run -v {EXECUTOR_RUNDIR}:{EXECUTOR_RUNDIR} img {EXECUTOR_LAUNCH_CMD}"
+CONTAINERS = [
+    (["docker", "img", "-v /tmp:/tmp"], "docker run -v /tmp:/tmp -v /run:/run -t img CMD"),
+    (["podman", "img", None], "podman run -v /run:/run -t img CMD"),
+    (["podman-hpc", "img", "--gpu"], "podman-hpc run --gpu -v /run:/run -t img CMD"),
+    (["apptainer", "/x.sif", "-H /home/$USER"], "apptainer run -H /home/$USER /x.sif CMD"),
+    (["singularity", "/x.sif", None], "singularity run /x.sif CMD"),
+    (["custom", None, GUIDE_OPTIONS], "docker run -v /run:/run img CMD"),
+]
+
+
+@pytest.mark.parametrize("profile", ["container", "slurm", "pbs", "torque", "lsf", "gridengine"])
+@pytest.mark.parametrize(("chosen", "line"), CONTAINERS)
+def test_any_container_goes_with_any_scheduler(
+    profile: str, chosen: list[str | None], line: str
+) -> None:
+    names = ("container_type", "container_uri", "container_cmd_options")
+    found = catalog.find(profile, SEARCH)
+    text = profile_text(found, {**least_values(found), **dict(zip(names, chosen, strict=True))})
+    engine = load_text(text, "x").engine
+    assert isinstance(engine, HtexSettings)
+    container = container_of(engine)
+    assert container is not None
+    assert container.wrap("CMD", "/run") == line
 
 
 # -- templates that are wrong ------------------------------------------------------------------
