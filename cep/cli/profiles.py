@@ -39,14 +39,13 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
 def list_profiles(shared: Shared, *, profile_dir: str | None, as_json: bool) -> None:
     """List the profiles and the presets, and where each came from."""
     from cep.profiles import catalog, presets
+    from cep.profiles.render import files_of
 
     search = _search(shared, profile_dir)
     found = [catalog.find(name, search) for name in catalog.names(search)]
     sites = [presets.find(name, search) for name in presets.names(search)]
     if as_json:
-        told = [
-            {"name": one.name, "summary": one.summary, "files": dict(one.origins)} for one in found
-        ]
+        told = [{"name": one.name, "summary": one.summary, "files": files_of(one)} for one in found]
         click.echo(json.dumps({"profiles": told, "presets": [one.as_json() for one in sites]}))
         return
     click.echo(draw(("Profile", "What it is for", "From"), [_profile_row(one) for one in found]))
@@ -76,8 +75,13 @@ def show_profile(shared: Shared, *, name: str, profile_dir: str | None, as_json:
         preset = presets.find(name, search)
         click.echo(json.dumps(preset.as_json()) if as_json else _preset_text(preset, shared))
         return
+    from cep.profiles.render import files_of
+
     profile = catalog.find(name, search)
-    click.echo(json.dumps(profile.as_json()) if as_json else _profile_text(profile, shared))
+    files = files_of(profile)
+    click.echo(
+        json.dumps(profile.as_json(files)) if as_json else _profile_text(profile, files, shared)
+    )
 
 
 def _search(shared: Shared, profile_dir: str | None) -> SearchPath:
@@ -87,14 +91,15 @@ def _search(shared: Shared, profile_dir: str | None) -> SearchPath:
 
 
 def _profile_row(profile: Profile) -> tuple[str, str, str]:
+    from cep.profiles.render import files_of
     from cep.profiles.search import BUILT_IN
 
-    foreign = [f"{file}: {origin}" for file, origin in profile.origins.items()]
-    own = [line for line in foreign if not line.endswith(f": {BUILT_IN}")]
+    files = files_of(profile)
+    own = [f"{file}: {origin}" for file, origin in files.items() if origin != BUILT_IN]
     return profile.name, profile.summary, ", ".join(own) or BUILT_IN
 
 
-def _profile_text(profile: Profile, shared: Shared) -> str:
+def _profile_text(profile: Profile, files: dict[str, str], shared: Shared) -> str:
     lines = [f"{profile.name}: {profile.summary}", ""]
     groups = dict.fromkeys(variable.group for variable in profile.variables.values())
     for group in groups:
@@ -105,7 +110,7 @@ def _profile_text(profile: Profile, shared: Shared) -> str:
         lines.append("")
     lines.append(f"  {shared.program} configure NAME --profile {profile.name} --set NAME=VALUE ...")
     lines.append("")
-    lines += [f"  {file}: {origin}" for file, origin in profile.origins.items()]
+    lines += [f"  {file}: {origin}" for file, origin in files.items()]
     return "\n".join(lines)
 
 

@@ -36,7 +36,8 @@ class Profile:
         template: The template's file.
         variables: By name, in the order of the schema.
         search: Where its partials are looked for.
-        origins: Which file came from where: file name -> `built in` or a folder.
+        origins: Where its template and its schemas came from, parts of the template left out: file
+            name -> `built in` or a folder.
     """
 
     name: str
@@ -46,12 +47,16 @@ class Profile:
     search: SearchPath
     origins: Mapping[str, str]
 
-    def as_json(self) -> dict[str, Any]:
-        """The profile as `profiles show --json` tells it."""
+    def as_json(self, files: Mapping[str, str]) -> dict[str, Any]:
+        """The profile as `profiles show --json` tells it.
+
+        Args:
+            files: All its files, as `cep.profiles.render.files_of` returns them.
+        """
         return {
             "name": self.name,
             "summary": self.summary,
-            "files": dict(self.origins),
+            "files": dict(files),
             "variables": [variable.as_json() for variable in self.variables.values()],
         }
 

@@ -11,7 +11,14 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from jinja2 import BaseLoader, Environment, StrictUndefined, TemplateError, TemplateNotFound
+from jinja2 import (
+    BaseLoader,
+    Environment,
+    StrictUndefined,
+    TemplateError,
+    TemplateNotFound,
+    meta,
+)
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from cep.config.load import load_text
@@ -125,6 +132,30 @@ def _environment(search: SearchPath) -> Environment:
     environment.filters["path"] = filters.home_path
     environment.filters["script"] = filters.as_script
     return environment
+
+
+def files_of(profile: Profile) -> dict[str, str]:
+    """Every file that a profile is made of, parts included, and where each came from.
+
+    Raises:
+        ConfigError: A site's template is wrong.
+        SoftwareError: A shipped template is damaged.
+    """
+    environment = _environment(profile.search)
+    files = dict(profile.origins)
+    open_ones = [profile.template.name]
+    while open_ones:
+        found = profile.search.find(name := open_ones.pop())
+        if found is None:
+            continue  # rendering tells
+        files[name] = found.origin
+        try:
+            parsed = environment.parse(found.path.read_text(encoding="utf-8"))
+        except (OSError, TemplateError, UnicodeDecodeError) as exc:
+            raise damaged(found, exc) from exc
+        included = (other for other in meta.find_referenced_templates(parsed) if other)
+        open_ones += [other for other in included if other not in files]
+    return files
 
 
 def difference(old: str, new: str, path: str) -> str:

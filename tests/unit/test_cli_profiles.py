@@ -35,10 +35,14 @@ def test_the_list_tells_which_file_came_from_where(rig: Rig) -> None:
     )
     done = rig.run("profiles", "list")
     assert f"threads.schema.yaml: {own}" in done.out
+    assert f"_modules.sh.j2: {own}" in done.out
     told = json.loads(rig.run("profiles", "list", "--json").out)
     files = {one["name"]: one["files"] for one in told["profiles"]}
     assert files["threads"]["threads.schema.yaml"] == str(own)
     assert files["slurm"]["slurm.yaml.j2"] == "built in"
+    assert files["slurm"]["_modules.sh.j2"] == str(own)
+    assert files["slurm"]["_container.yaml.j2"] == "built in"
+    assert "_modules.sh.j2" not in files["threads"]
 
 
 def test_show_is_the_documentation_of_every_variable(rig: Rig) -> None:
