@@ -25,8 +25,19 @@ from cep.config.load import load_text
 from cep.errors import ConfigError
 from cep.profiles import filters
 from cep.profiles.catalog import Profile, damaged
-from cep.profiles.search import Found, SearchPath
+from cep.profiles.search import BUILT_IN, Found, SearchPath
 from cep.profiles.values import Values
+
+#: What a template of a site may run into beyond jinja's own errors.
+_WRONG_TEMPLATE = (
+    ArithmeticError,  # with the sandbox's bound of a range
+    AttributeError,
+    LookupError,
+    OSError,
+    RecursionError,  # it includes itself
+    TypeError,
+    ValueError,
+)
 
 
 class _OnSearchPath(BaseLoader):
@@ -108,9 +119,8 @@ def text_of(
     try:
         template = _environment(profile.search).get_template(profile.template.name)
         text = template.render(**values, service_url=service_url, service_is_hub=service_is_hub)
-    except (OSError, TemplateError, filters.Unplaced, UnicodeDecodeError) as exc:
-        origin = profile.origins[profile.template.name]
-        raise damaged(Found(profile.template, origin), exc) from exc
+    except (TemplateError, *_WRONG_TEMPLATE) as exc:
+        raise damaged(_culprit(profile, exc), exc) from exc
     _check(profile, text, origin)
     return text
 
@@ -178,3 +188,15 @@ def _check(profile: Profile, text: str, origin: str) -> None:
         raise ConfigError(
             exc.message, hint=f"The file would come from the profile {profile.name} ({origins[0]})."
         ) from exc
+
+
+def _culprit(profile: Profile, error: Exception) -> Found:
+    """The file to name for an error: the one jinja names, else the first that is not shipped."""
+    named = profile.search.find(getattr(error, "name", None) or "")
+    if named is not None:
+        return named
+    main = Found(profile.template, profile.origins[profile.template.name])
+    if main.origin != BUILT_IN:
+        return main
+    foreign = (name for name, origin in files_of(profile).items() if origin != BUILT_IN)
+    return next((found for name in foreign if (found := profile.search.find(name))), main)

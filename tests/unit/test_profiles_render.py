@@ -195,6 +195,11 @@ def of_folder(folder: Path, text: str, origin: str = "here") -> catalog.Profile:
         ("{% include 'nothing.j2' %}", "nothing.j2"),
         ("{% include '../local.schema.yaml' %}", "local.schema.yaml"),
         ("{% if %}", "Expected an expression"),
+        ("{% include 'local.yaml.j2' %}", "recursion"),
+        ("{% for i in range(10 ** 9) %}x{% endfor %}", "range"),
+        ("{{ max_blocks + none }}", "unsupported operand"),
+        ("{{ max_blocks // 0 }}", "zero"),
+        ("{{ display_name.upper() | yaml }}", "upper"),
     ],
 )
 def test_a_wrong_template_is_an_error_that_names_its_file(
@@ -210,6 +215,16 @@ def test_a_shipped_template_that_is_wrong_is_a_fault_of_ours(tmp_path: Path) -> 
     broken = of_folder(tmp_path, "display_name: {{ nobody_knows }}\n", BUILT_IN)
     with pytest.raises(SoftwareError, match="nobody_knows"):
         render(broken, {}, origin="x")
+
+
+@pytest.mark.parametrize("text", ["{% if %}", "{{ nobody_knows }}\n", "{{ partition }}\n"])
+def test_a_part_of_a_site_that_is_wrong_is_named_and_not_the_shipped_template(
+    text: str, tmp_path: Path
+) -> None:
+    (tmp_path / "_blocks.yaml.j2").write_text(text)
+    profile = catalog.find("slurm", SearchPath((("here", tmp_path), *SEARCH.folders)))
+    with pytest.raises(ConfigError, match=r"_blocks\.yaml\.j2 is wrong"):
+        render(profile, {"partition": "p"}, origin="x")
 
 
 def test_a_template_that_makes_a_wrong_configuration_is_named(tmp_path: Path) -> None:
