@@ -101,8 +101,9 @@ def _profile_row(profile: Profile) -> tuple[str, str, str]:
 
 def _profile_text(profile: Profile, files: dict[str, str], shared: Shared) -> str:
     lines = [f"{profile.name}: {profile.summary}", ""]
+    needed = {one.group for one in profile.variables.values() if one.required}
     groups = dict.fromkeys(variable.group for variable in profile.variables.values())
-    for group in groups:
+    for group in sorted(groups, key=lambda group: group not in needed):  # what is needed first
         lines.append(group.upper())
         for variable in profile.variables.values():
             if variable.group == group:

@@ -50,8 +50,13 @@ def test_show_is_the_documentation_of_every_variable(rig: Rig) -> None:
     for name, variable in catalog.find("slurm", built_in()).variables.items():
         assert f"  {name}  (" in done.out
         assert " ".join(variable.description.split()) in " ".join(done.out.split())
-    assert "required" in done.out
+    assert done.out.splitlines()[2:4] == ["SCHEDULER", _first_line("partition")]
     assert "configure NAME --profile slurm" in done.out
+
+
+def _first_line(name: str) -> str:
+    wanted = catalog.find("slurm", built_in()).variables[name].wanted
+    return f"  {name}  ({wanted}; required)"
 
 
 def test_show_in_json_is_enough_to_check_values_with(rig: Rig) -> None:
