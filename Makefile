@@ -2,11 +2,16 @@
 # second time that costs milliseconds. `make help` lists the targets.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit main-job lint format wheel constraints clean distclean
+.PHONY: help demo test unit main-job faults fuzz lint format wheel constraints clean distclean
 
 # Extra arguments for pytest: make test ARGS="-k journal -x"
 ARGS ?=
 PY := .venv/bin/python
+# For `make fuzz`: seconds for all targets together, and one target's name or nothing for all.
+SECONDS ?= 120
+TARGET ?=
+# The fault tests: LONG=1 for the long schedule, SEED=n for the plans of an earlier run
+export LONG SEED
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -26,6 +31,14 @@ unit:  ## Run the unit tests only
 main-job:  ## Run the tests of the main job only: configure, start, run functions, stop
 	@.ci/environment dev
 	@$(PY) -m pytest -m main_job $(ARGS)
+
+faults:  ## Run what must not lose a task, and print the table; LONG=1 and SEED=n are understood
+	@.ci/environment dev
+	@$(PY) -m pytest -m faults $(ARGS)
+
+fuzz:  ## Feed the parsers mutated input and report inputs tried: make fuzz SECONDS=600 TARGET=broker
+	@.ci/environment fuzz
+	@$(PY) -m tests.fuzz --seconds $(SECONDS) $(if $(TARGET),--target $(TARGET)) $(ARGS)
 
 lint:  ## Check style and types
 	@.ci/environment dev

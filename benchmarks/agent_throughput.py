@@ -1,11 +1,12 @@
 """What the whole endpoint costs per task, against a bare echo through the same broker.
 
-    python -m benchmarks.agent_throughput [--tasks 5000] [--engines threads,processes,htex]
+    python -m benchmarks.agent_throughput [--tasks 5000] [--engines threads,processes] [--audit]
 
 For each engine: no-op tasks wait in the queue, the agent starts, and the time from the first to the
 last result counts; then single tasks go one at a time. The echo (pika consume, ack, publish with
 confirms, one thread) runs right before each engine on the same RabbitMQ container, and what matters
-is the ratio. The web service is the stand-in of the integration tests.
+is the ratio. With `--audit` each engine runs a second time with an audit file, right after. The web
+service is the stand-in of the integration tests.
 """
 
 from __future__ import annotations
@@ -56,12 +57,19 @@ def answers(scene: Bench, wanted: int) -> tuple[float, float]:
     return first, last
 
 
-def run(broker: RabbitMq, engine: str, tasks: int) -> None:
-    """Measure one engine and print a line."""
+def run(broker: RabbitMq, engine: str, tasks: int, more: str = "") -> float:
+    """Measure one engine, print a line and return tasks/s.
+
+    Args:
+        broker: Running.
+        engine: One of `ENGINES`.
+        tasks: How many.
+        more: Lines for the configuration.
+    """
     seconds, _ = measure(echo_with_bare_pika, broker.url, tasks, 2000)
     rate = tasks / seconds
     with tempfile.TemporaryDirectory() as directory, bench(Path(directory), broker) as scene:
-        scene.configure(ENGINES[engine])
+        scene.configure(ENGINES[engine] + more)
         scene.submit(nothing, ["x"] * tasks)
         began = time.monotonic()
         agent = scene.start()
@@ -83,6 +91,7 @@ def run(broker: RabbitMq, engine: str, tasks: int) -> None:
         f"one at a time {statistics.median(single) * 1000:.1f} ms (consumer start included)",
         flush=True,
     )
+    return throughput
 
 
 def main() -> None:
@@ -90,6 +99,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tasks", type=int, default=5000)
     parser.add_argument("--engines", default=",".join(ENGINES))
+    parser.add_argument("--audit", action="store_true")
     arguments = parser.parse_args()
     ensure_engine()
     with tempfile.TemporaryDirectory() as directory:
@@ -97,7 +107,10 @@ def main() -> None:
         try:
             broker.create()
             for engine in arguments.engines.split(","):
-                run(broker, engine, arguments.tasks)
+                plain = run(broker, engine, arguments.tasks)
+                if arguments.audit:
+                    audited = run(broker, engine, arguments.tasks, "audit_log: audit.log\n")
+                    print(f"{engine:10} with audit / without: {audited / plain:.2f}", flush=True)
         finally:
             broker.remove()
 

@@ -60,6 +60,10 @@ class JournalError(DataError):
     """The journal is corrupt, foreign, or of a newer schema; it was left untouched."""
 
 
+class BodyLost(JournalError):
+    """The file of one task's body or result is gone or cut; the rest of the journal is whole."""
+
+
 class InputMissing(CepError):
     """A file or an input that the command needs is not there."""
 
@@ -100,6 +104,20 @@ class DiskUnfit(CantCreate):
     """A directory's file system cannot be trusted with what we keep there, or is full."""
 
 
+class AuditUnwritable(DiskUnfit):
+    """The audit log takes no more lines, so what it must tell of is not done either.
+
+    Args:
+        message: What is wrong, as a sentence.
+        hint: As for every error here.
+        taken: How many lines of the batch it has taken nevertheless, from the first on.
+    """
+
+    def __init__(self, message: str, *, hint: str | None = None, taken: int = 0) -> None:
+        super().__init__(message, hint=hint)
+        self.taken = taken
+
+
 class TemporaryFailure(CepError):
     """The network or a remote service does not answer; trying again later may help."""
 
@@ -110,6 +128,11 @@ class NotAllowed(CepError):
     """Credentials are missing, wrong or revoked; trying again without a change will not help."""
 
     exit_code = 77
+
+
+class PeerUntrusted(NotAllowed):
+    """Whoever answers at an address is not who it must be: a wrong certificate, or a port of this
+    host that is somebody else's. No credential was sent. A running agent goes on trying."""
 
 
 class ConfigError(CepError):

@@ -63,6 +63,23 @@ class OutcomeKind(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where a task ran, as far as its engine can tell; what is not known is empty.
+
+    Attributes:
+        node: Host name; empty for the endpoint's own host.
+        worker: What the engine calls the worker: a process id, a thread's name.
+        block: Number of the block.
+        job: The batch system's id of it.
+    """
+
+    node: str = ""
+    worker: str = ""
+    block: str = ""
+    job: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """What became of one task that was handed to an engine."""
 
@@ -71,6 +88,8 @@ class Outcome:
     result: bytes = b""
     code: str = ""  # error code for LOST and REFUSED, e.g. WORKER_LOST
     reason: str = ""  # a sentence for LOST and REFUSED
+    run_s: float | None = None  # how long it ran, by the worker's clock, for DONE
+    place: Place | None = None
 
 
 @dataclass(frozen=True, slots=True)

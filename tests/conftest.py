@@ -1,10 +1,10 @@
-"""Rules of every test run: four parts in order, no skip in CI, nothing left behind.
+"""Rules of every test run: five parts in order, no skip in CI, nothing left behind.
 
 Each test belongs to one part: `unit`, `main_job` (a user's way from configure to stop), `faults`
-(what must not lose a task) or `rest`. They run in that order in one pytest process, and the
-summary tells the time of each. With the environment variable CI set, a skip counts as a failure:
-there everything a test needs is installed by the test command. What a run leaves behind
-(processes, containers, files in the home directory) fails it as well.
+(what must not lose a task), `sites` (schedulers and containers) or `rest`. They run in that order
+in one pytest process, and the summary tells the time of each. With the environment variable CI set,
+a skip counts as a failure: there everything a test needs is installed by the test command. What a
+run leaves behind (processes, containers, files in the home directory) fails it as well.
 """
 
 from __future__ import annotations
@@ -20,12 +20,14 @@ import pytest
 
 from tests import leftovers
 from tests.integration.faults import table
+from tests.integration.faults.settings import SEED
 
 IN_CI = bool(os.environ.get("CI"))
 PARTS = {
     "unit": "tests of one module, without a network",
     "main_job": "the main job end to end: configure, start, run functions, stop",
     "faults": "kill -9, lost links, full disks: what must not lose a task",
+    "sites": "schedulers and containers as sites have them",
     "rest": "the other scenarios on real parts",
 }
 # The files of tests/integration that make up the main job, in the order they run.
@@ -46,6 +48,7 @@ FAULTS = (
     "test_link.py",
     "test_link_faults.py",
 )
+SITES = ("test_slurm.py",)
 HERE = Path(__file__).resolve().parent
 RUN_MARK = f"{leftovers.RUN_VARIABLE}={uuid.uuid4()}"
 
@@ -81,7 +84,7 @@ def part_of(path: Path) -> str:
         return "main_job"
     if "faults" in relative.parts or relative.name in FAULTS:
         return "faults"
-    return "rest"
+    return "sites" if relative.name in SITES else "rest"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -142,6 +145,7 @@ def pytest_terminal_summary(
     write = terminalreporter.write_line
     if faults := table.rows():
         terminalreporter.section("faults")
+        write(f"make faults SEED={SEED} repeats the plans of this run")
         for line in table.as_markdown(faults):
             write(line)
     terminalreporter.section("parts")

@@ -1,11 +1,13 @@
 """The detached agent: `python -m cep.agent USER_DIR NAME PIPE_DESCRIPTOR OPTIONS_JSON`.
 
-Started by `cep.agent.launch` only; people use `cep start`.
+Started by `cep.agent.launch` only; people use `cep start`. Its standard input holds the
+credentials as a JSON object of environment variables, or nothing.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 from pathlib import Path
@@ -13,6 +15,8 @@ from pathlib import Path
 from cep.agent.launch import Announcer
 from cep.agent.options import StartOptions
 from cep.errors import CepError, SoftwareError
+
+log = logging.getLogger(__name__)
 
 
 def main(argv: list[str]) -> int:
@@ -23,8 +27,15 @@ def main(argv: list[str]) -> int:
     try:
         from cep.agent.agent import run_endpoint
 
+        secrets = json.loads(sys.stdin.buffer.read() or b"{}")
+        with open(os.devnull, "rb") as nothing:  # noqa: PTH123 - a device
+            os.dup2(nothing.fileno(), 0)
         return run_endpoint(
-            Path(base) / name, StartOptions(**json.loads(options)), announcer, detached=True
+            Path(base) / name,
+            StartOptions(**json.loads(options)),
+            announcer,
+            secrets=secrets,
+            detached=True,
         )
     except CepError as error:
         announcer.error(error)
@@ -33,7 +44,8 @@ def main(argv: list[str]) -> int:
         announcer.error(
             SoftwareError(f"The agent failed unexpectedly: {type(exc).__name__}: {exc}")
         )
-        raise
+        log.critical("the agent failed unexpectedly", exc_info=True, extra={"event": "agent.fault"})
+        return SoftwareError.exit_code
 
 
 if __name__ == "__main__":

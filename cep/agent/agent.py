@@ -9,18 +9,21 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from cep import SPOKEN_ENDPOINT_VERSION, __version__
-from cep.agent import hooks, lease, logs, process
+from cep.agent import credentials, hooks, lease, logs, process
+from cep.agent.audit import Audit, Unaudited
 from cep.agent.control import ControlServer, socket_path
 from cep.agent.disk import check_disk
 from cep.agent.dispatcher import Dispatcher
 from cep.agent.intake import Intake
 from cep.agent.launch import Announcer
+from cep.agent.lease_keeper import LeaseKeeper
 from cep.agent.links import Links
 from cep.agent.loop import MainLoop
 from cep.agent.mailbox import Mailbox, Signalled, Timers
@@ -29,6 +32,7 @@ from cep.agent.outbox import Outbox
 from cep.agent.parts import Desk, Parts
 from cep.agent.recovery import recover
 from cep.agent.report import Reporter, registration_metadata, write_atomically
+from cep.agent.retention import Retention
 from cep.amqp.probe import check_connection
 from cep.config.load import load
 from cep.config.settings import EndpointSettings
@@ -40,6 +44,8 @@ from cep.errors import CepError, DataError, LeaseLost
 from cep.journal.journal import Journal
 from cep.model import Registered
 from cep.paths import EndpointPaths
+from cep.safety.audit import Trail, open_trail
+from cep.safety.text import hide
 
 if TYPE_CHECKING:
     from cep.service.client import ServiceClient
@@ -51,12 +57,25 @@ RUNS_AS_ROOT = "This endpoint runs as root: every task it receives will run as r
 
 
 def run_endpoint(
-    root: Path, options: StartOptions, announcer: Announcer, *, detached: bool = False
+    root: Path,
+    options: StartOptions,
+    announcer: Announcer,
+    *,
+    secrets: Mapping[str, str],
+    detached: bool = False,
 ) -> int:
     """Load the configuration of the endpoint in `root` and run its agent until it stops."""
     settings = load(root / "config.yaml")
     paths = EndpointPaths.of(root, run_dir=settings.run_dir, state_dir=settings.state_dir)
-    return run(paths, settings, options, announcer.ready, note=announcer.note, detached=detached)
+    return run(
+        paths,
+        settings,
+        options,
+        announcer.ready,
+        note=announcer.note,
+        secrets=secrets,
+        detached=detached,
+    )
 
 
 def run(
@@ -66,6 +85,7 @@ def run(
     ready: Callable[[str], None],
     *,
     note: Callable[[str], None] = lambda _text: None,
+    secrets: Mapping[str, str] = MappingProxyType({}),
     detached: bool = False,
 ) -> int:
     """Run the agent in this process, in the main thread, until it stops.
@@ -76,6 +96,7 @@ def run(
         options: How it was started.
         ready: Called once, with the endpoint's id, when tasks can be taken.
         note: Takes sentences for the person at the terminal.
+        secrets: Environment variables with credentials, beside those of our own environment.
         detached: There is no terminal; the log file takes what the process prints.
 
     Returns:
@@ -85,6 +106,8 @@ def run(
         CepError: Why it could not start or had to stop; its exit code is the process's.
     """
     os.umask(0o077)
+    secrets = {**credentials.take(), **secrets}
+    hide(*credentials.secrets_in(secrets))
     logs.set_up(
         paths.log,
         settings.log,
@@ -98,7 +121,7 @@ def run(
         note(RUNS_AS_ROOT)
     log.info("cep %s starts endpoint %s", __version__, paths.name, extra={"event": "agent.start"})
     try:
-        _Life(paths, settings, options, ready).run()
+        _Life(paths, settings, options, ready, secrets).run()
     except process.StopRequested:
         log.info("stopped before it was ready", extra={"event": "agent.stopped"})
     except LeaseLost as error:
@@ -122,8 +145,10 @@ class _Life:
         settings: EndpointSettings,
         options: StartOptions,
         ready: Callable[[str], None],
+        secrets: Mapping[str, str],
     ) -> None:
         self._paths = paths
+        self._secrets = secrets
         self._settings = settings
         self._options = options
         self._ready = ready
@@ -194,30 +219,44 @@ class _Life:
             journal.close()
 
     def _service(self) -> ServiceClient:
-        """The service's client; from here on no secret is in our environment, nor a child's."""
+        """The service's client, which alone keeps the credentials."""
         from cep.service.address import resolve_service
+        from cep.service.auth import client_identity
         from cep.service.client import connect
 
-        base = self._paths.root.parent
-        service = connect(resolve_service(self._settings), interactive=False, base=base)
-        os.environ.pop("GLOBUS_COMPUTE_CLIENT_SECRET", None)
-        return service
+        secrets, self._secrets = self._secrets, {}
+        return connect(
+            resolve_service(self._settings),
+            interactive=False,
+            base=self._paths.root.parent,
+            identity=client_identity(secrets),
+        )
 
     def _build(self, service: ServiceClient, held: lease.HeldLease, down: ExitStack) -> MainLoop:
         """Build every part; `down` takes each one down again, last built first."""
         paths, settings, mailbox = self._paths, self._settings, self._mailbox
+        trail = self._trail(down)
         journal = Journal.open(paths.journal, paths.journal_bodies)
         down.callback(self._close, journal)
         register = self._registration(service)
         service.check_version()
-        registered = register()
+        registered = self._registered(register, journal)
         endpoint_id = registered.endpoint_id
-        write_atomically(paths.endpoint_json, {"endpoint_id": endpoint_id})
-        journal.claim(endpoint_id)
-        process.set_title(endpoint_id, paths.name)
+        audit = Unaudited() if trail is None else Audit(trail, endpoint_id)
+        down.callback(audit.close)
+        ca_file = service.address.ca_file
         for address in (registered.tasks, registered.results):
-            check_connection(address.url, port=settings.amqp_port)
-        agent_links = Links(registered, port=settings.amqp_port, put=mailbox.put, guard=held.check)
+            check_connection(address.url, port=settings.amqp_port, ssl_ca_file=ca_file)
+        keeper = LeaseKeeper(held, mailbox.put)
+        down.callback(keeper.stop)
+        keeper.start()
+        agent_links = Links(
+            registered,
+            port=settings.amqp_port,
+            ca_file=ca_file,
+            put=mailbox.put,
+            guard=keeper.check,
+        )
         down.callback(agent_links.stop, 0.0)
         engine = build_engine(settings.engine)
         down.callback(engine.stop, 5.0)
@@ -227,6 +266,7 @@ class _Life:
             engine,
             endpoint_id=endpoint_id,
             max_retries=settings.engine.max_retries_on_system_failure,
+            audit=audit,
         )
         intake = Intake(
             journal,
@@ -236,20 +276,23 @@ class _Life:
             allowed_functions=settings.allowed_functions,
             task_size_limit=settings.task_size_limit,
             limits=settings.intake,
+            audit=audit,
         )
         reporter = Reporter(endpoint_id, settings)
-        self._recover(journal, dispatcher, outbox, endpoint_id)
+        self._recover(journal, dispatcher, outbox, endpoint_id, audit)
         agent_links.start()
         self._start_engine(engine, endpoint_id, agent_links, reporter)
         control = ControlServer(socket_path(paths), mailbox.put)
         down.callback(control.stop)
         control.start()
+        retention = Retention(paths, settings, mailbox.put)
+        down.callback(retention.stop)
         return MainLoop(
             Parts(
                 endpoint_id=endpoint_id,
                 paths=paths,
                 settings=settings,
-                lease=held,
+                lease=keeper,
                 mailbox=mailbox,
                 timers=Timers(),
                 journal=journal,
@@ -259,13 +302,38 @@ class _Life:
                 outbox=outbox,
                 intake=intake,
                 reporter=reporter,
+                retention=retention,
+                audit=audit,
                 register=register,
                 ready=self._ready,
             )
         )
 
+    def _registered(self, register: Callable[[], Registered], journal: Journal) -> Registered:
+        """Register, and make the id ours in every place."""
+        registered = register()
+        endpoint_id, paths = registered.endpoint_id, self._paths
+        write_atomically(paths.endpoint_json, {"endpoint_id": endpoint_id})
+        journal.claim(endpoint_id)
+        process.set_title(endpoint_id, paths.name)
+        for address in (registered.tasks, registered.results):
+            check_connection(address.url, port=self._settings.amqp_port)
+        return registered
+
+    def _trail(self, down: ExitStack) -> Trail | None:
+        if self._settings.audit_log is None:
+            return None
+        trail = open_trail(self._settings.audit_log, self._paths.root)
+        down.callback(trail.close)
+        return trail
+
     def _recover(
-        self, journal: Journal, dispatcher: Dispatcher, outbox: Outbox, endpoint_id: str
+        self,
+        journal: Journal,
+        dispatcher: Dispatcher,
+        outbox: Outbox,
+        endpoint_id: str,
+        audit: Unaudited,
     ) -> None:
         """Classify what an earlier life left; its start slots go only once that is committed."""
         settings, start_slots = self._settings, self._paths.start_slots
@@ -277,6 +345,7 @@ class _Life:
             begun=begun_before(start_slots),
             on_restart=settings.on_restart,
             max_retries=settings.engine.max_retries_on_system_failure,
+            audit=audit,
         )
         begin_slots(start_slots, settings.engine)
 
@@ -327,12 +396,12 @@ def stored_endpoint_id(paths: EndpointPaths) -> str | None:
         DataError: `endpoint.json` is there and cannot be understood.
     """
     try:
-        text = paths.endpoint_json.read_text(encoding="utf-8")
+        content = paths.endpoint_json.read_bytes()
     except FileNotFoundError:
         return None
     try:
-        return str(json.loads(text)["endpoint_id"])
-    except (ValueError, KeyError, TypeError) as exc:
+        return str(json.loads(content)["endpoint_id"])
+    except (ValueError, KeyError, TypeError, RecursionError) as exc:
         raise DataError(
             f"{paths.endpoint_json} does not hold an endpoint id. Restore it, or remove it to "
             "register as a new endpoint."

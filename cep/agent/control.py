@@ -16,14 +16,16 @@ import socket
 import stat
 import struct
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from cep.agent.lease import read as read_lease
 from cep.agent.mailbox import ControlRequest
-from cep.errors import CantCreate, DataError, TemporaryFailure, Unavailable
+from cep.errors import CantCreate, DataError, NotAllowed, TemporaryFailure, Unavailable
 from cep.paths import EndpointPaths, control_dir
+from cep.safety.files import check_way, make_parents
 
 log = logging.getLogger(__name__)
 
@@ -89,17 +91,16 @@ class ControlServer:
             with connection:
                 try:
                     self._answer(connection)
-                except (OSError, ValueError) as exc:
+                except (OSError, ValueError, RecursionError) as exc:
                     log.debug("a control connection broke: %s", exc)
 
     def _answer(self, connection: socket.socket) -> None:
-        connection.settimeout(PEER_TIMEOUT_S)
         if _peer_uid(connection) not in (os.getuid(), 0):
             log.warning(
                 "a control request of another user was refused", extra={"event": "control.refused"}
             )
             return
-        request = json.loads(_read_line(connection))
+        request = json.loads(_read_line(connection, PEER_TIMEOUT_S))
         if not isinstance(request, dict):
             raise ValueError("a control request is a JSON object")
         answers: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
@@ -108,6 +109,7 @@ class ControlServer:
             answer = answers.get(timeout=ANSWER_TIMEOUT_S)
         except queue.Empty:
             answer = {"error": "The agent did not answer; its main loop may be busy."}
+        connection.settimeout(PEER_TIMEOUT_S)
         connection.sendall(json.dumps(answer).encode() + b"\n")
 
 
@@ -117,6 +119,7 @@ def call(paths: EndpointPaths, request: dict[str, Any], timeout_s: float = 5.0) 
     Raises:
         Unavailable: No agent listens, or it refused the request.
         TemporaryFailure: It did not answer in time.
+        NotAllowed: Somebody else holds the socket.
         DataError: The answer is not the JSON object it should be.
     """
     lease = read_lease(paths)
@@ -125,28 +128,46 @@ def call(paths: EndpointPaths, request: dict[str, Any], timeout_s: float = 5.0) 
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
             client.settimeout(timeout_s)
             client.connect(str(where))
+            _check_peer(client, where)
             client.sendall(json.dumps(request).encode() + b"\n")
-            line = _read_line(client, limit=16 * 1024 * 1024)
+            line = _read_line(client, timeout_s, limit=16 * 1024 * 1024)
     except TimeoutError as exc:
         raise TemporaryFailure(
             f"The agent of endpoint {paths.name} did not answer within {timeout_s:g} s."
         ) from exc
-    except OSError as exc:
+    except (OSError, ValueError) as exc:  # a ValueError: no path can be called so, or no end to it
         raise Unavailable(
             f"The agent of endpoint {paths.name} cannot be reached on this host: {exc}."
         ) from exc
     try:
         answer = json.loads(line)
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise DataError(f"The agent of endpoint {paths.name} gave no readable answer.") from exc
+    if not isinstance(answer, dict):
+        raise DataError(f"The agent of endpoint {paths.name} gave an answer that is no object.")
     if "error" in answer:
         raise Unavailable(str(answer["error"]))
-    return dict(answer)
+    return answer
 
 
-def _read_line(connection: socket.socket, limit: int = MAX_REQUEST_BYTES) -> bytes:
+def _check_peer(client: socket.socket, where: Path) -> None:
+    """An agent of this user answers there, and nobody who put a socket in its place."""
+    uid = _peer_uid(client)
+    if uid not in (os.getuid(), 0):
+        raise NotAllowed(f"The control socket {where} is held by user {uid}, not by your agent.")
+
+
+def _read_line(
+    connection: socket.socket, timeout_s: float, limit: int = MAX_REQUEST_BYTES
+) -> bytes:
+    """Read one line within the time, however slowly it comes."""
+    until = time.monotonic() + timeout_s
     data = bytearray()
     while not data.endswith(b"\n"):
+        left_s = until - time.monotonic()
+        if left_s <= 0:
+            raise TimeoutError("the line did not end in time")
+        connection.settimeout(left_s)
         piece = connection.recv(65536)
         if not piece:
             break
@@ -165,7 +186,9 @@ def _peer_uid(connection: socket.socket) -> int:
 
 def _make_private(directory: Path) -> None:
     """Make the directory, or check that the one that is there is ours alone."""
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_parents(directory)
+    directory.mkdir(mode=0o700, exist_ok=True)
+    check_way(directory)
     found = directory.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
         raise CantCreate(

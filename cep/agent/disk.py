@@ -12,17 +12,19 @@ import errno
 import fcntl
 import os
 import secrets
-import stat
 import struct
 from contextlib import suppress
 from pathlib import Path
 
 from cep.errors import CantCreate, DiskUnfit
 from cep.paths import EndpointPaths
+from cep.safety.files import check_writers, make_directory
 
 # What a start needs at least: the lease and the log here, the journal and its log there.
 SHARED_ROOM = 1024 * 1024  # bytes
 LOCAL_ROOM = 16 * 1024 * 1024  # bytes
+# The file system's fault, not that of a path or its owner.
+_BROKEN = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENOTCONN)
 _OFFER = (
     "Put the journal on a local disk with a line such as `state_dir: /var/tmp/cep-{user}/{name}` "
     "in {config}."
@@ -35,8 +37,9 @@ def check_disk(paths: EndpointPaths) -> None:
     Raises:
         DiskUnfit: A file system is full, read-only, or lies; the message says what it did, and
             offers `state_dir` where that helps.
-        CantCreate: A directory belongs to somebody else.
+        CantCreate: A directory belongs to somebody else, or others could change what is in it.
     """
+    check_writers(paths.root.parent, sticky_is_fine=True)
     offer = _OFFER.format(user=os.getuid(), name=paths.name, config=paths.config)
     _try_half(paths.root, SHARED_ROOM, locks=False, hint=None)
     if paths.run != paths.root:
@@ -45,7 +48,7 @@ def check_disk(paths: EndpointPaths) -> None:
 
 
 def _try_half(directory: Path, room: int, *, locks: bool, hint: str | None) -> None:
-    _own(directory)
+    _own(directory, hint)
     probe = directory / f".trial-{os.getpid()}-{secrets.token_hex(4)}"
     twin = probe.with_name(probe.name + "-twin")
     try:
@@ -65,29 +68,15 @@ def _try_half(directory: Path, room: int, *, locks: bool, hint: str | None) -> N
                 file.unlink(missing_ok=True)
 
 
-def _own(directory: Path) -> None:
-    """Make the directory if need be; it must be ours, and not reached by another's link."""
+def _own(directory: Path, hint: str | None) -> None:
+    """Make the directory if need be; it must be ours. A broken file system is said as one."""
     try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        at_name = directory.lstat()
-        found = directory.stat()
-    except OSError as exc:
-        raise CantCreate(
-            f"The directory {directory} cannot be made: {exc.strerror or exc}."
-        ) from exc
-    user = os.getuid()
-    if stat.S_ISLNK(at_name.st_mode) and at_name.st_uid not in (user, 0):
-        raise CantCreate(
-            f"{directory} is a symbolic link that belongs to user {at_name.st_uid}, not to you "
-            f"(user {user}). Remove it, or choose another directory."
-        )
-    if not stat.S_ISDIR(found.st_mode):
-        raise CantCreate(f"{directory} is not a directory.")
-    if found.st_uid != user:
-        raise CantCreate(
-            f"The directory {directory} belongs to user {found.st_uid}, not to you (user {user}). "
-            "Run the endpoint as its owner, or choose another directory."
-        )
+        make_directory(directory)
+    except CantCreate as exc:
+        cause = exc.__cause__
+        if isinstance(cause, OSError) and cause.errno in _BROKEN:
+            raise DiskUnfit(exc.message, hint=hint) from cause
+        raise
 
 
 def _try_room(directory: Path, room: int, hint: str | None) -> None:

@@ -12,12 +12,24 @@ from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from cep.agent.audit import Unaudited
+from cep.agent.lost_body import lost_body
 from cep.engines.base import Engine, Submission
+from cep.errors import BodyLost, DiskUnfit
 from cep.journal.journal import Journal
-from cep.model import Outcome, OutcomeKind
-from cep.wire.result import REMOTE_EXECUTION_ERROR, WORKER_LOST, error_result
+from cep.model import Outcome, OutcomeKind, Task
+from cep.wire.result import (
+    REMOTE_EXECUTION_ERROR,
+    UNKNOWN_TASK_FAILURE,
+    WORKER_LOST,
+    error_result,
+    peek_error,
+)
 
 log = logging.getLogger(__name__)
+
+# Bodies in an engine's hands beyond its firm window; enough for any number of tiny tasks.
+WINDOW_BYTES = 16 * 1024 * 1024
 
 
 @dataclass(slots=True)
@@ -34,8 +46,15 @@ class Dispatcher:
     """Keeps the order of waiting tasks and the window of given ones."""
 
     def __init__(
-        self, journal: Journal, engine: Engine, *, endpoint_id: str, max_retries: int
+        self,
+        journal: Journal,
+        engine: Engine,
+        *,
+        endpoint_id: str,
+        max_retries: int,
+        audit: Unaudited | None = None,
     ) -> None:
+        self._audit = audit or Unaudited()
         self._journal = journal
         self._engine = engine
         self._endpoint_id = endpoint_id
@@ -44,7 +63,9 @@ class Dispatcher:
         self._waiting: deque[int] = deque()
         self._given: set[int] = set()
         self._chosen: list[int] = []
+        self._given_bytes = 0
         self._slots = 0
+        self._firm = 0  # slots that do not depend on the size of the tasks
         self._told_waiting = 0
         self._bytes = 0
         self._closed = False
@@ -73,6 +94,11 @@ class Dispatcher:
         """Tasks handed over and not back."""
         return len(self._given)
 
+    def size(self, seq: int) -> int:
+        """Bytes of an unfinished task's message; 0 for another number."""
+        entry = self._entries.get(seq)
+        return 0 if entry is None else entry.size
+
     # -- coming in -----------------------------------------------------------------------------
 
     def add(self, seq: int, task_id: str, size: int, attempts: int = 0) -> None:
@@ -91,9 +117,10 @@ class Dispatcher:
 
     # -- going to the engine -------------------------------------------------------------------
 
-    def slots_changed(self, slots: int) -> None:
-        """The engine widened or narrowed its window."""
+    def slots_changed(self, slots: int, firm: int | None = None) -> None:
+        """The engine widened or narrowed its window; see `cep.engines.base.SlotsChanged`."""
         self._slots = slots
+        self._firm = slots if firm is None else firm
 
     def close(self, *, keep_lost: bool) -> None:
         """Hand over nothing more, and ask for what was not begun; the agent is stopping.
@@ -111,31 +138,72 @@ class Dispatcher:
         """Pick what fits the window and mark it given in the journal's buffer."""
         if self._closed:
             return
-        room = self._slots - len(self._given)
-        while room > 0 and self._waiting:
+        while self._waiting and self._fits(self._entries[self._waiting[0]]):
             seq = self._waiting.popleft()
+            entry = self._entries[seq]
             self._chosen.append(seq)
             self._given.add(seq)
-            self._entries[seq].attempts += 1
-            room -= 1
+            self._given_bytes += entry.size
+            entry.attempts += 1
         if self._chosen:
             self._journal.give(self._chosen)
+            self._audit.given(self._chosen)
+
+    def _fits(self, entry: Entry) -> bool:
+        """Whether the window has room for it; the order is kept, so a large one holds up others."""
+        if len(self._given) >= self._slots:
+            return False
+        small = self._given_bytes + entry.size <= WINDOW_BYTES
+        return small or len(self._given) < self._firm
 
     def unchoose(self) -> None:
         """The mark could not be committed: nothing was handed over, the order is as before."""
         if self._chosen:
             self._journal.ungive(self._chosen)
+            self._audit.handed_back(self._chosen)
             self._back_to_front(self._chosen)
             self._chosen = []
 
-    def hand_over(self) -> None:
-        """After the commit: give the chosen tasks, and the length of the line, to the engine."""
+    def hand_over(self) -> list[tuple[int, int]]:
+        """After the commit: give the chosen tasks, and the length of the line, to the engine.
+
+        Returns:
+            (sequence number, size of the result in bytes) of tasks that are answered with an
+            error instead, since their bodies are lost; the next commit makes that durable.
+
+        Raises:
+            DiskUnfit: A body cannot be read for now; nothing was handed over.
+        """
         if self._closed or not (self._chosen or len(self._waiting) != self._told_waiting):
-            return
-        tasks = self._journal.load(self._chosen)
+            return []
+        tasks, lost = self._load_chosen()
         self._chosen = []
         self._told_waiting = len(self._waiting)
         self._engine.submit(Submission(tasks, waiting=self._told_waiting))
+        return [self._answer_lost(seq) for seq in lost]
+
+    def _load_chosen(self) -> tuple[list[Task], list[int]]:
+        """The tasks, and the numbers of those whose bodies are lost."""
+        tasks: list[Task] = []
+        lost: list[int] = []
+        try:
+            for seq in self._chosen:
+                try:
+                    tasks += self._journal.load([seq])
+                except BodyLost as error:
+                    log.error("%s", error.message, extra={"event": "journal.body_lost"})
+                    lost.append(seq)
+        except DiskUnfit:
+            self.unchoose()
+            raise
+        return tasks, lost
+
+    def _answer_lost(self, seq: int) -> tuple[int, int]:
+        result = lost_body(self._entries[seq].task_id)
+        self.counters["lost"] += 1
+        self._audit.ended(seq, UNKNOWN_TASK_FAILURE)
+        self._finish(seq, result)
+        return seq, len(result)
 
     # -- coming back ---------------------------------------------------------------------------
 
@@ -158,12 +226,15 @@ class Dispatcher:
                 continue
             result = self._result_of(outcome)
             if result is None:
+                self._audit.lost(outcome)
                 self._back_to_front([outcome.seq], untouched=False)
             else:
                 self._finish(outcome.seq, result)
+                self._audit.ended(outcome.seq, peek_error(result), outcome)
                 finished.append((outcome.seq, len(result)))
         if untouched:
             self._journal.ungive(untouched)
+            self._audit.handed_back(untouched)
             self._back_to_front(sorted(untouched))
         return finished
 
@@ -196,7 +267,7 @@ class Dispatcher:
         )
 
     def _finish(self, seq: int, result: bytes) -> None:
-        self._given.discard(seq)
+        self._leave_window([seq])
         self._drop(seq)
         self._journal.finish(seq, result)
 
@@ -206,11 +277,16 @@ class Dispatcher:
             self._bytes -= entry.size
 
     def _back_to_front(self, seqs: Sequence[int], *, untouched: bool = True) -> None:
-        self._given.difference_update(seqs)
+        self._leave_window(seqs)
         self._waiting.extendleft(reversed(seqs))
         if untouched:
             for seq in seqs:
                 self._entries[seq].attempts -= 1
+
+    def _leave_window(self, seqs: Sequence[int]) -> None:
+        for seq in self._given.intersection(seqs):
+            self._given.remove(seq)
+            self._given_bytes -= self._entries[seq].size
 
 
 def _history(losses: Sequence[str]) -> str:

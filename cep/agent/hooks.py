@@ -55,8 +55,19 @@ def run_teardown(script: str | None, cwd: Path, due_mark: Path) -> None:
 
 
 def _run(script: str, cwd: Path) -> tuple[int, str]:
+    # The script may hold what is nobody else's business, and `ps` shows everybody's arguments.
+    file = os.memfd_create("script")
+    try:
+        os.write(file, script.encode())
+        return _run_file(f"/dev/fd/{file}", file, cwd)
+    finally:
+        os.close(file)
+
+
+def _run_file(path: str, descriptor: int, cwd: Path) -> tuple[int, str]:
     with subprocess.Popen(
-        ["/bin/sh", "-c", script],
+        ["/bin/sh", path],
+        pass_fds=(descriptor,),
         cwd=cwd,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

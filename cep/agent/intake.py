@@ -12,9 +12,12 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Protocol
 
+from cep.agent.audit import Unaudited
+from cep.agent.recent import Recent
 from cep.config.settings import IntakeLimits
 from cep.errors import WireError
 from cep.journal.journal import Journal
+from cep.journal.memory import key_of
 from cep.model import Delivery
 from cep.wire.headers import TaskHeaders, parse_task_headers
 from cep.wire.result import (
@@ -34,8 +37,11 @@ OPEN_BROKEN_UP_TO_BYTES = 512 * 1024
 # Reasons not to consume. The consumer runs only while none holds.
 HOLD_FULL = "high mark reached"
 HOLD_PAUSED = "paused"
-HOLD_DISK = "disk full"
+HOLD_DISK = "disk"  # full, read-only or broken; the picture has the sentence
+HOLD_AUDIT = "audit log not writable"
 HOLD_STOPPING = "stopping"
+#: What comes nevertheless goes back to the broker.
+HOLDS_UNWRITABLE = (HOLD_DISK, HOLD_AUDIT)
 
 
 class TaskConsumer(Protocol):
@@ -70,7 +76,9 @@ class Intake:
         task_size_limit: int,
         limits: IntakeLimits,
         holds: Sequence[str] = (),
+        audit: Unaudited | None = None,
     ) -> None:
+        self._audit = audit or Unaudited()
         self._journal = journal
         self._consumer = consumer
         self._onward = onward
@@ -80,9 +88,12 @@ class Intake:
         self._limits = limits
         self._holds: set[str] = set(holds)
         self._epoch = 0
+        self._cancelled = False  # the broker has confirmed that it delivers no more
         self._mark = 0
         self._acks: list[tuple[int, int | None]] = []  # (tag, seq)
-        self._fresh: list[int] = []  # of these seqs, what this turn's commit makes durable
+        # What this turn's commit makes durable: number and id of each task.
+        self._fresh: dict[int, bytes | None] = {}
+        self._recent = Recent()
         self._rejects: list[int] = []
         self._returns: list[int] = []
         self._complained: set[str] = set()
@@ -93,7 +104,7 @@ class Intake:
     def begin(self) -> None:
         """Start consuming, unless something holds."""
         if not self._holds:
-            self._consumer.consume()
+            self._consume()
 
     def hold(self, reason: str) -> None:
         """Stop consuming for one more reason; what is already delivered is still taken."""
@@ -110,18 +121,23 @@ class Intake:
         self._holds.discard(reason)
         if not self._holds:
             log.info("taking tasks again", extra={"event": "intake.release"})
-            self._consumer.consume()
+            self._consume()
 
     def held(self) -> list[str]:
         """The reasons that hold now, sorted."""
         return sorted(self._holds)
 
-    def balance(self, unfinished: int, unfinished_bytes: int) -> None:
-        """Hold at the high mark, release at the low one."""
+    def balance(self, tasks: int, size_bytes: int) -> None:
+        """Hold at the high mark, release at the low one.
+
+        Args:
+            tasks: Tasks without an answer, and answers that the broker has not confirmed.
+            size_bytes: The bytes of both.
+        """
         limits = self._limits
-        if unfinished >= limits.high_tasks or unfinished_bytes >= limits.high_bytes:
+        if tasks >= limits.high_tasks or size_bytes >= limits.high_bytes:
             self.hold(HOLD_FULL)
-        elif unfinished <= limits.low_tasks and unfinished_bytes <= limits.low_bytes:
+        elif tasks <= limits.low_tasks and size_bytes <= limits.low_bytes:
             self.release(HOLD_FULL)
 
     # -- deliveries ----------------------------------------------------------------------------
@@ -134,7 +150,7 @@ class Intake:
             self._journal.channel_lost(self._epoch)
         self._epoch = epoch
         self._acks.clear()
-        self._fresh.clear()
+        self._remember()
         self._rejects.clear()
         self._returns.clear()
 
@@ -143,7 +159,7 @@ class Intake:
         for delivery in deliveries:
             self.channel(delivery.epoch)
             self.counters["received"] += 1
-            if HOLD_DISK in self._holds:
+            if not self._holds.isdisjoint(HOLDS_UNWRITABLE):
                 self._returns.append(delivery.tag)
             else:
                 self._take_one(delivery)
@@ -154,13 +170,13 @@ class Intake:
         except WireError as error:
             self._take_broken(delivery, error)
             return
-        if self._journal.knows(headers.task_id):
+        if self._knows(headers.task_id):
             self._repeat(delivery.tag, headers.task_id)
             return
         size = len(delivery.body)
         refusal = self._refusal(headers, size)
         if refusal is not None:
-            self._answer(delivery.tag, headers.task_id, *refusal)
+            self._answer(delivery, headers.task_id, *refusal, function_id=headers.function_id)
             return
         seq = self._journal.accept(
             headers.task_id,
@@ -170,7 +186,8 @@ class Intake:
             headers.result_serializers,
         )
         self._acks.append((delivery.tag, seq))
-        self._fresh.append(seq)
+        self._is_fresh(seq, headers.task_id)
+        self._audit.arrived(seq, headers.task_id, headers.function_id, delivery.headers)
         self._onward.accepted(seq, headers, size)
 
     def _refusal(self, headers: TaskHeaders, size: int) -> tuple[str, str] | None:
@@ -192,24 +209,48 @@ class Intake:
         task_id = error.task_id or _task_id_inside(delivery.body)
         if task_id is None:
             self._rejects.append(delivery.tag)
-        elif self._journal.knows(task_id):
+        elif self._knows(task_id):
             self._repeat(delivery.tag, task_id)
         else:
-            self._answer(delivery.tag, task_id, COULD_NOT_EXECUTE, str(error))
+            self._answer(delivery, task_id, COULD_NOT_EXECUTE, str(error))
 
-    def _answer(self, tag: int, task_id: str, code: str, text: str) -> None:
+    def _answer(
+        self,
+        delivery: Delivery,
+        task_id: str,
+        code: str,
+        text: str,
+        *,
+        function_id: str | None = None,
+    ) -> None:
         self.counters["refused"] += 1
         details = {"endpoint_id": self._endpoint_id}
         result = error_result(task_id, code, text, details=details)
         seq = self._journal.accept_finished(task_id, result)
-        self._acks.append((tag, seq))
-        self._fresh.append(seq)
+        self._acks.append((delivery.tag, seq))
+        self._is_fresh(seq, task_id)
+        self._audit.arrived(seq, task_id, function_id, delivery.headers)
+        self._audit.ended(seq, code)
         self._onward.answered(seq, len(result))
 
     def _repeat(self, tag: int, task_id: str) -> None:
-        """An earlier ack was lost; this one is proved or lost like any other."""
+        """An earlier ack was lost, or the service sent the task twice; the task is not run again.
+
+        This ack is proved or lost like any other.
+        """
         self.counters["repeated"] += 1
         self._acks.append((tag, self._journal.seq_of(task_id)))
+
+    def _knows(self, task_id: str) -> bool:
+        return self._journal.knows(task_id) or key_of(task_id) in self._recent
+
+    def _is_fresh(self, seq: int, task_id: str) -> None:
+        self._fresh[seq] = key_of(task_id)
+
+    def _remember(self) -> None:
+        """What was fresh is the journal's for good; should it come again, it is known."""
+        self._recent.add(key for key in self._fresh.values() if key is not None)
+        self._fresh.clear()
 
     def _complain_once(self, text: str) -> None:
         level = logging.DEBUG if text in self._complained else logging.WARNING
@@ -232,7 +273,7 @@ class Intake:
             seqs = [seq for _, seq in self._acks if seq is not None]
             self._journal.ack_sent(seqs, self._epoch, self._mark)
             self._acks.clear()
-            self._fresh.clear()
+            self._remember()
         if self._rejects:
             self._consumer.reject(self._epoch, self._rejects)
             self._rejects = []
@@ -243,20 +284,34 @@ class Intake:
             self._consumer.probe(self._epoch, self._mark)
 
     def withdraw(self) -> list[int]:
-        """The disk could not take this turn's tasks: they will go back to the broker.
+        """The disk could not take this turn's tasks: the later half goes back to the broker.
 
         Returns:
-            Sequence numbers that must be forgotten everywhere.
+            Sequence numbers that must be forgotten everywhere; empty when none is left.
         """
-        seqs, self._fresh = self._fresh, []
-        self._returns.extend(tag for tag, _ in self._acks)
-        self._acks.clear()
+        fresh = list(self._fresh)
+        seqs = fresh[len(fresh) // 2 :]
+        for seq in seqs:
+            del self._fresh[seq]  # they are to come again
+        gone = set(seqs)
+        self._returns += [tag for tag, seq in self._acks if seq in gone]
+        self._acks = [(tag, seq) for tag, seq in self._acks if seq not in gone]
+        self._give_back()
         return seqs
 
     def consuming_stopped(self, epoch: int) -> None:
         """The cancel is through: what could not be taken goes back, and cannot come again now."""
-        if epoch == self._epoch and self._returns:
-            self._consumer.give_back(epoch, self._returns)
+        if epoch == self._epoch:
+            self._cancelled = True
+            self._give_back()
+
+    def _consume(self) -> None:
+        self._cancelled = False
+        self._consumer.consume()
+
+    def _give_back(self) -> None:
+        if self._cancelled and self._returns:
+            self._consumer.give_back(self._epoch, self._returns)
             self._returns = []
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from cep import errors
+from cep.agent import credentials
 from cep.agent.options import StartOptions
 from cep.errors import CepError, SoftwareError, UsageError
 from cep.paths import EndpointPaths
@@ -51,17 +52,20 @@ def start(
         )
     read_end, write_end = os.pipe()
     words = [sys.executable, "-m", "cep.agent", str(base), name, str(write_end)]
+    environ, secrets = credentials.split(os.environ)
     with open(read_end, encoding="utf-8") as pipe:  # noqa: PTH123 - a descriptor, not a path
         child = subprocess.Popen(
             [*words, json.dumps(asdict(options))],
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            env=environ,
             pass_fds=(write_end,),
             start_new_session=True,
             cwd="/",
         )
         os.close(write_end)
+        _hand_over(child, secrets)
         try:
             return _wait_for_word(pipe, note or (lambda _text: None), base, name)
         except KeyboardInterrupt:
@@ -73,6 +77,13 @@ def start(
             raise
         finally:
             child.returncode = child.returncode or 0  # detached: its end is not ours to reap
+
+
+def _hand_over(child: subprocess.Popen[bytes], secrets: dict[str, str]) -> None:
+    """Give the child its credentials where no other process sees them: by its standard input."""
+    assert child.stdin is not None
+    with contextlib.suppress(BrokenPipeError), child.stdin as pipe:
+        pipe.write(json.dumps(secrets).encode())
 
 
 def read_words(pipe: Iterable[str]) -> Iterator[Word]:

@@ -5,12 +5,12 @@ link or create a file exclusively; no locks are needed. How it is won is `lease_
 The holder renews by writing into its own open file, so when another process has put a new file in
 its place, a late renewal lands in the old one and harms nobody.
 
-Acquired, renewed and released on the agent's main thread; `check` may be called from the
-connection's thread too.
+Acquired and released on the agent's main thread; in between `lease_keeper`'s thread owns it.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import secrets
@@ -111,6 +111,7 @@ class HeldLease:
         self._file = os.open(paths.lease, os.O_RDWR | os.O_CLOEXEC)
         self._held = True
         self._unreadable = False
+        self._not_renewed = False
 
     @property
     def token(self) -> str:
@@ -165,22 +166,55 @@ class HeldLease:
         self.check()
         self._lease = replace(self._lease, renewed=utc_now())
         try:
-            if os.fstat(self._file).st_nlink == 0:  # deleted, and written again by `check`
-                os.close(self._file)
+            if not self._write():  # our file has gone, or its handle is stale: take it up anew
+                stale = self._file
                 self._file = os.open(self._paths.lease, os.O_RDWR | os.O_CLOEXEC)
+                with suppress(OSError):  # it is closed even where close(2) complains
+                    os.close(stale)
+                self._write()
+            os.utime(self._paths.pid_file)
+        except OSError as exc:
+            log.log(
+                logging.DEBUG if self._not_renewed else logging.WARNING,
+                "cannot renew the lease: %s",
+                exc,
+                extra={"event": "lease.not_renewed"},
+            )
+            self._not_renewed = True
+        else:
+            self._not_renewed = False
+
+    def _write(self) -> bool:
+        """Write into our open file, if the lease's name still means it.
+
+        Returns:
+            Whether it does. The handle may be stale, and an unlinked file may live on under
+            another name (as on NFS), so its count of links says nothing.
+
+        Raises:
+            OSError: The file system refuses; the handle is good.
+        """
+        there = self._paths.lease.stat()
+        try:
+            mine = os.fstat(self._file)
+            if (mine.st_dev, mine.st_ino) != (there.st_dev, there.st_ino):
+                return False
             if token_of(os.pread(self._file, LARGEST, 0)) == self.token:
                 os.pwrite(self._file, self._lease.encode(), 0)
                 os.fsync(self._file)
-            os.utime(self._paths.pid_file)
         except OSError as exc:
-            log.warning("cannot renew the lease: %s", exc, extra={"event": "lease.not_renewed"})
+            if exc.errno == errno.ESTALE:
+                return False
+            raise
+        return True
 
     def release(self) -> None:
         """Give the lease back and remove `daemon.pid`; leaves another's files alone."""
         if not self._held:
             return
         self._held = False
-        os.close(self._file)
+        with suppress(OSError):
+            os.close(self._file)
         mine = read(self._paths)
         if mine is None or mine.token != self.token:
             return

@@ -131,6 +131,9 @@ def decode(data: bytes) -> Lease | None:
     """Return what a lease's bytes say, or None when they are torn or somebody else's."""
     try:
         fields = json.loads(data)
+        period_s = float(fields["period_s"])
+        if not 0 < period_s < float("inf"):
+            return None  # no silence could ever be too long
         renewed = datetime.strptime(fields["renewed"], _TIME_FORMAT).replace(tzinfo=timezone.utc)
         return Lease(
             host=str(fields["host"]),
@@ -140,10 +143,10 @@ def decode(data: bytes) -> Lease | None:
             start_time=int(fields["start_time"]),
             token=str(fields["token"]),
             renewed=renewed,
-            period_s=float(fields["period_s"]),
+            period_s=period_s,
             control_socket=str(fields["control_socket"]),
         )
-    except (ValueError, KeyError, TypeError, OverflowError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
 
 

@@ -9,7 +9,7 @@ from cep.amqp.consumer import Consumer
 from cep.amqp.events import AmqpEvent
 from cep.amqp.loop import AmqpLoop
 from cep.amqp.publisher import Publisher
-from cep.model import PublishKwargs, Registered
+from cep.model import PublishKwargs, QueueAddress, Registered
 
 TASKS = "tasks"
 RESULTS = "results"
@@ -20,35 +20,56 @@ UNTRACKED = -1
 
 
 class Links:
-    """Builds, readdresses and stops the links of one endpoint."""
+    """Builds, readdresses and stops the links of one endpoint.
+
+    Attributes:
+        up: Whether each link works.
+        troubles: Why each link that is down is down.
+    """
 
     def __init__(
         self,
         registered: Registered,
         *,
         port: int | None,
+        ca_file: str | None,
         put: Callable[[AmqpEvent], None],
         guard: Callable[[], None],
     ) -> None:
         self._loop = AmqpLoop()
         self.consumer = Consumer(
-            self._loop, registered.tasks, name=TASKS, put=put, port=port, guard=guard
+            self._loop,
+            registered.tasks,
+            name=TASKS,
+            put=put,
+            port=port,
+            ssl_ca_file=ca_file,
+            guard=guard,
         )
-        self.publisher = Publisher(
-            self._loop, registered.results, name=RESULTS, put=put, port=port, guard=guard
-        )
+
+        def publisher(address: QueueAddress, name: str) -> Publisher:
+            return Publisher(
+                self._loop,
+                address,
+                name=name,
+                put=put,
+                port=port,
+                ssl_ca_file=ca_file,
+                guard=guard,
+            )
+
+        self.publisher = publisher(registered.results, RESULTS)
         self._report_route: PublishKwargs | None = None
         self._reports = self.publisher
         heartbeats = registered.heartbeats
         if heartbeats is not None:
             self._report_route = heartbeats.publish
             if heartbeats.url != registered.results.url:
-                self._reports = Publisher(
-                    self._loop, heartbeats, name=HEARTBEATS, put=put, port=port, guard=guard
-                )
+                self._reports = publisher(heartbeats, HEARTBEATS)
         self.up: dict[str, bool] = {TASKS: False, RESULTS: False}
         if self._reports is not self.publisher:
             self.up[HEARTBEATS] = False
+        self.troubles: dict[str, str] = {}
 
     def start(self) -> None:
         """Begin to connect; the consumer does not consume before it is told to."""
@@ -57,6 +78,18 @@ class Links:
         self.publisher.start()
         if self._reports is not self.publisher:
             self._reports.start()
+
+    def went_up(self, link: str) -> None:
+        """Note that a link works."""
+        self.up[link] = True
+        self.troubles.pop(link, None)
+
+    def went_down(self, link: str, reason: str) -> bool:
+        """Note why a link is down; returns whether that is news."""
+        news = self.troubles.get(link) != reason
+        self.up[link] = False
+        self.troubles[link] = reason
+        return news
 
     def report(self, message: bytes) -> None:
         """Send a status report now if connected, else as soon as possible; newest wins."""

@@ -14,10 +14,12 @@ from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Any
 
+from cep.agent import disk_hold, logs, reregistration
 from cep.agent import links as link_names
-from cep.agent import reregistration
+from cep.agent.disk_hold import DiskHold
 from cep.agent.idle import IdleWatch
-from cep.agent.intake import HOLD_DISK, HOLD_PAUSED, HOLD_STOPPING
+from cep.agent.intake import HOLD_PAUSED, HOLD_STOPPING
+from cep.agent.lease_keeper import LeaseGone
 from cep.agent.mailbox import (
     ControlRequest,
     RegisteredAgain,
@@ -28,9 +30,18 @@ from cep.agent.parts import Parts
 from cep.agent.picture import picture
 from cep.agent.report import write_atomically
 from cep.agent.reregistration import Reregistration
+from cep.agent.retention import Swept
 from cep.amqp import events as amqp
 from cep.engines.base import EngineDown, Outcomes, SlotsChanged
-from cep.errors import CepError, DiskUnfit, EngineError, LeaseLost, TemporaryFailure
+from cep.errors import (
+    CepError,
+    ConfigError,
+    DiskUnfit,
+    EngineError,
+    LeaseLost,
+    PeerUntrusted,
+    TemporaryFailure,
+)
 from cep.journal import crash
 
 log = logging.getLogger(__name__)
@@ -39,7 +50,6 @@ DEFAULT_DRAIN_S = 10.0  # what a signal means; source: the published endpoint wa
 FLUSH_S = 10.0  # results still unconfirmed after this stay in the journal for the next start
 LINKS_CLOSE_S = 5.0
 ENGINE_STOP_S = 15.0
-DISK_RETRY_S = 5.0
 REFUSED_RETRY_S = 5.0
 # An old connection of ours may hold the task queue until the broker misses two heartbeats (60 s
 # each on RabbitMQ), so a start waits longer than that for its turn.
@@ -66,6 +76,15 @@ class MainLoop:
         self._flushed = False
         self._lease_checked_at = time.monotonic()
         self._moved = 0
+        self._disk = DiskHold(
+            journal=parts.journal,
+            audit=parts.audit,
+            intake=parts.intake,
+            dispatcher=parts.dispatcher,
+            outbox=parts.outbox,
+            timers=parts.timers,
+            tell=self._write_status,
+        )
         self._idle = IdleWatch(
             parts.settings.idle_heartbeats_soft, parts.settings.idle_heartbeats_hard
         )
@@ -87,19 +106,21 @@ class MainLoop:
             ),
             amqp.LinkUnblocked: lambda _event: log.info("the broker takes results again"),
             Outcomes: lambda event: self._finished(parts.dispatcher.take_outcomes(event.outcomes)),
-            SlotsChanged: lambda event: parts.dispatcher.slots_changed(event.slots),
+            SlotsChanged: lambda event: parts.dispatcher.slots_changed(event.slots, event.firm),
             EngineDown: self._on_engine_down,
             Signalled: self._on_signal,
             ControlRequest: self._on_control,
             RegisteredAgain: self._on_registered_again,
             RegistrationFailed: self._on_registration_failed,
+            Swept: parts.retention.swept,
+            LeaseGone: self._on_lease_gone,
         }
         self._on_timer: dict[str, Callable[[], None]] = {
             "heartbeat": self._heartbeat,
             "start": self._start_took_too_long,
             "drain": self._drain_ends,
             "flush": self._flush_ends,
-            "disk": lambda: None,  # the turn that follows tries the commit again
+            disk_hold.TIMER: self._disk.look,
             "refused": parts.outbox.retry_refused,
             reregistration.TIMER: self._reregistration.ask,
         }
@@ -114,6 +135,7 @@ class MainLoop:
         if parts.paths.paused_mark.exists():
             parts.intake.hold(HOLD_PAUSED)
         parts.intake.begin()
+        self._clean_up()
         self._turn()
         while not self._over():
             events = parts.mailbox.gather(parts.timers.next_in_s())
@@ -127,40 +149,28 @@ class MainLoop:
 
     def _turn(self) -> None:
         parts = self._p
-        if HOLD_DISK not in parts.intake.held():
+        if not self._disk.held:
             parts.dispatcher.choose()
-        if not self._commit():
+        if not self._disk.commit():
             return
         parts.intake.acknowledge()
         crash.reach("acknowledged")
-        parts.outbox.send()
-        crash.reach("published")
-        parts.dispatcher.hand_over()
-        crash.reach("handed-over")
-        parts.intake.balance(parts.dispatcher.unfinished, parts.dispatcher.unfinished_bytes)
-
-    def _commit(self) -> bool:
-        parts = self._p
         try:
-            parts.journal.commit()
-        except DiskUnfit as error:
-            self._disk_is_full(error)
-            return False
-        parts.intake.release(HOLD_DISK)
-        return True
-
-    def _disk_is_full(self, error: DiskUnfit) -> None:
-        """Nothing of this turn has happened: tasks go back to the broker, results wait here."""
-        parts = self._p
-        if HOLD_DISK not in parts.intake.held():
-            log.error("%s", error, extra={"event": "journal.full"})
-        parts.dispatcher.unchoose()
-        withdrawn = parts.intake.withdraw()
-        parts.journal.discard(withdrawn)
-        parts.dispatcher.forget(withdrawn)
-        parts.outbox.withdraw(withdrawn)
-        parts.intake.hold(HOLD_DISK)
-        parts.timers.set("disk", DISK_RETRY_S)
+            again = parts.outbox.send()
+            crash.reach("published")
+            unable = parts.dispatcher.hand_over()
+        except DiskUnfit as error:  # a body cannot be read for now
+            self._disk.hold(error)
+            return
+        crash.reach("handed-over")
+        # An answer that the broker does not take is as much a burden as a task that waits.
+        parts.intake.balance(
+            parts.dispatcher.unfinished + parts.outbox.unconfirmed,
+            parts.dispatcher.unfinished_bytes + parts.outbox.unconfirmed_bytes,
+        )
+        if unable or again:  # answers that have to be committed before they are sent
+            self._finished(unable)
+            self._turn()
 
     def _guard_lease(self) -> None:
         """Before anything is published or consumed after a pause of ours: are we still wanted?
@@ -171,6 +181,9 @@ class MainLoop:
         if now - self._lease_checked_at >= LEASE_CHECK_S:
             self._p.lease.check()
             self._lease_checked_at = now
+
+    def _on_lease_gone(self, event: LeaseGone) -> None:
+        raise event.error
 
     def _finished(self, results: list[tuple[int, int]]) -> None:
         self._moved += len(results)
@@ -197,7 +210,7 @@ class MainLoop:
         self._p.timers.set_if_unset("refused", REFUSED_RETRY_S)
 
     def _on_link_up(self, event: amqp.LinkUp) -> None:
-        self._p.links.up[event.link] = True
+        self._p.links.went_up(event.link)
         if self._is_ready:
             log.info("link %s is up again", event.link, extra={"event": "link.up"})
         if event.link != link_names.TASKS and self._is_ready:
@@ -205,12 +218,11 @@ class MainLoop:
         self._perhaps_ready()
 
     def _on_link_down(self, event: amqp.LinkDown) -> None:
-        was_up = self._p.links.up[event.link]
-        self._p.links.up[event.link] = False
+        news = self._p.links.went_down(event.link, event.reason)
         if event.link == link_names.TASKS:
             self._consuming = False
         log.log(
-            logging.WARNING if was_up or not self._is_ready else logging.DEBUG,
+            logging.WARNING if news or not self._is_ready else logging.DEBUG,
             "link %s is down: %s; next try in %.1f s",
             event.link,
             event.reason,
@@ -222,7 +234,7 @@ class MainLoop:
         """The credentials do not hold any more; perhaps the service has newer ones for us."""
         if isinstance(event.error, LeaseLost):
             raise event.error
-        self._p.links.up[event.link] = False
+        self._p.links.went_down(event.link, event.error.message)
         if not self._is_ready:
             self._begin_stop(0.0, event.error)
             return
@@ -237,7 +249,7 @@ class MainLoop:
         self._p.links.readdress(event.registered)
 
     def _on_registration_failed(self, event: RegistrationFailed) -> None:
-        if isinstance(event.error, TemporaryFailure):
+        if isinstance(event.error, TemporaryFailure | PeerUntrusted | ConfigError):
             log.warning("%s", event.error, extra={"event": "service.unreachable"})
             self._reregistration.try_later()
         else:
@@ -285,6 +297,8 @@ class MainLoop:
         self._report()
         parts.intake.probe()
         self._compact()
+        self._clean_up()
+        logs.keep_bounded()
         self._write_status()
         self._perhaps_idle()
 
@@ -293,6 +307,12 @@ class MainLoop:
             self._p.journal.compact()
         except DiskUnfit as error:  # giving space back takes some; the next heartbeat tries again
             log.debug("the journal could not be made smaller: %s", error)
+
+    def _clean_up(self) -> None:
+        self._p.retention.beat(self._p.journal.live_keys, self._live_blocks)
+
+    def _live_blocks(self) -> set[str]:
+        return {str(block["block"]) for block in self._p.engine.status().blocks}
 
     def _report(self) -> None:
         self._p.links.report(self._p.reporter.alive(self._p.engine.status()))
@@ -319,18 +339,28 @@ class MainLoop:
         verb = event.request.get("do")
         if verb == "status":
             event.reply(self.status())
-        elif verb == "pause":
-            self._p.paths.paused_mark.touch(mode=0o600)
-            self._p.intake.hold(HOLD_PAUSED)
-            event.reply(self.status())
-        elif verb == "resume":
-            self._p.paths.paused_mark.unlink(missing_ok=True)
-            self._p.intake.release(HOLD_PAUSED)
-            event.reply(self.status())
+        elif verb in ("pause", "resume"):
+            self._pause(event, paused=verb == "pause")
         elif verb in ("stop", "drain"):
             self._on_stop_request(event)
         else:
             event.reply({"error": f"The agent knows no request {verb!r}."})
+
+    def _pause(self, event: ControlRequest, *, paused: bool) -> None:
+        mark = self._p.paths.paused_mark
+        try:
+            if paused:
+                mark.touch(mode=0o600)
+            else:
+                mark.unlink(missing_ok=True)
+        except OSError as exc:
+            event.reply({"error": f"The mark {mark} cannot be changed: {exc.strerror or exc}."})
+            return
+        if paused:
+            self._p.intake.hold(HOLD_PAUSED)
+        else:
+            self._p.intake.release(HOLD_PAUSED)
+        event.reply(self.status())
 
     def _on_stop_request(self, event: ControlRequest) -> None:
         drain_s = event.request.get("drain_s", DEFAULT_DRAIN_S)
@@ -405,13 +435,13 @@ class MainLoop:
             for event in events:
                 if isinstance(event, amqp.Confirmed | Outcomes):
                     self._on_event[type(event)](event)
-        self._commit()
+        self._disk.commit()
 
     # -- the picture ---------------------------------------------------------------------------
 
     def status(self) -> dict[str, Any]:
         """What `status.json` and the control socket show."""
-        return picture(self._p, self._word(), self._since)
+        return picture(self._p, self._word(), self._since, self._disk.trouble)
 
     def _word(self) -> str:
         if self._stopping:

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from cep.agent.lease_keeper import LeaseGone
+from cep.agent.retention import Swept
 from cep.amqp.events import AmqpEvent
 from cep.engines.base import EngineEvent
 from cep.errors import CepError
@@ -52,7 +54,14 @@ class RegistrationFailed:
 
 
 AgentEvent: TypeAlias = (
-    AmqpEvent | EngineEvent | Signalled | ControlRequest | RegisteredAgain | RegistrationFailed
+    AmqpEvent
+    | EngineEvent
+    | Signalled
+    | ControlRequest
+    | RegisteredAgain
+    | RegistrationFailed
+    | Swept
+    | LeaseGone
 )
 
 

@@ -6,11 +6,16 @@ the outbox bounds how much that may be, and lets the journal forget only on a co
 
 from __future__ import annotations
 
+import logging
 from collections import Counter, deque
 from collections.abc import Sequence
 from typing import Protocol
 
+from cep.agent.lost_body import lost_body
+from cep.errors import BodyLost
 from cep.journal.journal import Journal
+
+log = logging.getLogger(__name__)
 
 # Unconfirmed at one time; enough to fill a long fat pipe, little enough to hold in memory.
 MAX_IN_FLIGHT = 2000
@@ -33,6 +38,7 @@ class Outbox:
         self._in_flight: dict[int, int] = {}  # seq -> size
         self._in_flight_bytes = 0
         self._refused: list[tuple[int, int]] = []
+        self._bytes = 0
         self.counters: Counter[str] = Counter()
 
     @property
@@ -40,24 +46,55 @@ class Outbox:
         """Results that are still ours to deliver."""
         return len(self._unsent) + len(self._in_flight) + len(self._refused)
 
+    @property
+    def unconfirmed_bytes(self) -> int:
+        """Sum of their sizes."""
+        return self._bytes
+
     def add(self, results: Sequence[tuple[int, int]]) -> None:
         """Results (sequence number, size) that the coming commit makes durable."""
         self._unsent.extend(results)
+        self._bytes += sum(size for _, size in results)
 
-    def send(self) -> None:
-        """After the commit: publish what fits into the window."""
+    def send(self) -> bool:
+        """After the commit: publish what fits into the window.
+
+        Returns:
+            Whether another commit must follow at once: a result's body was lost, and an error
+            answer has taken its place.
+
+        Raises:
+            DiskUnfit: A result cannot be read for now; it stays first in line.
+        """
         items: list[tuple[int, bytes]] = []
-        while self._unsent and self._has_room():
-            seq, size = self._unsent.popleft()
-            self._in_flight[seq] = size
-            self._in_flight_bytes += size
-            items.append((seq, self._journal.result(seq)))
-        if items:
-            self._publisher.publish(items)
+        try:
+            while self._unsent and self._has_room():
+                seq, size = self._unsent[0]
+                try:
+                    items.append((seq, self._journal.result(seq)))
+                except BodyLost as error:
+                    log.error("%s", error.message, extra={"event": "journal.body_lost"})
+                    result = lost_body(self._journal.damage(seq))
+                    self._journal.finish(seq, result)
+                    self._unsent[0] = (seq, len(result))
+                    self._bytes += len(result) - size
+                    return True
+                self._unsent.popleft()
+                self._in_flight[seq] = size
+                self._in_flight_bytes += size
+        finally:
+            if items:
+                self._publisher.publish(items)
+        return False
 
     def confirmed(self, seqs: Sequence[int]) -> None:
         """The broker has these; the journal may forget them."""
-        mine = [seq for seq in seqs if self._land(seq) is not None]
+        mine = []
+        for seq in seqs:
+            size = self._land(seq)
+            if size is not None:
+                mine.append(seq)
+                self._bytes -= size
         self.counters["confirmed"] += len(mine)
         self._journal.settle(mine)
 
@@ -78,6 +115,7 @@ class Outbox:
         """These were never committed; they are not ours to send."""
         if seqs:
             gone = set(seqs)
+            self._bytes -= sum(size for seq, size in self._unsent if seq in gone)
             self._unsent = deque(item for item in self._unsent if item[0] not in gone)
 
     def _has_room(self) -> bool:

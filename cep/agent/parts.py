@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from cep.agent.audit import Unaudited
 from cep.agent.dispatcher import Dispatcher
 from cep.agent.intake import Intake
-from cep.agent.lease import HeldLease
+from cep.agent.lease_keeper import LeaseKeeper
 from cep.agent.links import Links
 from cep.agent.mailbox import Mailbox, Timers
 from cep.agent.outbox import Outbox
 from cep.agent.report import Reporter
+from cep.agent.retention import Retention
 from cep.config.settings import EndpointSettings
 from cep.engines.base import Engine
 from cep.journal.journal import Journal
@@ -27,7 +29,7 @@ class Parts:
     endpoint_id: str
     paths: EndpointPaths
     settings: EndpointSettings
-    lease: HeldLease
+    lease: LeaseKeeper
     mailbox: Mailbox
     timers: Timers
     journal: Journal
@@ -37,6 +39,8 @@ class Parts:
     outbox: Outbox
     intake: Intake
     reporter: Reporter
+    retention: Retention
+    audit: Unaudited
     register: Callable[[], Registered]
     ready: Callable[[str], None]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import Any
 
@@ -13,13 +14,16 @@ from cep.agent.parts import Parts
 _COUNTED = ("received", "done", "lost", "retried", "refused", "malformed", "repeated")
 
 
-def picture(parts: Parts, state: str, since: datetime) -> dict[str, Any]:
+def picture(
+    parts: Parts, state: str, since: datetime, trouble: str | None = None
+) -> dict[str, Any]:
     """Describe the agent now; the names are documented in docs/cli.md.
 
     Args:
         parts: The agent.
         state: `starting`, `running`, `disconnected` (a link is down), `paused` or `stopping`.
         since: When it started (UTC).
+        trouble: What is wrong with the journal's disk, as a sentence; None when nothing is.
     """
     engine = parts.engine.status()
     counts = parts.intake.counters + parts.dispatcher.counters
@@ -33,7 +37,11 @@ def picture(parts: Parts, state: str, since: datetime) -> dict[str, Any]:
         "written": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "state": state,
         "holds": parts.intake.held(),
+        "audit_log": parts.audit.where,
+        "disk": trouble,
+        "summary": summary(state, parts.intake.held(), trouble),
         "links": dict(parts.links.up),
+        "link_troubles": dict(parts.links.troubles),
         "tasks": {
             "waiting": parts.dispatcher.waiting,
             "running": parts.dispatcher.given,
@@ -46,7 +54,21 @@ def picture(parts: Parts, state: str, since: datetime) -> dict[str, Any]:
             "workers": engine.workers,
             "idle_workers": engine.idle_workers,
             "slots": engine.slots,
+            "encrypted": getattr(parts.settings.engine, "encrypted", None),
             "summary": engine.summary,
             "blocks": [dict(block) for block in engine.blocks],
         },
     }
+
+
+def summary(state: str, holds: Sequence[str], trouble: str | None) -> str:
+    """Say in one line what the agent does, for a service manager's status text and for people.
+
+    Args:
+        state: As in `picture`.
+        holds: Why no tasks are taken.
+        trouble: What is wrong with the journal's disk.
+    """
+    if trouble is not None:
+        return f"{state}; no new tasks: {trouble}"
+    return "; ".join([state, *(f"no new tasks: {hold}" for hold in holds if hold != state)])

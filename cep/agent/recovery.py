@@ -9,17 +9,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Set
 
+from cep.agent.audit import Unaudited
 from cep.agent.dispatcher import Dispatcher
+from cep.agent.lost_body import lost_body
 from cep.agent.outbox import Outbox
 from cep.config.settings import OnRestart
 from cep.journal.journal import Journal
 from cep.journal.report import Unfinished
 from cep.wire.result import ENDPOINT_RESTARTED, UNKNOWN_TASK_FAILURE, error_result
-
-LOST_BODY = (
-    "The endpoint's journal lost the body of this task or of its result: its file was removed or "
-    "cut short. The endpoint's owner finds more in its log."
-)
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +30,7 @@ def recover(
     begun: Set[int] | None,
     on_restart: OnRestart,
     max_retries: int,
+    audit: Unaudited | None = None,
 ) -> None:
     """Queue what was certainly not started, answer or retry what possibly was, resend the rest.
 
@@ -46,26 +44,37 @@ def recover(
             task handed to the engine counts as possibly started.
         on_restart: What the owner wants for possibly started tasks.
         max_retries: `max_retries_on_system_failure`, which bounds `retry`.
+        audit: Told of what is answered here, and of what will run.
+
+    Raises:
+        AuditUnwritable: The audit cannot be written; nothing was changed.
     """
+    audit = audit or Unaudited()
     recovered = journal.recover()
     rerun = answered = 0
     for task in recovered.unfinished:
-        started = task.given and (begun is None or task.seq in begun)
+        audit.known(task.seq, task.task_id, task.function_id)
+        started = _has_begun(task, begun)
         attempts = task.attempts if started or not task.given else task.attempts - 1
         if started and not (on_restart == "retry" and attempts <= max_retries):
             answered += 1
             _answer(journal, outbox, task, endpoint_id)
+            audit.ended(task.seq, ENDPOINT_RESTARTED)
             continue
         rerun += 1
         if task.given and not started:
             journal.ungive([task.seq])
         dispatcher.add(task.seq, task.task_id, task.size, attempts)
     for seq, task_id in recovered.damaged:
-        result = error_result(task_id, UNKNOWN_TASK_FAILURE, LOST_BODY)
+        audit.known(seq, task_id, None)
+        audit.ended(seq, UNKNOWN_TASK_FAILURE)
+        result = lost_body(task_id)
         journal.finish(seq, result)
         outbox.add([(seq, len(result))])
     outbox.add(recovered.unsent)
+    audit.flush()
     journal.commit()
+    audit.committed()
     if recovered.unfinished or recovered.unsent:
         log.warning(
             "from the endpoint's earlier life: %d tasks to run, %d answered with %s because they "
@@ -76,6 +85,16 @@ def recover(
             len(recovered.unsent),
             extra={"event": "recovery.done"},
         )
+
+
+def _has_begun(task: Unfinished, begun: Set[int] | None) -> bool:
+    """Whether a worker of the earlier life may have begun this task."""
+    if begun is None:
+        return task.given
+    # A worker begins only what was given. So a task that was begun and never given shows that the
+    # journal has lost its last commits, as a write-ahead log does that somebody cut.
+    never_given = not task.given and task.attempts == 0
+    return task.seq in begun and (task.given or never_given)
 
 
 def _answer(journal: Journal, outbox: Outbox, task: Unfinished, endpoint_id: str) -> None:

@@ -80,7 +80,7 @@ def stored_endpoint_id(paths: EndpointPaths) -> str | None:
     """Return the id from `endpoint.json`, or None when there is none to read."""
     try:
         stored = json.loads(paths.endpoint_json.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     endpoint_id = stored.get("endpoint_id") if isinstance(stored, dict) else None
     return endpoint_id if isinstance(endpoint_id, str) and endpoint_id else None

@@ -1,9 +1,14 @@
-"""pika's SelectConnection with one change: what is written in one go leaves in one go.
+"""pika's SelectConnection with two changes: whose port it is, and gathered writes.
 
-pika hands each frame to the socket by itself, three system calls and three packets for a small
-message. Between `cork` and `uncork` frames are gathered and sent together, which makes publishing
-several times cheaper. The overridden method is an inner one of pika (bounded in pyproject.toml);
-should it ever go away, everything still works, only slower, and a unit test says so.
+A plain connection to a loopback port says nothing, no password above all, before the account
+behind that port is known to be a right one (cep.safety.peer).
+
+What is written in one go leaves in one go: pika hands each frame to the socket by itself, three
+system calls and three packets for a small message. Between `cork` and `uncork` frames are gathered
+and sent together, which makes publishing several times cheaper.
+
+The overridden methods are inner ones of pika (bounded in pyproject.toml); should they ever go away,
+unit tests say so.
 """
 
 from __future__ import annotations
@@ -12,6 +17,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from pika import SelectConnection
+
+from cep.errors import PeerUntrusted
+from cep.safety import peer
 
 GATHER_BYTES = 256 * 1024  # more is passed on at once, so that nothing large is copied twice
 
@@ -24,6 +32,16 @@ class Connection(SelectConnection):  # type: ignore[misc]
         self._gathered: list[bytes] = []
         self._gathered_bytes = 0
         super().__init__(*args, **kwargs)
+
+    def _on_stream_connected(self) -> None:
+        """The socket is connected (with TLS: the certificate is accepted), and nothing was said."""
+        if self.params.ssl_options is None:
+            try:
+                peer.check_peer(self._transport._sock)
+            except PeerUntrusted as error:
+                self._terminate_stream(error)
+                return
+        super()._on_stream_connected()
 
     def cork(self) -> None:
         """Gather from now on what is written."""

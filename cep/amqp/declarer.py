@@ -16,7 +16,7 @@ from cep.amqp.events import AmqpEvent
 from cep.amqp.failures import ACCESS_REFUSED, NOT_FOUND, RESOURCE_LOCKED, Failure
 from cep.amqp.link import Link
 from cep.amqp.loop import AmqpLoop
-from cep.errors import CepError, Unavailable
+from cep.errors import CepError, NotAllowed, Unavailable
 
 PRECONDITION_FAILED = 406
 # What the broker closes a channel with when it will not do an operation, however often it is asked.
@@ -111,6 +111,10 @@ class Declarer:
 
         self._loop.call(add)
 
+    def readdress(self, url: str) -> None:
+        """Go on at another address or with other credentials, at once, also after a refusal."""
+        self._link.readdress(url)
+
     def stop(self, deadline_s: float) -> None:
         """Close the link; what is not done is dropped. Blocks until closed."""
         self._link.stop(deadline_s)
@@ -129,7 +133,8 @@ class Declarer:
         self._channel = None
         if self._busy and failure.code in _FINAL:
             _, done = self._requests.popleft()
-            done(Unavailable(f"The broker will not set up what is needed: {failure.text}"))
+            text = f"The broker will not set up what is needed: {failure.text}"
+            done(Unavailable(text) if failure.refusal is None else NotAllowed(text))
         self._busy = False
 
     def unblocked(self) -> None:

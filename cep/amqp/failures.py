@@ -15,6 +15,7 @@ import pika.exceptions as px
 from pika.adapters.utils import connection_workflow as pw
 
 from cep.errors import CepError, NotAllowed, TemporaryFailure
+from cep.safety import certificates
 
 ACCESS_REFUSED = 403
 RESOURCE_LOCKED = 405
@@ -64,16 +65,22 @@ class Failure:
         code: The broker's reply code, 0 when it said nothing.
         text: A sentence.
         refusal: The error to end with when trying again cannot help, else None.
+        at_start: The error of a one-shot connection, which nobody waits for to get better.
     """
 
     code: int
     text: str
     refusal: CepError | None = None
+    at_start: CepError | None = None
 
 
 def explain(error: BaseException | None, where: Where) -> Failure:
     """Turn an exception of pika, or of the network below it, into a sentence."""
     cause = _root(error)
+    if isinstance(cause, CepError):
+        return Failure(UNKNOWN, str(cause), at_start=cause)
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return _certificate(cause, where)
     code, said = reply_of(cause)
     if isinstance(cause, px.ProbableAuthenticationError) and code == ACCESS_REFUSED:
         return _refused(code, f"The broker {where} refuses the credentials of user {where.user}.")
@@ -93,8 +100,9 @@ def explain(error: BaseException | None, where: Where) -> Failure:
 
 def as_error(failure: Failure, where: Where) -> CepError:
     """The error a one-shot connection ends with."""
-    if failure.refusal is not None:
-        return failure.refusal
+    known = failure.refusal or failure.at_start
+    if known is not None:
+        return known
     return TemporaryFailure(failure.text, hint=port_hint(where))
 
 
@@ -129,6 +137,12 @@ def reply_of(error: BaseException | None) -> tuple[int, str]:
     return UNKNOWN, ""
 
 
+def _certificate(cause: ssl.SSLCertVerificationError, where: Where) -> Failure:
+    """The certificate is not accepted; a link goes on trying, since it may be renewed."""
+    error = certificates.explain(cause, f"the broker {where}", where.host)
+    return Failure(UNKNOWN, str(error), at_start=error)
+
+
 def _refused(code: int, text: str) -> Failure:
     return Failure(code, text, NotAllowed(text))
 
@@ -138,10 +152,10 @@ def _network_sentence(cause: BaseException | None, where: Where) -> str:
         return f"The broker's name {where.host} (port {where.port}) cannot be resolved: {cause}."
     if isinstance(cause, ConnectionRefusedError):
         return _refused_port(where)
-    if isinstance(cause, ssl.SSLCertVerificationError):
+    if isinstance(cause, ssl.SSLError) and certificates.is_no_tls(cause):
         return (
-            f"The certificate of the broker {where} is not trusted: {cause.verify_message}. "
-            "Name its authority with SSL_CERT_FILE."
+            f"The broker {where} does not speak TLS on this port, and the service handed out an "
+            "amqps:// address, so nothing was sent to it."
         )
     if isinstance(cause, ssl.SSLError):
         return f"TLS with the broker {where} failed: {getattr(cause, 'reason', None) or cause}."

@@ -95,6 +95,7 @@ class Link:
         self._reason: Failure | None = None  # why we ourselves end the channel
         self._started = False
         self._failing = False  # a first failure was told and no success since
+        self._failing_text = ""
         self._refused = False
         self._closing = False
         self._closed = threading.Event()
@@ -160,7 +161,7 @@ class Link:
                 self.where,
                 extra={"event": "link.recovered", "link": self.name},
             )
-        self._failing = False
+        self._failing, self._failing_text = False, ""
         self._put(LinkUp(self.name))
 
     def fail(self, text: str) -> None:
@@ -274,13 +275,14 @@ class Link:
         delay_s = self._backoff.failed()
         self._timer = self._loop.call_later(delay_s, self._try)
         log.log(
-            logging.DEBUG if self._failing else logging.WARNING,
+            # Said again when the reason is another one: a broker that came back unlike before.
+            logging.DEBUG if failure.text == self._failing_text else logging.WARNING,
             "link %s is down: %s",
             self.name,
             failure.text,
             extra={"event": "link.down", "link": self.name, "retry_in_s": delay_s},
         )
-        self._failing = True
+        self._failing, self._failing_text = True, failure.text
         self._put(LinkDown(self.name, failure.text, delay_s))
 
     def _refuse(self, error: CepError) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -30,8 +31,8 @@ def connection_parameters(
     Args:
         url: `amqp://` (plain) or `amqps://` (TLS with host name check).
         port: Replaces the URL's port; the scheme stays, so TLS or not does not depend on it.
-        ssl_ca_file: PEM file of the authorities to trust for TLS instead of the system's (or those
-            of the environment variable SSL_CERT_FILE).
+        ssl_ca_file: PEM file (or directory, as OpenSSL hashes it) of the authorities to trust for
+            TLS instead of the system's.
 
     Returns:
         `pika.connection.Parameters` for one try; trying again is the link's business.
@@ -68,6 +69,8 @@ def connection_parameters(
 
 def _context(ssl_ca_file: str) -> ssl.SSLContext:
     try:
+        if Path(ssl_ca_file).is_dir():
+            return ssl.create_default_context(capath=ssl_ca_file)
         return ssl.create_default_context(cafile=ssl_ca_file)
     except (OSError, ssl.SSLError) as exc:
         raise ConfigError(

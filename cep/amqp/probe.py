@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pika
 
+from cep.amqp.connection import Connection
 from cep.amqp.failures import NETWORK_ERRORS, Where, as_error, explain
 from cep.amqp.loop import quieten_pika
 from cep.amqp.parameters import connection_parameters
+from cep.errors import PeerUntrusted
 
 TIMEOUT_S = 10.0
 
@@ -31,6 +33,7 @@ def check_connection(
         TemporaryFailure: Nothing answers there as a broker; the sentence names host and port,
             and, when `port` replaced the service's, both ports and the line to remove.
         NotAllowed: The broker refuses the credentials.
+        PeerUntrusted: Its certificate is not accepted, or its loopback port is somebody else's.
         DataError: The URL is no AMQP URL.
         ConfigError: The CA file cannot be used.
     """
@@ -40,7 +43,7 @@ def check_connection(
     parameters.stack_timeout = timeout_s
     where = Where.of(parameters, connection_parameters(url).port)
     try:
-        connection = pika.BlockingConnection(parameters)
-    except NETWORK_ERRORS as exc:
+        connection = pika.BlockingConnection(parameters, _impl_class=Connection)
+    except (*NETWORK_ERRORS, PeerUntrusted) as exc:
         raise as_error(explain(exc, where), where) from exc
     connection.close()

@@ -32,13 +32,14 @@ def validate(shared: Shared, name_or_file: str, as_json: bool) -> int:
     Exit code 0: it is right; 78: it is wrong, and every problem is listed.
     """
     from cep.cli import naming
-    from cep.config.load import read
+    from cep.config.load import read_here
 
     path = Path(name_or_file)
-    if not (path.is_file() or "/" in name_or_file):
+    is_file = path.is_file() or "/" in name_or_file
+    if not is_file:
         path = naming.find_root(shared.base, name_or_file) / "config.yaml"
     try:
-        loaded = read(path)
+        loaded = read_here(path, strange=is_file)
     except CepError as exc:
         if not as_json:
             raise
@@ -74,7 +75,7 @@ def _about_variables(shared: Shared, path: Path) -> list[str]:
     earlier = endpoint.read_record(path.parent)
     if path.name != "config.yaml" or earlier.profile is None:
         return []
-    wish = making.Wish(service_url=earlier.service_url)
+    wish = making.Wish(service_url=earlier.service_url, ca_file=earlier.ca_file)
     try:
         making.make(wish, earlier, SearchPath.of(shared.base), origin=str(path))
     except CepError as exc:

@@ -17,6 +17,7 @@ import click
 
 from cep import paths
 from cep.errors import CepError, UsageError
+from cep.safety.text import printable, redact
 
 HELP_OPTIONS: dict[str, Any] = {"help_option_names": ["-h", "--help"]}
 #: First words of a refused registration; scripts look for the line on standard output.
@@ -51,12 +52,12 @@ class Shared:
     def tell(self, error: CepError) -> int:
         """Print an error, sentence and hint; return its exit code."""
         if error.message.startswith(_REGISTRATION_BLOCKED):
-            click.echo(error.message)
+            click.echo(_safe(error.message))
             sentence = error.hint
         else:
             sentence = str(error)
         if sentence:
-            click.echo(f"{self.program}: {sentence}", err=True)
+            click.echo(_safe(f"{self.program}: {sentence}"), err=True)
         if self.debug:
             self._traceback(error)
         return error.exit_code
@@ -64,8 +65,8 @@ class Shared:
     def tell_unexpected(self, error: Exception) -> int:
         """Print an error that is no error of ours; return the exit code of a fault in here."""
         click.echo(
-            f"{self.program}: unexpected {type(error).__name__}: {error}\n"
-            "This is a fault in cep; --debug shows where.",
+            _safe(f"{self.program}: unexpected {type(error).__name__}: {error}")
+            + "\nThis is a fault in cep; --debug shows where.",
             err=True,
         )
         if self.debug:
@@ -76,7 +77,12 @@ class Shared:
     def _traceback(error: Exception) -> None:
         import traceback
 
-        traceback.print_exception(error, file=sys.stderr)
+        click.echo(_safe("".join(traceback.format_exception(error))), err=True, nl=False)
+
+
+def _safe(text: str) -> str:
+    """The words of a service or a file, without secrets or what a terminal would obey."""
+    return printable(redact(text), keep="\n\t")
 
 
 def shared(ctx: click.Context) -> Shared:
@@ -90,10 +96,12 @@ def set_up_logging(values: Shared) -> None:
     """Show our warnings (with --debug, everything of ours) on standard error."""
     import logging
 
+    from cep.safety.logs import SafeFormatter
+
     logger = logging.getLogger("cep")
     if not logger.handlers:
         handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(message)s"))
+        handler.setFormatter(SafeFormatter("%(message)s"))
         logger.addHandler(handler)
     logger.setLevel(logging.DEBUG if values.debug else logging.WARNING)
 

@@ -12,13 +12,14 @@ import click
 
 from cep import paths
 from cep.cli.command import CepCommand, Shared, interactive, refuse
+from cep.cli.service_options import authorities, named_service
 from cep.errors import CantCreate, ConfigError, InputMissing, UsageError
+from cep.safety.files import check_trusted
 
 if TYPE_CHECKING:
     from cep.profiles.endpoint import Record
     from cep.profiles.values import Values
     from cep.profiles.variables import Variable
-    from cep.service.address import ServiceAddress
 
 #: Commands that a batch system has, each with its profile; the first that is found is told.
 _SCHEDULERS = (
@@ -59,8 +60,15 @@ class _Asked:
     files: tuple[str, ...]
     assignments: tuple[str, ...]
     service: str | None
+    ca_file: str | None
     endpoint_config: str | None
     named: dict[str, Any]  # values of options that are variables or keys of their own
+
+    @property
+    def options_of_the_service(self) -> frozenset[str]:
+        """Which keys of the service options name, as `making.Wish.asked` wants them."""
+        given = {"service_url": self.service, "ca_file": self.ca_file}
+        return frozenset(name for name, value in given.items() if value is not None)
 
     @property
     def nothing(self) -> bool:
@@ -95,6 +103,7 @@ def _refuse_all(command: Callable[..., Any]) -> Callable[..., Any]:
 )
 @click.option("--profile-dir", metavar="DIR", help="Look for profiles here first.")
 @click.option("--service", metavar="URL", help="Address of the web service or hub.")
+@click.option("--ca-file", metavar="FILE", help="Certificate authorities to trust (PEM).")
 @click.option("--endpoint-config", metavar="FILE", help="Take this configuration as it is.")
 @click.option("--display-name", metavar="TEXT", help="Name shown by the service's web pages.")
 @click.option("--auth-policy", metavar="UUID", help="Policy that users must meet.")
@@ -115,6 +124,7 @@ def configure(
     files: tuple[str, ...],
     profile_dir: str | None,
     service: str | None,
+    ca_file: str | None,
     endpoint_config: str | None,
     display_name: str | None,
     auth_policy: str | None,
@@ -141,6 +151,7 @@ def configure(
         files,
         assignments,
         service,
+        ca_file,
         endpoint_config,
         {key: value for key, value in named.items() if value is not None},
     )
@@ -187,6 +198,12 @@ def _place(base: Path, name: str, update: bool) -> Path:
 
 
 def _old_text(root: Path) -> str:
+    """The file to go on from; what others could have written into it must not be carried over."""
+    from cep.profiles.endpoint import RECORD
+
+    check_trusted(root, ConfigError, "The endpoint's directory")
+    for file in ("config.yaml", RECORD):
+        check_trusted(root / file, ConfigError, "The configuration")
     try:
         return (root / "config.yaml").read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as exc:
@@ -210,7 +227,7 @@ def _from_profile(shared: Shared, asked: _Asked, root: Path, old: str | None) ->
     from cep.service.address import of_url
 
     earlier = endpoint.read_record(root)
-    address, url = _service(asked.service)
+    address, url = named_service(asked.service)
     if url is None and earlier.service_url is not None:
         address = of_url(earlier.service_url)
         url = address.url
@@ -224,6 +241,8 @@ def _from_profile(shared: Shared, asked: _Asked, root: Path, old: str | None) ->
             named=asked.named,
             service_url=url,
             service_is_hub=not address.hosted,
+            ca_file=authorities(asked.ca_file, address, earlier.ca_file),
+            asked=asked.options_of_the_service,
         ),
         earlier,
         SearchPath.of(shared.base, asked.profile_dir),
@@ -322,6 +341,7 @@ def _from_file(asked: _Asked, root: Path) -> _New:
 
     from cep.config.load import load_text
     from cep.profiles import endpoint
+    from cep.service.address import of_url
 
     source = Path(str(asked.endpoint_config)).expanduser()
     try:
@@ -330,32 +350,24 @@ def _from_file(asked: _Asked, root: Path) -> _New:
         raise InputMissing(f"The configuration {source} cannot be read: {exc}.") from exc
     settings = load_text(text, str(source))
     keys = dict(asked.named)
-    _, url = _service(asked.service)
+    address, url = named_service(asked.service)
     names_one = settings.service_url or settings.environment or settings.local_compute_services
     if asked.service is not None or (url is not None and not names_one):
         keys["service_url"] = url
+    if settings.service_url is not None and asked.service is None:
+        address = of_url(settings.service_url)
+    trusted = None
+    if asked.ca_file is not None or settings.ssl_ca_file is None:
+        trusted = authorities(asked.ca_file, address, None)
+    if trusted is not None:
+        keys["ssl_ca_file"] = trusted
     notes: tuple[str, ...] = ()
     if keys:
         whole = {**yaml.safe_load(text), **keys}
         text = yaml.safe_dump(whole, sort_keys=False, allow_unicode=True)
         load_text(text, str(root / "config.yaml"))
         notes = ("The options were written into the copy; comments of the file are not in it.",)
-    return _New(text, endpoint.Record.of(text, service_url=url), notes)
-
-
-def _service(option: str | None) -> tuple[ServiceAddress, str | None]:
-    """The service, and the address to write into the file; None for the hosted default."""
-    from cep.model import PRODUCTION
-    from cep.service.address import of_url, resolve_service
-
-    if option is not None:
-        try:
-            address = of_url(option, "--service")
-        except ConfigError as exc:
-            raise UsageError(exc.message) from exc
-        return address, address.url
-    address = resolve_service(None)
-    return address, None if address.environment == PRODUCTION else address.url
+    return _New(text, endpoint.Record.of(text, service_url=url, ca_file=trusted), notes)
 
 
 def _write(shared: Shared, root: Path, old: str | None, new: _New) -> None:

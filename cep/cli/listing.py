@@ -11,6 +11,7 @@ import click
 from cep.cli import naming
 from cep.cli.command import CepCommand, Shared
 from cep.cli.table import draw
+from cep.safety.text import printable
 
 _LEAST = (36, 12)  # a UUID and the longest status, as the published guide draws them
 
@@ -28,7 +29,9 @@ def list_endpoints(shared: Shared, *, as_json: bool) -> None:
         click.echo("No endpoints configured!")
         click.echo(f"Make one with: {shared.program} configure NAME", err=True)
         return
-    rows = [(str(entry["id"]), entry["status"], entry["name"]) for entry in found]
+    rows = [
+        (printable(str(entry["id"])), entry["status"], printable(entry["name"])) for entry in found
+    ]
     click.echo(draw(("Endpoint ID", "Status", "Endpoint Name"), rows, least=_LEAST))
 
 

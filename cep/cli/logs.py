@@ -10,6 +10,7 @@ import click
 from cep.cli import naming
 from cep.cli.command import CepCommand, Shared
 from cep.errors import InputMissing, Unavailable
+from cep.safety.text import printable
 
 
 @click.command(cls=CepCommand)
@@ -37,8 +38,14 @@ def logs(shared: Shared, *, name: str, follow: bool, lines: int) -> int:
         raise Unavailable(f"The program tail was not found; the log is {found.log}.")
     # tail -F waits for changes with inotify and follows the log through its rotation.
     words = [program, "-n", str(lines), *(["-F"] if follow else []), "--", str(found.log)]
-    with subprocess.Popen(words, stderr=subprocess.DEVNULL if follow else None) as tail:
+    with subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL if follow else None
+    ) as tail:
+        assert tail.stdout is not None
         try:
+            # Tasks of the thread engine and the scheduler's programs write there as they like.
+            for line in tail.stdout:
+                click.echo(printable(line.decode("utf-8", "replace"), keep="\n\t"), nl=False)
             return tail.wait()
         except KeyboardInterrupt:
             tail.terminate()

@@ -82,7 +82,7 @@ def registered_id(root: Path) -> str | None:
     try:
         found = json.loads((root / "endpoint.json").read_text(encoding="utf-8"))
         text = found["endpoint_id"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return text if isinstance(text, str) and text else None
 

@@ -11,6 +11,7 @@ from cep.cli import naming
 from cep.cli.command import CepCommand, Shared, set_up_logging
 from cep.errors import UsageError
 from cep.paths import EndpointPaths
+from cep.safety.text import printable, redact_script
 
 if TYPE_CHECKING:
     from cep.config.settings import EndpointSettings
@@ -27,7 +28,6 @@ def render(
 ) -> None:
     """Show an endpoint's configuration, or what it would submit. Secrets are masked."""
     from cep.config.load import load
-    from cep.profiles.masking import mask
 
     if submit_script and submit_test:
         raise UsageError("--submit-script and --submit-test contradict each other.")
@@ -38,7 +38,7 @@ def render(
     if submit_test:
         from cep.agent.preview import submit_test as ask
 
-        words = mask(ask(paths, settings))
+        words = printable(redact_script(ask(paths, settings)), keep="\n\t")
         if as_json:
             click.echo(json.dumps({"accepted": True, "answer": words}))
         else:
@@ -46,24 +46,25 @@ def render(
     elif submit_script:
         _show_submission(paths, settings, as_json=as_json)
     elif as_json:
-        click.echo(json.dumps({"file": str(paths.config), "text": mask(settings.raw_text)}))
+        click.echo(
+            json.dumps({"file": str(paths.config), "text": redact_script(settings.raw_text)})
+        )
     else:
-        click.echo(mask(settings.raw_text), nl=False)
+        click.echo(redact_script(settings.raw_text), nl=False)
 
 
 def _show_submission(paths: EndpointPaths, settings: EndpointSettings, *, as_json: bool) -> None:
     from cep.agent.preview import submission
-    from cep.profiles.masking import mask
 
     found = submission(paths, settings)
-    scripts = [{"name": name, "text": mask(text)} for name, text in found.scripts.items()]
+    scripts = [{"name": name, "text": redact_script(text)} for name, text in found.scripts.items()]
     if as_json:
         told = {
             "provider": found.provider,
             "scripts": scripts,
-            "command": mask(found.command),
-            "worker_command": mask(found.worker_command),
-            "container": None if found.container is None else mask(found.container),
+            "command": redact_script(found.command),
+            "worker_command": redact_script(found.worker_command),
+            "container": None if found.container is None else redact_script(found.container),
             "port_is_chosen": found.port_is_chosen,
         }
         click.echo(json.dumps(told))
@@ -72,12 +73,12 @@ def _show_submission(paths: EndpointPaths, settings: EndpointSettings, *, as_jso
         click.echo(f"# --- {found.provider}: {script['name']}")
         click.echo(script["text"].rstrip("\n"))
     click.echo("# --- submitted by")
-    click.echo(mask(found.command))
+    click.echo(redact_script(found.command))
     click.echo("# --- on each node, the workers' command")
-    click.echo(mask(found.worker_command))
+    click.echo(redact_script(found.worker_command))
     if found.container is not None:
         click.echo("# --- the container around it")
-        click.echo(mask(found.container))
+        click.echo(redact_script(found.container))
     if found.port_is_chosen:
         click.echo(
             "The port of the workers is chosen at the start; the one shown stands for it.", err=True

@@ -11,10 +11,12 @@ from cep.cli import naming
 from cep.cli.command import CepCommand, Shared, interactive
 from cep.errors import CepError
 from cep.paths import EndpointPaths
+from cep.safety.text import printable
 
 _HOLDS = {
     "paused": "paused; take tasks again with: resume",
-    "disk full": "no new tasks: the disk is full",
+    "disk": "no new tasks: the journal's disk is full or broken",
+    "audit log not writable": "no new tasks: the audit log cannot be written",
     "stopping": "stopping",
     "high mark reached": "no new tasks until some of those waiting are done",
 }
@@ -35,7 +37,9 @@ def status(shared: Shared, *, name: str, as_json: bool, remote: bool) -> None:
         click.echo(json.dumps(picture))
         return
     for line in sentences(picture):
-        click.echo(line)
+        click.echo(
+            printable(line).encode("utf-8", "replace").decode()
+        )  # JSON can hold half a surrogate pair
 
 
 def describe(found: EndpointPaths) -> dict[str, Any]:
@@ -73,7 +77,7 @@ def _agent(found: EndpointPaths, here: bool) -> dict[str, Any] | None:
             )
     try:
         written = json.loads(found.status_json.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return written if isinstance(written, dict) else None
 
@@ -120,18 +124,31 @@ def _state(picture: dict[str, Any]) -> str:
     return f"Running{where}{pid}"
 
 
+def _part(agent: dict[str, Any], name: str) -> dict[str, Any]:
+    """A part of the picture; empty when a file of another version or hand has something else."""
+    found = agent.get(name)
+    return found if isinstance(found, dict) else {}
+
+
 def _agent_lines(agent: dict[str, Any]) -> list[str]:
-    engine, tasks = agent.get("engine", {}), agent.get("tasks", {})
-    links = agent.get("links", {})
+    engine, tasks, links = (_part(agent, name) for name in ("engine", "tasks", "links"))
     lines = [f"Since:     {agent.get('since', '')} (cep {agent.get('version', '')})"]
     down = [name for name, up in links.items() if not up]
     lines.append("Links:     " + (f"down: {', '.join(down)}" if down else "up"))
-    for hold in agent.get("holds") or ():
-        lines.append("Holds:     " + _HOLDS.get(hold, str(hold)))
+    troubles = agent.get("link_troubles")
+    if isinstance(troubles, dict):
+        lines += [f"           {why}" for why in dict.fromkeys(map(str, troubles.values()))]
+    holds = agent.get("holds")
+    for hold in map(str, holds if isinstance(holds, list) else ()):
+        lines.append("Holds:     " + _HOLDS.get(hold, hold))
+        if hold in ("disk", "audit log not writable") and agent.get("disk"):
+            lines.append(f"           {agent['disk']}")
     lines.append(
         f"Engine:    {engine.get('type', '')}, {engine.get('workers', 0)} workers, "
         f"{engine.get('idle_workers', 0)} idle"
     )
+    if engine.get("encrypted") is False:
+        lines.append("           NOT ENCRYPTED between the endpoint and its workers")
     if engine.get("summary"):
         lines.append(f"           {engine['summary']}")
     lines.append(

@@ -16,6 +16,9 @@ import yaml
 from cep.config.kinds import FloatText, IntText
 from cep.errors import ConfigError
 
+LARGEST = 256 * 1024  # characters of a configuration; thousands of keys
+_DEEPEST = 64  # levels of [ and {; PyYAML's time grows with their square
+_MOST_NODES = 50_000  # keys and values, an alias counted as often as it is used
 _INT_TAG = "tag:yaml.org,2002:int"
 _FLOAT_TAG = "tag:yaml.org,2002:float"
 _DATE_TAG = "tag:yaml.org,2002:timestamp"
@@ -42,6 +45,15 @@ class Lines(dict[str, Any]):
 class _Loader(yaml.SafeLoader):
     """The safe loader with the differences that the module's docstring lists."""
 
+    def fetch_flow_collection_start(self, TokenClass: type[yaml.Token]) -> None:
+        """As PyYAML's, to a moderate depth."""
+        if self.flow_level >= _DEEPEST:
+            raise yaml.scanner.ScannerError(
+                problem=f"it is nested more than {_DEEPEST} levels deep",
+                problem_mark=self.get_mark(),
+            )
+        super().fetch_flow_collection_start(TokenClass)
+
     def read_int(self, node: yaml.ScalarNode) -> IntText:
         """A whole number with its characters."""
         return IntText.read(self.construct_yaml_int(node), node.value)
@@ -59,16 +71,24 @@ class _Loader(yaml.SafeLoader):
         result = Lines()
         seen: set[Hashable] = set()
         for key_node in own:
-            key = str(self.construct_object(key_node, deep=True))
+            key = self._read_key(key_node)
             if key in seen:
                 result.repeated.append((key, key_node.start_mark.line + 1))
             seen.add(key)
         self.flatten_mapping(node)
         for key_node, value_node in node.value:
-            key = str(self.construct_object(key_node, deep=True))
+            key = self._read_key(key_node)
             result.line_of[key] = key_node.start_mark.line + 1
             result[key] = self.construct_object(value_node, deep=True)
         return result
+
+    def _read_key(self, node: yaml.Node) -> str:
+        if not isinstance(node, yaml.ScalarNode):
+            raise yaml.constructor.ConstructorError(
+                problem="a key must be a plain value, not a list or a block",
+                problem_mark=node.start_mark,
+            )
+        return str(self.construct_object(node))
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -90,11 +110,23 @@ def parse(text: str, origin: str) -> Lines:
         origin: Where it came from, for messages.
 
     Raises:
-        ConfigError: It is not YAML, more than one document, or not a mapping.
+        ConfigError: It is not YAML, more than one document, not a mapping, or too large.
     """
+    if len(text) > LARGEST:
+        raise ConfigError(
+            f"The configuration {origin} has {len(text)} characters; at most {LARGEST} are read."
+        )
     try:
-        value = yaml.load(text, Loader=_Loader)
-    except (yaml.YAMLError, ValueError, RecursionError) as exc:
+        value = _read(text)
+    except (
+        yaml.YAMLError,
+        ValueError,
+        RecursionError,
+        # What PyYAML's own constructors raise for `!!int ""`, `!!bool x`, `!!timestamp x`, ...
+        LookupError,
+        TypeError,
+        AttributeError,
+    ) as exc:
         mark = getattr(exc, "problem_mark", None)
         what = getattr(exc, "problem", None) or str(exc).splitlines()[0]
         where = "" if mark is None else f", line {mark.line + 1}, column {mark.column + 1}"
@@ -108,5 +140,48 @@ def parse(text: str, origin: str) -> Lines:
     return value
 
 
+def _read(text: str) -> Any:
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _measure(node, {})
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _measure(node: yaml.Node, known: dict[yaml.Node, int]) -> int:
+    """Count what a node stands for; refuse what aliases make endless or too large.
+
+    Whoever loads the text after us (for the registration, say) may write every alias out.
+    """
+    if isinstance(node, yaml.ScalarNode):
+        return 1
+    found = known.get(node)
+    if found is not None:
+        if not found:
+            raise yaml.composer.ComposerError(
+                problem="a value must not hold itself", problem_mark=node.start_mark
+            )
+        return found
+    known[node] = 0
+    inner = (
+        (part for pair in node.value for part in pair)
+        if isinstance(node, yaml.MappingNode)
+        else node.value
+    )
+    size = 1 + sum(_measure(part, known) for part in inner)
+    if size > _MOST_NODES:
+        raise yaml.composer.ComposerError(
+            problem=f"it stands for more than {_MOST_NODES} values", problem_mark=node.start_mark
+        )
+    known[node] = size
+    return size
+
+
 def _describe(value: object) -> str:
-    return "a list" if isinstance(value, list) else f"only the value {str(value)[:60]!r}"
+    if isinstance(value, str):
+        return f"only the value {value[:60]!r}"
+    return "a list" if isinstance(value, list) else "only one value"

@@ -6,7 +6,6 @@ from any thread.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}-?([0-9a-fA-F]{4}-?){3}[0-9a-fA-F]{12}")
+_LARGEST = 1 << 63  # of any number; no quantity of a configuration comes near
 _WALLTIME = re.compile(r"\d+:[0-5]\d:[0-5]\d")
 
 
@@ -382,7 +382,10 @@ class Key:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether it is a number of ordinary size; no float holds the largest whole ones."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return False
+    return abs(value) <= _LARGEST  # false for a NaN
 
 
 def _bounded(noun: str, low: float | None, high: float | None) -> str:

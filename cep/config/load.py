@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,14 @@ from cep.config.settings import (
     IntakeLimits,
     LogSettings,
     ProcessPoolSettings,
+    RetentionSettings,
     ThreadPoolSettings,
 )
 from cep.config.tables import ENGINES, HTEX_PASSED, MINIMUM_HEARTBEAT_S, TOP
 from cep.config.walk import Walk, without
 from cep.errors import ConfigError, InputMissing
 from cep.model import LOCAL, SERVICE_ENVIRONMENTS
+from cep.safety.files import check_trusted
 
 log = logging.getLogger(__name__)
 
@@ -48,13 +50,35 @@ def load(path: Path) -> EndpointSettings:
         path: The `config.yaml`.
 
     Raises:
-        ConfigError: The file is wrong; the message lists every problem.
+        ConfigError: The file is wrong, and the message lists every problem; or others than this
+            user and root can change it or exchange it.
         InputMissing: There is no such file.
     """
-    loaded = read(path)
+    loaded = read_here(path)
     for warning in loaded.warnings:
         log.warning("%s", warning, extra={"event": "config.old-key"})
     return loaded.settings
+
+
+def read_here(path: Path, *, strange: bool = False) -> Loaded:
+    """As `read`, and see that the configuration can be used on this host.
+
+    Args:
+        path: The `config.yaml`.
+        strange: It is no endpoint's yet, so it does not matter who can change it.
+
+    Raises:
+        ConfigError: Others can change it, or what it asks for is not there.
+    """
+    if not strange:
+        check_trusted(path.parent, ConfigError, "The endpoint's directory")
+        check_trusted(path, ConfigError, "The configuration")
+    loaded = read(path)
+    if loaded.settings.audit_log is not None:
+        from cep.safety.audit import check_target  # loads `socket`
+
+        check_target(loaded.settings.audit_log)
+    return loaded
 
 
 def load_text(text: str, origin: str, *, unset_allowed: bool = False) -> EndpointSettings:
@@ -113,6 +137,8 @@ def _endpoint(walk: Walk, values: dict[str, Any], text: str) -> EndpointSettings
         values["intake"] = _limits(walk, values["intake"])
     if "log" in values:
         values["log"] = LogSettings(**values["log"])
+    if "retention" in values:
+        values["retention"] = _retention(values["retention"])
     named = {key.field or key.name: values[key.name] for key in TOP if key.name in values}
     period = max(MINIMUM_HEARTBEAT_S, float(named.get("heartbeat_period_s", 30.0)))
     threshold = float(named.get("heartbeat_threshold_s", 120.0))
@@ -145,6 +171,12 @@ def _limits(walk: Walk, values: dict[str, int]) -> IntakeLimits:
         if low >= high:
             walk.problem(f"intake.low_{unit}", None, f"{low} must be below high_{unit}, {high}")
     return limits
+
+
+def _retention(values: dict[str, dict[str, Any]]) -> RetentionSettings:
+    defaults = RetentionSettings()
+    kept = {name: replace(getattr(defaults, name), **given) for name, given in values.items()}
+    return RetentionSettings(**kept)
 
 
 def _engine(walk: Walk, block: Lines) -> EngineSettings | None:

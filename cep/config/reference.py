@@ -7,7 +7,7 @@ test fails when the file is not what this writes.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,11 +63,15 @@ def updated(document: str) -> str:
 
 def _table(keys: Iterable[Key], under: str = "") -> str:
     lines = ["| key | value | default | meaning |", "|---|---|---|---|"]
-    for key in keys:
-        lines.append(_line(key, under))
-        if isinstance(key.kind, Block):
-            lines += [_line(inner, f"{under}{key.name}.") for inner in key.kind.keys]
+    lines += _lines(keys, under)
     return "\n".join(lines) + "\n"
+
+
+def _lines(keys: Iterable[Key], under: str) -> Iterator[str]:
+    for key in keys:
+        yield _line(key, under)
+        if isinstance(key.kind, Block):
+            yield from _lines(key.kind.keys, f"{under}{key.name}.")
 
 
 def _line(key: Key, under: str) -> str:

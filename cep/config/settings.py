@@ -84,7 +84,10 @@ EngineSettings: TypeAlias = ThreadPoolSettings | ProcessPoolSettings | HtexSetti
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IntakeLimits:
-    """High and low marks of unfinished tasks; at the high mark no more tasks are taken."""
+    """High and low marks of what is not done; at the high mark no more tasks are taken.
+
+    What counts: tasks without an answer, and answers that the broker has not confirmed.
+    """
 
     high_tasks: int = 5000
     low_tasks: int = 2500
@@ -98,6 +101,34 @@ class LogSettings:
 
     max_bytes: int = 10 * MIB
     backups: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """How long things of one kind are kept, and how much of them.
+
+    Attributes:
+        max_age: Seconds since the last change; 0: for ever.
+        max_bytes: Of all of them together, the oldest go first; 0: any number.
+    """
+
+    max_age: float
+    max_bytes: int
+
+
+DAY_S = 24 * 3600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetentionSettings:
+    """What the endpoint removes by itself, kind by kind. Nothing in use is ever removed."""
+
+    worker_logs: Keep = Keep(14 * DAY_S, 1024 * MIB)
+    submit_scripts: Keep = Keep(14 * DAY_S, 256 * MIB)
+    sandboxes: Keep = Keep(30 * DAY_S, 0)
+    working_dir: Keep = Keep(0, 0)
+    oversized_results: Keep = Keep(30 * DAY_S, 10 * 1024 * MIB)
+    journal_backups: Keep = Keep(90 * DAY_S, 1024 * MIB)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,11 +153,14 @@ class EndpointSettings:
     service_url: str | None = None  # ours; None: from `environment` or the hosted service
     environment: str | None = None
     local_compute_services: bool = False
+    ssl_ca_file: str | None = None  # ours; None: from the shell's variables or the libraries' own
     debug: bool = False
     run_dir: str | None = None  # ours
     state_dir: str | None = None  # ours
     on_restart: OnRestart = "fail"  # ours
     task_size_limit: int = DEFAULT_TASK_SIZE_LIMIT  # ours; bytes of a task message
     intake: IntakeLimits = IntakeLimits()  # ours
+    audit_log: str | None = None  # ours; a file or `journald`
     log: LogSettings = LogSettings()  # ours
+    retention: RetentionSettings = RetentionSettings()  # ours
     raw_text: str = field(default="", repr=False)  # the YAML as written, sent at registration

@@ -26,7 +26,9 @@ from cep.config.settings import (
     DEFAULT_RESULT_SIZE_LIMIT,
     DEFAULT_TASK_SIZE_LIMIT,
     IntakeLimits,
+    Keep,
     LogSettings,
+    RetentionSettings,
 )
 from cep.model import SERVICE_ENVIRONMENTS
 
@@ -36,17 +38,42 @@ MINIMUM_HEARTBEAT_S = 5  # as globus-compute-endpoint 4.19
 
 _MARKS = IntakeLimits()
 _LOG = LogSettings()
+_KEPT = RetentionSettings()
 
 INTAKE = (
-    Key("high_tasks", Whole(1), _MARKS.high_tasks, "Stop taking tasks at this many unfinished."),
-    Key("low_tasks", Whole(0), _MARKS.low_tasks, "Take tasks again at this many unfinished."),
-    Key("high_bytes", Whole(1), _MARKS.high_bytes, "Stop at this many bytes of unfinished tasks."),
+    Key(
+        "high_tasks",
+        Whole(1),
+        _MARKS.high_tasks,
+        "Stop taking tasks at this many that are unanswered or unsent.",
+    ),
+    Key("low_tasks", Whole(0), _MARKS.low_tasks, "Take tasks again at this many."),
+    Key("high_bytes", Whole(1), _MARKS.high_bytes, "Stop at this many bytes of them."),
     Key("low_bytes", Whole(0), _MARKS.low_bytes, "Take tasks again at this many bytes."),
 )
 
 LOG = (
     Key("max_bytes", Whole(4096), _LOG.max_bytes, "Size of one log file."),
     Key("backups", Whole(0), _LOG.backups, "Older log files to keep."),
+)
+
+
+def _kept(name: str, text: str) -> Key:
+    keep: Keep = getattr(_KEPT, name)
+    keys = (
+        Key("max_age", Number(0), int(keep.max_age), "Seconds since the last change; 0: for ever."),
+        Key("max_bytes", Whole(0), keep.max_bytes, "Of all together, oldest go; 0: any number."),
+    )
+    return Key(name, Block(keys), None, text)
+
+
+RETENTION = (
+    _kept("worker_logs", "Logs of worker pools whose block is gone."),
+    _kept("submit_scripts", "Scripts of blocks that are gone, with their output."),
+    _kept("sandboxes", "Directories of answered tasks (`run_in_sandbox`)."),
+    _kept("working_dir", "Everything else in `working_dir`, by its age alone."),
+    _kept("oversized_results", "Results above `result_size_limit`."),
+    _kept("journal_backups", "Copies of the journal made before a migration."),
 )
 
 TOP = (
@@ -61,6 +88,13 @@ TOP = (
     Key("service_url", WebAddress(), None, "Address of the web service or hub.", ours=True),
     Key("environment", Choice(tuple(SERVICE_ENVIRONMENTS)), None, "Deployment of the web service."),
     Key("local_compute_services", Flag(), False, "The same as `environment: local`."),
+    Key(
+        "ssl_ca_file",
+        Text(multiline=False),
+        None,
+        "PEM file of the authorities to trust for https:// and amqps://, absolute or from `~`.",
+        ours=True,
+    ),
     Key("allowed_functions", ListOf(Uuid()), None, "Only these functions may run here."),
     Key("authentication_policy", Uuid(), None, "Policy that users of the endpoint must meet."),
     Key("subscription_id", Uuid(), None, "Subscription that the endpoint belongs to."),
@@ -108,7 +142,16 @@ TOP = (
         ours=True,
     ),
     Key("intake", Block(INTAKE), None, "When to stop and go on taking tasks.", ours=True),
+    Key(
+        "audit_log",
+        Text(multiline=False),
+        None,
+        "File (from the endpoint's directory), or `journald`, for one line when a task arrives, "
+        "begins and ends.",
+        ours=True,
+    ),
     Key("log", Block(LOG), None, "Bounds of `endpoint.log`.", ours=True),
+    Key("retention", Block(RETENTION), None, "What is removed when; docs/limits.md.", ours=True),
 )
 
 ENGINE_COMMON = (

@@ -132,11 +132,11 @@ class Walk:
         if chosen is None:
             self.problem(f"{where}.type", line, f"is missing; it is one of {', '.join(table)}")
             return None
-        if chosen in retired.TYPES:
+        if isinstance(chosen, str) and chosen in retired.TYPES:
             self.problem(f"{where}.type", at, f"{chosen} is refused. {retired.TYPES[chosen]}")
             return None
         if not isinstance(chosen, str) or chosen not in table:
-            near = nearest(str(chosen), table)
+            near = nearest(chosen, table) if isinstance(chosen, str) else None
             hint = f"did you mean {near}?" if near else f"it is one of {', '.join(table)}"
             self.problem(f"{where}.type", at, f"{show(chosen)} is not {an(family)}; {hint}")
             return None

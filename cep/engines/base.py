@@ -24,9 +24,16 @@ class Outcomes:
 
 @dataclass(frozen=True, slots=True)
 class SlotsChanged:
-    """The engine now wants to hold at most this many tasks (given and unfinished)."""
+    """The engine now wants to hold at most this many tasks (given and unfinished).
+
+    Attributes:
+        slots: How many.
+        firm: So many of them whatever their size. The others are there because tasks of late were
+            tiny; large ones may be held back. None: all.
+    """
 
     slots: int
+    firm: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

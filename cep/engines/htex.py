@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: So many deaths of the interchange within this time, and the engine gives up.
+#: So many deaths of the interchange within this time and without a task that was run between
+#: them, and the engine gives up.
 DEATHS_TO_GIVE_UP = 3
 DEATHS_WITHIN_S = 60.0
 _END_OF_DEAD_S = 10.0
@@ -43,7 +44,8 @@ class GlobusComputeEngine:
         self._mender: threading.Thread | None = None
         self._deaths: deque[float] = deque(maxlen=DEATHS_TO_GIVE_UP)
         self._waiting = 0
-        self._deliver_lock = threading.Lock()
+        self._deliver_lock = threading.Lock()  # around `_silent` and `_has_run` as well
+        self._has_run = False  # a task, since the last death of an interchange
         self._silent = False
 
     def start(self, run: EngineRun, deliver: Callable[[EngineEvent], None]) -> None:
@@ -60,6 +62,9 @@ class GlobusComputeEngine:
 
     def _deliver(self, event: EngineEvent) -> None:
         with self._deliver_lock:
+            if isinstance(event, Outcomes):
+                done = any(one.kind is OutcomeKind.DONE for one in event.outcomes)
+                self._has_run = self._has_run or done
             if not self._silent:
                 self._sink(event)
 
@@ -118,17 +123,22 @@ class GlobusComputeEngine:
     def _mend(self, session: Session) -> None:
         reason = session.why_it_died
         session.end(_END_OF_DEAD_S, WORKER_LOST, reason)
-        now = time.monotonic()
-        self._deaths.append(now)
-        hopeless = len(self._deaths) == DEATHS_TO_GIVE_UP and (
-            now - self._deaths[0] < DEATHS_WITHIN_S
-        )
+        hopeless = self._count_death(time.monotonic())
         if hopeless:
             reason = f"{reason} That was {DEATHS_TO_GIVE_UP} times in a short while."
         log.error("%s", reason.rstrip("."), extra={"event": "htex.interchange-died"})
         self._deliver(EngineDown(reason, rebuilding=not hopeless))
         if not hopeless:
             self._rebuild()
+
+    def _count_death(self, now: float) -> bool:
+        """Whether it was one death too many; a run in which tasks got done begins a new count."""
+        with self._deliver_lock:
+            has_run, self._has_run = self._has_run, False
+        if has_run:
+            self._deaths.clear()
+        self._deaths.append(now)
+        return len(self._deaths) == DEATHS_TO_GIVE_UP and now - self._deaths[0] < DEATHS_WITHIN_S
 
     def _rebuild(self) -> None:
         if self._stopping:

@@ -6,6 +6,7 @@ interchange is launched before Parsl is imported here, so that both load at the 
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import astuple
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cep.config.settings import HtexSettings
-from cep.engines import parsl_parts, worker_logs
+from cep.engines import parsl_parts
 from cep.engines.base import EngineEvent, EngineRun
 from cep.engines.begun import workers_are_local
 from cep.engines.blocks import ScalingRules
@@ -25,6 +26,7 @@ from cep.engines.providers import (
     htex_arguments,
     provider_of,
 )
+from cep.engines.worker_logs import EXECUTOR_SUFFIX
 from cep.errors import CepError, ConfigError, EngineError
 from cep.worker.context import WorkerContext
 
@@ -32,6 +34,13 @@ if TYPE_CHECKING:
     from cep.engines.htex_executor import Executor
     from cep.engines.htex_session import Session
 
+log = logging.getLogger(__name__)
+
+NOT_ENCRYPTED = (
+    "What travels between this endpoint and its workers is NOT ENCRYPTED and not authenticated: "
+    "who reaches the port on the network can run code as you. Remove `encrypted: false` from the "
+    "engine's configuration."
+)
 DEFAULT_LABEL = "GlobusComputeEngine"
 #: Environment variable that marks all processes of one endpoint, by its run directory.
 MARK_VARIABLE = "CEP_ENDPOINT_DIR"
@@ -57,6 +66,8 @@ def open_session(
         EngineError: The interchange did not come up. In both cases nothing is left behind.
     """
     run_dir = run.run_dir.resolve()
+    if not settings.encrypted:
+        log.warning("%s", NOT_ENCRYPTED, extra={"event": "htex.not-encrypted"})
     # setproctitle would write over the mark in /proc/PID/environ without SPT_NOENV.
     mark = {MARK_VARIABLE: str(run_dir), "SPT_NOENV": "1"}
     label = label_of(settings)
@@ -69,7 +80,6 @@ def open_session(
         parsl_parts.import_in_agent()
         provider = provider_of(settings, mark=mark, run_dir=run_dir)
         executor = executor_of(settings, provider, process, run_dir)
-        worker_logs.prune(Path(executor.worker_logdir), Path(provider.script_dir))
         executor.start()
     except BaseException as error:
         if executor is not None:
@@ -84,7 +94,7 @@ def open_session(
 
 def label_of(settings: HtexSettings) -> str:
     """The executor's label, which names its directory and its jobs."""
-    return f"{settings.label or DEFAULT_LABEL}-HighThroughputExecutor"
+    return f"{settings.label or DEFAULT_LABEL}{EXECUTOR_SUFFIX}"
 
 
 def executor_of(

@@ -2,14 +2,13 @@
 
 Owns the three sockets to the interchange, and ends its process. `dispatch` and `request` belong
 to one thread (the socket has no lock), `listen` to another; `end` to a third, after both.
-Nothing that comes from a worker is unpickled here beyond plain values: `plain_loads` knows no
+Nothing that comes from a worker is unpickled here: `plain_pickle` reads plain values and knows no
 classes at all, so that a user's `__reduce__` never runs in the agent.
 """
 
 from __future__ import annotations
 
 import contextlib
-import io
 import logging
 import os
 import pickle
@@ -28,6 +27,7 @@ from parsl.jobs.states import JobStatus
 
 from cep.engines.containers import Container
 from cep.engines.interchange_process import InterchangeProcess
+from cep.engines.plain_pickle import loads as plain_loads
 from cep.errors import EngineError
 
 log = logging.getLogger(__name__)
@@ -47,27 +47,6 @@ SEND_TIMEOUT_MS = 2_000
 POOL_COMMAND = "process_worker_pool.py"
 
 
-class _PlainUnpickler(pickle.Unpickler):
-    """Reads numbers, text, bytes, lists and dictionaries; refuses everything that is a class."""
-
-    def find_class(self, module_name: str, global_name: str, /) -> Any:
-        raise pickle.UnpicklingError(f"{module_name}.{global_name} is not a plain value")
-
-
-def plain_loads(data: bytes) -> Any:
-    """Unpickle plain values.
-
-    Raises:
-        pickle.UnpicklingError: There is anything else in it, or it is no pickle.
-    """
-    try:
-        return _PlainUnpickler(io.BytesIO(data)).load()
-    except pickle.UnpicklingError:
-        raise
-    except Exception as error:
-        raise pickle.UnpicklingError(f"not a pickle: {error!r}") from error
-
-
 @dataclass(frozen=True, slots=True)
 class Received:
     """A message from the interchange: `kind` is done, lost, broken or event."""
@@ -80,14 +59,24 @@ class Received:
 
 
 def read_message(data: bytes) -> Received:
-    """Understand one message of the results channel without running anything it holds."""
+    """Understand one message of the results channel without running anything it holds.
+
+    Raises:
+        pickle.UnpicklingError: It holds more than plain values.
+        KeyError, TypeError, ValueError: They are not those of a message.
+    """
     message = plain_loads(data)
     if message["type"] == "cep":
+        _check_event(message)
         return Received("event", event=message)
-    task = int(message["task_id"])
+    task = message["task_id"]
+    if not isinstance(task, int):
+        raise TypeError(f"a task has a number, not a {type(task).__name__}")
     if "cep_lost" in message:
-        return Received("lost", task, reason=str(message["cep_lost"]))
+        return Received("lost", task, reason=str(_checked(message, "cep_lost", str)))
     if "result" in message:
+        if not isinstance(message["result"], bytes):
+            return Received("broken", task, reason="The worker's answer is not bytes.")
         _, _, body = message["result"].partition(b"\n")
         try:
             frame = plain_loads(body)
@@ -102,6 +91,41 @@ def read_message(data: bytes) -> Received:
         reason="The worker could not begin the task; its log says why. Is this version of "
         "cep-endpoint installed where the worker runs?",
     )
+
+
+_EVENTS: Mapping[str, Mapping[str, type]] = {
+    "registered": {"manager": str, "block": str, "workers": int, "host": str},
+    "draining": {"manager": str},
+    "gone": {"manager": str, "block": str, "ids": list},
+    "unreachable": {},
+    "retired": {"blocks": list},
+    "cancelled": {"ids": list},
+}
+_MOST_WORKERS = 100_000  # of one manager, which is one node
+_VERSIONS = ("parsl_version", "python_version", "endpoint_version", "sdk_version")
+
+
+def _check_event(event: Mapping[str, Any]) -> None:
+    """Refuse an event that the interchange does not tell; workers write to the same channel."""
+    kind = _checked(event, "event", str)
+    for name, wanted in _EVENTS[kind].items():
+        _checked(event, name, wanted)
+    for name, item in (("ids", int), ("blocks", str)):
+        if not all(isinstance(one, item) for one in event.get(name, ())):
+            raise TypeError(f"the event's {name!r} are not what they should be")
+    if kind == "registered":
+        if not 0 <= event["workers"] <= _MOST_WORKERS:
+            raise ValueError(f"a manager with {event['workers']} workers cannot be")
+        for name in _VERSIONS:
+            if event[name] is not None:
+                _checked(event, name, str)
+
+
+def _checked(message: Mapping[str, Any], name: str, kind: type) -> Any:
+    value = message[name]
+    if not isinstance(value, kind):
+        raise TypeError(f"{name!r} is a {type(value).__name__}, not a {kind.__name__}")
+    return value
 
 
 class Executor(HighThroughputExecutor):  # type: ignore[misc]

@@ -17,6 +17,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,9 @@ from cep.engines.blocks import ScalingRules
 from cep.engines.coalescing import Coalescer
 from cep.engines.htex_executor import Executor, Received
 from cep.engines.htex_report import Manager
-from cep.engines.htex_task import ENTRY, pack_bodies, unpack_answers
+from cep.engines.htex_task import ENTRY, pack_bodies, place_of, unpack_answers
 from cep.engines.scaler import Scaler
-from cep.model import EngineStatus, Outcome, OutcomeKind, Task
+from cep.model import EngineStatus, Outcome, OutcomeKind, Place, Task
 from cep.wire.result import BLOCK_LOST, TASK_REFUSED, WORKER_LOST
 from cep.worker.slots import begun_seqs
 
@@ -143,7 +144,7 @@ class Session:
             return {}, None
         try:
             specification = json.loads(task.resource_specification)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             return {}, f"The task's resource_specification is not JSON: {error}."
         if not specification:
             return {}, None
@@ -201,7 +202,8 @@ class Session:
             buffer = pack_bodies([task.body for task in tasks])
             if not self._executor.dispatch(number, context, buffer):
                 with self._lock:
-                    self._line.extendleft(reversed(self._take_off(number)))
+                    self._take_off(number)
+                    self._line.extendleft(reversed(tasks))
                 return
 
     def _next_flight(self) -> tuple[int, tuple[Task, ...], dict[str, Any]] | None:
@@ -212,7 +214,8 @@ class Session:
             tasks = tuple(self._coalescer.cut(self._line, room))
             self._last_flight += 1
             number = self._last_flight
-            self._flights[number] = tasks
+            # What flies is told apart by its number; a window of large bodies is not held twice.
+            self._flights[number] = tuple(replace(task, body=b"") for task in tasks)
             self._flight_of.update((task.seq, number) for task in tasks)
             return number, tasks, self._specifications.pop(tasks[0].seq, {})
 
@@ -260,7 +263,7 @@ class Session:
         if outcomes:
             self._deliver(Outcomes(tuple(outcomes)))
         if changed:
-            self._deliver(SlotsChanged(slots))
+            self._deliver(SlotsChanged(slots, firm=slots // size))
         if more:
             self._outbox.put(("send", None))
 
@@ -287,13 +290,34 @@ class Session:
         except ValueError as error:
             return self._lost(tasks, WORKER_LOST, f"The worker's answer is of no use: {error}")
         outcomes = []
+        place = self._place(message.frame)
         for task, answer in zip(tasks, answers, strict=True):
             if answer.begun:
                 self._coalescer.ran(task.function_id, answer.run_time_s)
-                outcomes.append(Outcome(task.seq, OutcomeKind.DONE, answer.result))
+                outcomes.append(
+                    Outcome(
+                        task.seq,
+                        OutcomeKind.DONE,
+                        answer.result,
+                        run_s=answer.run_time_s,
+                        place=place,
+                    )
+                )
             else:
                 outcomes.append(Outcome(task.seq, OutcomeKind.NOT_BEGUN))
         return outcomes
+
+    def _place(self, frame: bytes) -> Place | None:
+        """Where an answer's tasks ran. What a worker says of itself is made sure to be short."""
+        try:
+            block, host, pid = place_of(frame)
+        except ValueError:
+            return None
+        return Place(node=host[:255], worker=pid[:20], block=block[:20], job=self._job_of(block))
+
+    def _job_of(self, block: str) -> str:
+        blocks = self._scaler.picture.blocks
+        return next((str(one["job"]) for one in blocks if one["block"] == block), "")
 
     def _take_off(self, flight: int) -> tuple[Task, ...]:
         tasks = self._flights.pop(flight, ())
@@ -301,11 +325,13 @@ class Session:
             self._flight_of.pop(task.seq, None)
         return tasks
 
-    def _lost(self, tasks: Sequence[Task], code: str, reason: str) -> list[Outcome]:
+    def _lost(
+        self, tasks: Sequence[Task], code: str, reason: str, place: Place | None = None
+    ) -> list[Outcome]:
         """Tasks whose worker is gone: lost, but for those that no worker marked as begun."""
         begun = None if self._slots_directory is None else begun_seqs(self._slots_directory)
         return [
-            Outcome(task.seq, OutcomeKind.LOST, code=code, reason=reason)
+            Outcome(task.seq, OutcomeKind.LOST, code=code, reason=reason, place=place)
             if begun is None or task.seq in begun
             else Outcome(task.seq, OutcomeKind.NOT_BEGUN)
             for task in tasks
@@ -344,9 +370,12 @@ class Session:
         if self._closed:
             return []  # `end` has the better reason
         host = "" if manager is None else f" on host {manager.facts['host']}"
+        block = str(event["block"])
+        node = "" if manager is None else str(manager.facts["host"])
+        place = Place(node=node, block=block, job=self._job_of(block))
         reason = f"The block that ran the task was lost (block {event['block']}{host})."
         tasks = [task for flight in event["ids"] for task in self._take_off(flight)]
-        return self._lost(tasks, BLOCK_LOST, reason)
+        return self._lost(tasks, BLOCK_LOST, reason, place)
 
     # -- status --------------------------------------------------------------------------------
 

@@ -7,6 +7,10 @@ library only, so that the agent reads answers without unpickling anything.
 
 from __future__ import annotations
 
+import functools
+import math
+import os
+import platform
 import struct
 import time
 from collections.abc import Sequence
@@ -22,9 +26,10 @@ from cep.worker.slots import SlotWriter
 #: Import path of `run`, as it goes into each message.
 ENTRY = "cep.engines.htex_task.run"
 
-_COUNT = struct.Struct("<I")
+_COUNT = struct.Struct("<IH")  # answers, length of the place
 _HEAD = struct.Struct("<BdQ")  # begun?, run time in seconds, length of the answer
 _LENGTH = struct.Struct("<Q")
+_LONGEST_PLACE = 0xFFFF
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +67,14 @@ def _unpack_bodies(buffer: bytes, count: int) -> list[bytes]:
     return bodies
 
 
-def pack_answers(answers: Sequence[Answer]) -> bytes:
-    """Join the answers to the tasks of one message, in their order."""
-    parts = [_COUNT.pack(len(answers))]
+def pack_answers(answers: Sequence[Answer], place: bytes = b"") -> bytes:
+    """Join the answers to the tasks of one message, in their order.
+
+    Args:
+        answers: In the order of the tasks.
+        place: Where they ran, as `_here` says it.
+    """
+    parts = [_COUNT.pack(len(answers), len(place)), place]
     for answer in answers:
         parts.append(_HEAD.pack(answer.begun, answer.run_time_s, len(answer.result)))
         parts.append(answer.result)
@@ -78,12 +88,18 @@ def unpack_answers(frame: bytes) -> list[Answer]:
         ValueError: This is no such frame.
     """
     try:
-        (count,) = _COUNT.unpack_from(frame)
-        at = _COUNT.size
+        count, place_length = _COUNT.unpack_from(frame)
+        at = _COUNT.size + place_length
         answers = []
         for _ in range(count):
             begun, run_time_s, length = _HEAD.unpack_from(frame, at)
             at += _HEAD.size
+            if not 0 <= run_time_s < math.inf:
+                raise ValueError(f"The worker's answer says that a run took {run_time_s} seconds.")
+            if length > len(frame) - at:
+                raise ValueError(
+                    f"The worker's answer has {len(frame)} bytes instead of {at + length}."
+                )
             answers.append(Answer(bool(begun), run_time_s, frame[at : at + length]))
             at += length
     except struct.error as error:
@@ -91,6 +107,29 @@ def unpack_answers(frame: bytes) -> list[Answer]:
     if at != len(frame):
         raise ValueError(f"The worker's answer has {len(frame)} bytes instead of {at}.")
     return answers
+
+
+def place_of(frame: bytes) -> tuple[str, str, str]:
+    """Block, host and process id of the worker that packed these answers.
+
+    Raises:
+        ValueError: It does not say.
+    """
+    try:
+        _, length = _COUNT.unpack_from(frame)
+    except struct.error as error:
+        raise ValueError(f"The worker's answer cannot be read: {error}.") from error
+    words = frame[_COUNT.size : _COUNT.size + length].decode("utf-8", "replace").split("\n")
+    if len(words) != 3:
+        raise ValueError("The worker's answer does not say where it comes from.")
+    return words[0], words[1], words[2]
+
+
+@functools.cache
+def _here() -> bytes:
+    """Block (as Parsl's pool names it to its workers), host and process id of this worker."""
+    block = os.environ.get("PARSL_WORKER_BLOCK_ID", "")
+    return "\n".join((block, platform.node(), str(os.getpid()))).encode()[:_LONGEST_PLACE]
 
 
 _slots: dict[str, SlotWriter] = {}
@@ -129,7 +168,7 @@ def run(
             marks.begin(seq)
         result = execute(body, task_id, worker, serializers)
         answers.append(Answer(True, time.perf_counter() - start, result))
-    return pack_answers(answers)
+    return pack_answers(answers, _here())
 
 
 def _writer(directory: str | None) -> SlotWriter | None:

@@ -19,7 +19,6 @@ import pickle
 import signal
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -27,11 +26,13 @@ from typing import Any
 import zmq
 
 from cep.engines import parsl_parts
+from cep.engines.steady import SteadyTime
 from cep.engines.worker_logs import bounded_file_logger
 
 parsl_interchange: Any = parsl_parts.load("parsl.executors.high_throughput.interchange")
 
 parsl_interchange.set_file_logger = bounded_file_logger
+time = parsl_interchange.time = SteadyTime()  # one clock for what Parsl and what we compare
 log = logging.getLogger("parsl.executors.high_throughput.interchange")
 
 #: Parsl's names that this module uses beyond its documented ones; a test keeps watch over them.

@@ -23,7 +23,7 @@ import shutil
 import signal
 import sys
 import threading
-from multiprocessing import connection
+from multiprocessing import connection, forkserver
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from types import FrameType
@@ -31,9 +31,12 @@ from typing import Any
 
 from cep.engines import parsl_parts
 from cep.engines.lanes import Lanes
+from cep.engines.steady import SteadyTime
 from cep.engines.worker_logs import bounded_file_logger
+from cep.engines.worker_output import bounded_output
 
 parsl_pool: Any = parsl_parts.load("parsl.executors.high_throughput.process_worker_pool")
+parsl_pool.time = SteadyTime()
 
 import cep.engines.htex_task  # noqa: E402, F401  the forkserver loads it for all workers
 
@@ -242,12 +245,15 @@ def main(argv: list[str] | None = None) -> None:
     made: list[Pool] = []
     signal.signal(signal.SIGTERM, lambda number, frame: _end_at_once(made, number, frame))
     directory = Path(args.logdir) / f"block-{args.block_id}" / args.uid
-    directory.mkdir(parents=True, exist_ok=True)
+    for place in (directory.parent, directory):  # whatever the job's umask
+        place.mkdir(mode=0o700, parents=True, exist_ok=True)
     level = logging.DEBUG if args.debug else logging.INFO
     bounded_file_logger(str(directory / "manager.log"), level=level)
     log.info("Python %s, arguments %s", sys.version, vars(args))
     try:
         made.append(_build(args))
+        with bounded_output(directory / "output.log"):
+            forkserver.ensure_running()
         made[0].start()
     except Exception:
         log.critical("The worker pool ends with an error", exc_info=True)

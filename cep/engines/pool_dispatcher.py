@@ -26,7 +26,7 @@ from cep.engines.pace import Pace
 from cep.engines.pool_link import PoolLink, Worker, ending, kill_and_wait
 from cep.engines.pool_sharing import WINDOW, hand_out, refuse_long_names, take_for_idle
 from cep.errors import EngineError
-from cep.model import EngineStatus, Outcome, OutcomeKind, Task
+from cep.model import EngineStatus, Outcome, OutcomeKind, Place, Task
 from cep.wire.result import WORKER_LOST
 from cep.worker import packets
 
@@ -163,7 +163,7 @@ class Dispatcher:
         slots = WINDOW * self._count * self._size
         if slots != self._announced:
             self._announced = slots
-            self._deliver(SlotsChanged(slots))
+            self._deliver(SlotsChanged(slots, firm=WINDOW * self._count))
 
     def status(self) -> EngineStatus:
         """A picture of now, for another thread: reads only what cannot be half changed."""
@@ -256,7 +256,9 @@ class Dispatcher:
         worker.full = False
         for packet, handles in worker.receive():
             if worker.pid is None:
+                packets.close_all(handles)
                 worker.pid = packets.read_hello(packet)
+                worker.place = Place(worker=str(worker.pid))
                 self._failed_starts = 0
                 continue
             try:
@@ -277,7 +279,15 @@ class Dispatcher:
         task = worker.given.pop(record.seq, None)
         if task is None:
             raise ValueError(f"a result for task {record.seq}, which it does not have")
-        self._outcomes.append(Outcome(task.seq, OutcomeKind.DONE, result=record.result))
+        self._outcomes.append(
+            Outcome(
+                task.seq,
+                OutcomeKind.DONE,
+                result=record.result,
+                run_s=record.seconds,
+                place=worker.place,
+            )
+        )
         self._pace.ran(task.function_id, record.seconds)
         self._size = self._pace.size(task.function_id)
 
@@ -335,6 +345,7 @@ class Dispatcher:
                         OutcomeKind.LOST,
                         code=WORKER_LOST,
                         reason=f"The worker process {worker.pid} {how} while it ran the task.",
+                        place=worker.place,
                     )
                 )
             else:

@@ -27,7 +27,7 @@ import cep
 from cep.engines.base import EngineRun
 from cep.engines.leftovers import MARK
 from cep.errors import EngineError
-from cep.model import Task
+from cep.model import Place, Task
 from cep.worker import packets
 from cep.worker.context import WorkerContext
 from cep.worker.packets import TaskPacket
@@ -46,6 +46,7 @@ class Worker:
         far: The worker's end, held to take back packets it has not read.
         stash: The file in which its unsent results wait.
         pid: None until it has said hello.
+        place: The same for the account of a task.
         given: Tasks sent and not finished, in the order sent.
         room: How many more tasks it may get before it is replaced; None for no limit.
         leaving: It was told to end itself.
@@ -58,6 +59,7 @@ class Worker:
         self.sock.setblocking(False)
         self.stash = packets.Stash.new()
         self.pid: int | None = None
+        self.place: Place | None = None
         self.given: OrderedDict[int, Task] = OrderedDict()
         self.room = room
         self.leaving = False

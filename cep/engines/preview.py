@@ -21,6 +21,7 @@ from cep.engines.htex_assembly import executor_of
 from cep.engines.interchange_process import InterchangeProcess
 from cep.engines.local_blocks import LocalBlocks
 from cep.engines.providers import provider_of
+from cep.engines.worker_logs import SCRIPTS
 from cep.errors import CepError, ConfigError
 
 _BLOCK = "0"
@@ -101,7 +102,7 @@ def preview(settings: HtexSettings, run_dir: Path, scratch: Path) -> Submission:
 
     scripts = {
         path.name: real(path.read_text(encoding="utf-8"))
-        for path in sorted((scratch / "submit_scripts").iterdir())
+        for path in sorted((scratch / SCRIPTS).iterdir())
     }
     container = container_of(settings)
     return Submission(

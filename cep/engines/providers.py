@@ -6,14 +6,19 @@ with the ones it has.
 
 from __future__ import annotations
 
+import logging
 import types
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from cep.config.settings import ComponentSettings, HtexSettings
+from cep.engines.addresses import own_address
 from cep.engines.containers import Container, container_of
+from cep.engines.worker_logs import SCRIPTS
 from cep.errors import ConfigError
+
+log = logging.getLogger(__name__)
 
 LOCAL = "LocalProvider"
 LOOPBACK = "127.0.0.1"
@@ -40,7 +45,7 @@ def provider_of(settings: HtexSettings, *, mark: Mapping[str, str], run_dir: Pat
     else:
         kind = _named("engine.provider", parsl.providers, component.type, "Provider")
         provider = _call("engine.provider", kind, arguments)
-    scripts = run_dir / "submit_scripts"
+    scripts = run_dir / SCRIPTS
     scripts.mkdir(parents=True, exist_ok=True, mode=0o700)
     provider.script_dir = str(scripts)
     return provider
@@ -54,8 +59,8 @@ def _launcher(component: ComponentSettings) -> Any:
     return _call(where, kind, dict(component.arguments))
 
 
-def address_of(settings: HtexSettings, container: Container | None) -> str | None:
-    """Return the address that workers connect to; None means all addresses of this host.
+def address_of(settings: HtexSettings, container: Container | None) -> str:
+    """Return the address that workers connect to, and the only one that is listened on.
 
     Workers on this host need the loopback address only, so that nothing listens on the network,
     unless they are in a container with a network of its own.
@@ -82,7 +87,13 @@ def address_of(settings: HtexSettings, container: Container | None) -> str | Non
             ) from error
     if settings.provider.type == LOCAL and (container is None or container.shares_network):
         return LOOPBACK
-    return None
+    chosen = own_address()
+    log.info(
+        "workers reach this host at %s; engine.address in the configuration sets another",
+        chosen,
+        extra={"event": "htex.address"},
+    )
+    return chosen
 
 
 def htex_arguments(settings: HtexSettings) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from cep.engines.base import EngineEvent, EngineRun, Outcomes, SlotsChanged, Sub
 from cep.engines.local import local_report, refuse_resources, worker_context
 from cep.engines.pace import Pace
 from cep.errors import EngineError
-from cep.model import EngineStatus, Outcome, OutcomeKind, Task
+from cep.model import EngineStatus, Outcome, OutcomeKind, Place, Task
 from cep.wire.result import WORKER_LOST
 from cep.worker.context import WorkerContext
 
@@ -224,7 +224,9 @@ class ThreadPoolEngine:
             if self._stopping:
                 return False
             del self._running[task.seq]
-            self._deliver(Outcomes((Outcome(task.seq, OutcomeKind.DONE, result=packed),)))
+            place = Place(worker=threading.current_thread().name)
+            outcome = Outcome(task.seq, OutcomeKind.DONE, result=packed, run_s=seconds, place=place)
+            self._deliver(Outcomes((outcome,)))
             self._pace.ran(task.function_id, seconds)
             size = self._pace.size(task.function_id)
             if size != self._size:

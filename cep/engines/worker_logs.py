@@ -1,21 +1,37 @@
-"""Log files of blocks: bounded while they grow, pruned when the endpoint starts.
+"""Log files of blocks: bounded while they grow, and told apart when they are old.
 
-`bounded_file_logger` runs in the interchange, pools and workers; `prune` in the agent at start.
+`bounded_file_logger` runs in the interchange, pools and workers; the rest is pure and tells the
+agent's clean-up by the names of files which block they belong to.
 """
 
 from __future__ import annotations
 
+import io
 import logging
 import logging.handlers
-import os
-import shutil
+import re
 from collections.abc import Callable
 from pathlib import Path
 
+from cep.safety.files import append_text
+
 MAX_BYTES = 5 * 1024 * 1024  # of one file; one older file of the same size is kept
-KEPT_POOLS = 20  # log directories of worker pools, the newest ones
-KEPT_SCRIPTS = 40  # submit scripts with their output, the newest ones
+#: Where submit scripts and their output lie, from the run directory.
+SCRIPTS = "submit_scripts"
+#: How the name of an executor's log directory ends, in the run directory.
+EXECUTOR_SUFFIX = "-HighThroughputExecutor"
+_BLOCK_DIRECTORY = re.compile(r"block-(\d+)")
+_SCRIPT = re.compile(r"parsl\..*\.block-(\d+)\.\d+(?:\.\d+)?")
 _FORMAT = "%(asctime)s %(processName)s-%(process)d %(name)s:%(lineno)d %(levelname)s: %(message)s"
+
+
+class _PrivateFile(logging.handlers.RotatingFileHandler):
+    """A rotating file of mode 0600, whatever the umask of the job."""
+
+    def _open(self) -> io.TextIOWrapper:
+        stream = append_text(self.baseFilename)
+        assert isinstance(stream, io.TextIOWrapper)
+        return stream
 
 
 def bounded_file_logger(
@@ -31,9 +47,7 @@ def bounded_file_logger(
     """
     if level == logging.INFO and Path(filename).name.startswith("worker_"):
         level = logging.WARNING
-    handler = logging.handlers.RotatingFileHandler(
-        filename, maxBytes=MAX_BYTES, backupCount=1, delay=True
-    )
+    handler = _PrivateFile(filename, maxBytes=MAX_BYTES, backupCount=1, delay=True)
     handler.setFormatter(logging.Formatter(_FORMAT))
     logger = logging.getLogger(name)
     logger.setLevel(level)
@@ -46,19 +60,17 @@ def bounded_file_logger(
     return end
 
 
-def prune(log_directory: Path, script_directory: Path) -> None:
-    """Remove the oldest logs of earlier blocks; what cannot be removed stays."""
-    pools = [path for path in log_directory.glob("block-*/*") if path.is_dir()]
-    for pool in _oldest(pools, KEPT_POOLS):
-        shutil.rmtree(pool, ignore_errors=True)
-    for block in log_directory.glob("block-*"):
-        if block.is_dir() and not any(block.iterdir()):
-            block.rmdir()
-    scripts = [path for path in script_directory.glob("*.s*") if path.suffix in (".sh", ".submit")]
-    for script in _oldest(scripts, KEPT_SCRIPTS):
-        for part in (script, *script_directory.glob(f"{script.name}.*")):
-            part.unlink(missing_ok=True)
+def block_of_directory(name: str) -> str | None:
+    """Return the block whose pools log in the directory of this name, or None."""
+    match = _BLOCK_DIRECTORY.fullmatch(name)
+    return None if match is None else match[1]
 
 
-def _oldest(paths: list[Path], kept: int) -> list[Path]:
-    return sorted(paths, key=os.path.getmtime, reverse=True)[kept:]
+def script_of(name: str) -> tuple[str, str] | None:
+    """Return the script to which a file of `submit_scripts/` belongs, and its block, or None.
+
+    A script is called as Parsl calls its job: the label, the block and the moment; what the job
+    writes has the script's name or the job's and something behind it.
+    """
+    match = _SCRIPT.match(name)
+    return None if match is None else (match[0], match[1])

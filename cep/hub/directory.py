@@ -1,8 +1,9 @@
 """The endpoints of the hub: who owns them, their broker passwords, and whether they are online.
 
-Owns the endpoints in memory (the store keeps them); runs on the event loop. An endpoint is online
-while its last status report counts: 2.5 times the heartbeat period it named itself, so that one
-late report is forgiven and a killed endpoint is offline within three periods.
+Runs on the event loop. A hub that is alone owns the endpoints in memory (the store keeps them);
+where several hubs share the store, it is asked each time. An endpoint is online while its last
+status report counts: 2.5 times the heartbeat period it named itself, so that one late report is
+forgiven and a killed endpoint is offline within three periods.
 """
 
 from __future__ import annotations
@@ -51,13 +52,12 @@ class Heartbeat:
         info = self.state.get("info")
         inner = info.get("heartbeat_period") if isinstance(info, dict) else None
         found = self.state.get("heartbeat_period", inner)
-        if (
-            isinstance(found, bool)
-            or not isinstance(found, (int, float))
-            or not math.isfinite(found)
-        ):
+        if isinstance(found, bool) or not isinstance(found, (int, float)):
             return DEFAULT_PERIOD_S
-        return min(max(0.0, float(found)), LONGEST_PERIOD_S)
+        if isinstance(found, float) and not math.isfinite(found):
+            return DEFAULT_PERIOD_S
+        # Bounded first: a whole number may be too large for any float.
+        return float(min(max(0, found), LONGEST_PERIOD_S))
 
     @property
     def going_away(self) -> bool:
@@ -71,53 +71,63 @@ class Directory:
     Args:
         store: The open store.
         clock: Seconds since the epoch.
+        shared: Whether other hubs change the store, too.
     """
 
-    def __init__(self, store: Store, clock: Callable[[], float]) -> None:
+    def __init__(self, store: Store, clock: Callable[[], float], *, shared: bool = False) -> None:
         self._store = store
         self._clock = clock
+        self._shared = shared
         self._endpoints: dict[str, Endpoint] = {}
 
     async def load(self) -> None:
-        """Read all endpoints."""
-        found = await self._store.call(records.all_endpoints)
-        self._endpoints = {one.endpoint_id: one for one in found}
+        """Read all endpoints, when they are ours alone."""
+        if not self._shared:
+            found = await self._store.call(records.all_endpoints)
+            self._endpoints = {one.endpoint_id: one for one in found}
 
-    def known(self, endpoint_id: str) -> Endpoint | None:
+    async def find(self, endpoint_id: str) -> Endpoint | None:
+        """Return an endpoint, also one that was deleted, or None."""
+        if self._shared:
+            return await self._store.call(records.find_endpoint, endpoint_id)
+        return self._endpoints.get(endpoint_id)
+
+    async def known(self, endpoint_id: str) -> Endpoint | None:
         """Return an endpoint that is not deleted, or None."""
-        found = self._endpoints.get(endpoint_id)
+        found = await self.find(endpoint_id)
         return None if found is None or found.deleted else found
 
-    def was_deleted(self, endpoint_id: str) -> bool:
-        """Whether this id belonged to an endpoint that was deleted."""
-        found = self._endpoints.get(endpoint_id)
-        return found is not None and found.deleted
-
-    def owned_by(self, client_id: str) -> list[Endpoint]:
+    async def owned_by(self, client_id: str) -> list[Endpoint]:
         """Return the client's endpoints, by name."""
-        mine = (one for one in self._present() if one.owner == client_id)
-        return sorted(mine, key=lambda one: (one.name, one.endpoint_id))
+        if self._shared:
+            return await self._store.call(records.present_endpoints, owner=client_id)
+        return _sorted(one for one in self._present() if one.owner == client_id)
 
-    def usable_by(self, client_id: str) -> list[Endpoint]:
+    async def usable_by(self, client_id: str) -> list[Endpoint]:
         """Return the endpoints to which the client may submit."""
-        mine = (one for one in self._present() if one.owner == client_id or one.public)
-        return sorted(mine, key=lambda one: (one.name, one.endpoint_id))
+        if self._shared:
+            return await self._store.call(records.present_endpoints, usable_by=client_id)
+        return _sorted(one for one in self._present() if one.owner == client_id or one.public)
 
     def _present(self) -> Iterable[Endpoint]:
         return (one for one in self._endpoints.values() if not one.deleted)
 
-    def ids(self) -> list[str]:
+    async def ids(self) -> list[str]:
         """Return the ids of all endpoints that are not deleted."""
+        if self._shared:
+            return await self._store.call(records.endpoint_ids)
         return [one.endpoint_id for one in self._present()]
 
-    def counts(self) -> tuple[int, int]:
+    async def counts(self) -> tuple[int, int]:
         """Return how many endpoints there are, and how many of them are online."""
+        if self._shared:
+            return await self._store.call(records.count_endpoints, self._clock())
         present = list(self._present())
         return len(present), sum(self.is_online(one) for one in present)
 
     async def register(
         self, owner: str, body: Mapping[str, Any], endpoint_id: str | None
-    ) -> tuple[Endpoint, str]:
+    ) -> tuple[Endpoint | None, str]:
         """Register an endpoint, anew or again.
 
         Args:
@@ -126,14 +136,13 @@ class Directory:
             endpoint_id: Its id when it has one.
 
         Returns:
-            The endpoint, and its new password for the broker; the earlier one ends.
+            The endpoint, and its new password for the broker; the earlier one ends. None instead
+            of the endpoint when it was deleted, or became another client's, a moment ago.
         """
         password = new_secret()
-        key = endpoint_id or str(uuid.uuid4())
-        before = self.known(key)
         allowed = body.get("allowed_functions")
         endpoint = Endpoint(
-            endpoint_id=key,
+            endpoint_id=endpoint_id or str(uuid.uuid4()),
             owner=owner,
             name=str(body["endpoint_name"]),
             display_name=body.get("display_name"),
@@ -144,44 +153,47 @@ class Directory:
             registered_at=self._clock(),
             locked_until=0.0,
             deleted=False,
-            report_at=None if before is None else before.report_at,
+            report_at=None,
             online_until=0.0,
-            report=None if before is None else before.report,
+            report=None,
         )
-        await self._put(endpoint)
-        return endpoint, password
+        stored = await self._store.call(records.put_registration, endpoint)
+        if stored is not None and not self._shared:
+            self._endpoints[stored.endpoint_id] = stored
+        return stored, password
 
-    async def allow(self, endpoint: Endpoint, functions: Sequence[str] | None) -> None:
+    async def _change(self, endpoint_id: str, **values: Any) -> Endpoint | None:
+        changed = await self._store.call(records.change_endpoint, endpoint_id, values)
+        if changed is None or self._shared:
+            return changed
+        # Only what was changed: a report may have come meanwhile that is stored next.
+        present = self._endpoints.get(endpoint_id, changed)
+        self._endpoints[endpoint_id] = replace(present, **values)
+        return self._endpoints[endpoint_id]
+
+    async def allow(self, endpoint: Endpoint, functions: Sequence[str] | None) -> Endpoint:
         """Set which functions the endpoint takes; None means every function."""
-        await self._put(
-            replace(endpoint, allowed_functions=None if functions is None else tuple(functions))
-        )
+        allowed = None if functions is None else tuple(functions)
+        return await self._change(endpoint.endpoint_id, allowed_functions=allowed) or endpoint
 
     async def lock(self, endpoint: Endpoint) -> None:
         """Refuse the endpoint's logins and registrations for a while; it is offline."""
-        await self._put(
-            replace(
-                endpoint,
-                amqp_digest="",
-                locked_until=self._clock() + LOCK_S,
-                online_until=0.0,
-            )
+        await self._change(
+            endpoint.endpoint_id,
+            amqp_digest="",
+            locked_until=self._clock() + LOCK_S,
+            online_until=0.0,
         )
 
     async def delete(self, endpoint: Endpoint) -> None:
         """Forget the endpoint; its id is not given or taken again."""
-        await self._put(replace(endpoint, amqp_digest="", deleted=True, online_until=0.0))
+        await self._change(endpoint.endpoint_id, amqp_digest="", deleted=True, online_until=0.0)
 
-    async def _put(self, endpoint: Endpoint) -> None:
-        await self._store.call(records.put_endpoint, endpoint)
-        self._endpoints[endpoint.endpoint_id] = endpoint
-
-    def drop_owner(self, client_id: str) -> list[Endpoint]:
-        """Mark a removed client's endpoints deleted, as the store has it; return them."""
-        gone = self.owned_by(client_id)
-        for one in gone:
-            self._endpoints[one.endpoint_id] = replace(one, deleted=True, online_until=0.0)
-        return gone
+    def forget_owner(self, client_id: str) -> None:
+        """Mark a removed client's endpoints deleted in memory, as the store has them."""
+        for one in list(self._present()):
+            if one.owner == client_id:
+                self._endpoints[one.endpoint_id] = replace(one, deleted=True, online_until=0.0)
 
     def is_locked(self, endpoint: Endpoint) -> bool:
         """Whether the endpoint was stopped remotely a short while ago."""
@@ -196,27 +208,33 @@ class Directory:
         now = self._clock()
         rows: dict[str, tuple[str, float, float, str]] = {}
         for beat in beats:
-            endpoint = self.known(beat.endpoint_id)
-            if endpoint is None or not endpoint.amqp_digest:
-                continue
             until = 0.0 if beat.going_away else now + PERIODS_ONLINE * beat.period_s
             state = dict(beat.state)
+            if not self._shared:
+                endpoint = self._endpoints.get(beat.endpoint_id)
+                if endpoint is None or endpoint.deleted or not endpoint.amqp_digest:
+                    continue
+                self._endpoints[beat.endpoint_id] = replace(
+                    endpoint, report_at=now, online_until=until, report=state
+                )
             rows[beat.endpoint_id] = (beat.endpoint_id, now, until, json.dumps(state))
-            self._endpoints[beat.endpoint_id] = replace(
-                endpoint, report_at=now, online_until=until, report=state
-            )
         if rows:
-            await self._store.call(records.note_reports, list(rows.values()))
+            # In one order, so that hubs that write at the same time do not wait in a circle.
+            await self._store.call(records.note_reports, [rows[key] for key in sorted(rows)])
 
     async def set_offline(self, endpoints: Iterable[Endpoint]) -> None:
         """Take the endpoints as gone until they report again."""
         for one in endpoints:
-            await self._put(replace(one, online_until=0.0))
+            await self._change(one.endpoint_id, online_until=0.0)
 
     def check_password(self, endpoint_id: str, password: str) -> Endpoint | None:
-        """Return the endpoint when the password is its present one, else None."""
-        endpoint = self.known(endpoint_id)
-        if endpoint is None or not endpoint.amqp_digest:
+        """Return the endpoint when the password is its present one, else None; from memory."""
+        endpoint = self._endpoints.get(endpoint_id)
+        if endpoint is None or endpoint.deleted or not endpoint.amqp_digest:
             return None
         matches = hmac.compare_digest(endpoint.amqp_digest, digest(password))
         return endpoint if matches else None
+
+
+def _sorted(endpoints: Iterable[Endpoint]) -> list[Endpoint]:
+    return sorted(endpoints, key=lambda one: (one.name, one.endpoint_id))

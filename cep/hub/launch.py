@@ -23,8 +23,9 @@ from cep.errors import (
     Unavailable,
     UsageError,
 )
-from cep.hub.options import HubFiles, HubOptions
+from cep.hub.options import SECRET_VARIABLES, HubFiles, HubOptions
 from cep.hub.running import RunningHub, read_running
+from cep.safety.files import make_directory, open_private
 
 START_DEADLINE_S = 60.0
 STOP_DEADLINE_S = 30.0
@@ -54,8 +55,9 @@ def start_detached(options: HubOptions) -> RunningHub:
     """
     files = HubFiles(options.state_dir)
     try:
-        files.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        output = os.fdopen(os.open(files.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab")
+        make_directory(files.root)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        output = os.fdopen(open_private(files.log, flags), "ab")
     except OSError as exc:
         raise CantCreate(f"The state directory {files.root} cannot be used: {exc}.") from exc
     values = {**asdict(options), "state_dir": str(options.state_dir)}
@@ -69,6 +71,8 @@ def start_detached(options: HubOptions) -> RunningHub:
                 stderr=output,
                 pass_fds=(writing,),
                 cwd=files.root,
+                # Addresses with passwords go through the pipe only.
+                env={key: one for key, one in os.environ.items() if key not in SECRET_VARIABLES},
                 start_new_session=True,
             )
         finally:

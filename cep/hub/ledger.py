@@ -1,6 +1,8 @@
 """Queries on submits, task groups, tasks and results.
 
-Each function takes an open connection first and runs inside one transaction of the store's thread.
+Each function takes an open connection first and runs inside one transaction of a store's thread.
+Where other hubs may work on the same rows (PostgreSQL), they are locked first: a statement after
+the lock sees what the other one did.
 """
 
 from __future__ import annotations
@@ -10,7 +12,10 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, delete, insert, select, update
 
+from cep.errors import UsageError
+from cep.hub import locks
 from cep.hub.schema import FAILED, SUCCESS, WAITING, results, submits, task_groups, tasks
+from cep.hub.upsert import insert_new
 
 _CHUNK = 500  # values in one IN list; SQLite's own bound is far above
 
@@ -106,21 +111,33 @@ def group_owner(connection: Connection, task_group_id: str) -> str | None:
 
 
 def add_submit(connection: Connection, new: NewSubmit) -> int:
-    """Store a submit with its tasks and its task group; return the submit's number."""
-    group = connection.execute(
-        select(task_groups.c.has_queue).where(task_groups.c.task_group_id == new.task_group_id)
-    ).first()
-    if group is None:
-        connection.execute(
-            insert(task_groups).values(
-                task_group_id=new.task_group_id,
-                owner=new.client_id,
-                has_queue=new.create_queue,
-                created_at=new.now,
+    """Store a submit with its tasks and its task group; return the submit's number.
+
+    Raises:
+        UsageError: The task group belongs to another client.
+    """
+    # Housekeeping takes empty groups away; it must see this one as used, or be over.
+    locks.hold(connection, locks.GROUPS, exclusively=False)
+    made = insert_new(
+        connection,
+        task_groups,
+        {
+            "task_group_id": new.task_group_id,
+            "owner": new.client_id,
+            "has_queue": new.create_queue,
+            "created_at": new.now,
+        },
+    )
+    if not made:
+        owner, has_queue = connection.execute(
+            select(task_groups.c.owner, task_groups.c.has_queue).where(
+                task_groups.c.task_group_id == new.task_group_id
             )
-        )
-    elif new.create_queue and not group[0]:
-        mark_queue(connection, new.task_group_id)
+        ).one()
+        if owner != new.client_id:
+            raise UsageError(f"The task group {new.task_group_id} belongs to somebody else.")
+        if new.create_queue and not has_queue:
+            mark_queue(connection, new.task_group_id)
     key = connection.execute(
         insert(submits).values(
             client_id=new.client_id,
@@ -217,6 +234,7 @@ def settle_results(connection: Connection, arrived: Sequence[ArrivedResult], now
     A result whose task has one already is a repeat: the first stays, and it is relayed again only
     when nobody has seen it reach the task group's queue.
     """
+    _lock_tasks(connection, {one.task_id for one in arrived})
     known = {
         row.task_id: row for row in _tasks_for_results(connection, [one.task_id for one in arrived])
     }
@@ -243,6 +261,19 @@ def settle_results(connection: Connection, arrived: Sequence[ArrivedResult], now
         with_queue = {one.task_id for one in due}
         _insert_results(connection, list(stored.values()), with_queue, now)
     return Settled(due, repeats, unknown)
+
+
+def _lock_tasks(connection: Connection, ids: set[str]) -> None:
+    """Keep other hubs from settling these tasks; in one order, so that nobody waits in a circle."""
+    if not locks.is_shared(connection):
+        return
+    for chunk in _chunks(sorted(ids)):
+        connection.execute(
+            select(tasks.c.task_id)
+            .where(tasks.c.task_id.in_(chunk))
+            .order_by(tasks.c.task_id)
+            .with_for_update()
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -370,8 +401,12 @@ class Forgotten:
 def forget_before(connection: Connection, before: float) -> Forgotten:
     """Delete tasks that ended before that time, their results, and groups with nothing left.
 
-    A group goes when it is older than that time itself and has no task.
+    A group goes when it is older than that time itself and has no task. Of several hubs one does
+    it at a time; the others have nothing to do.
     """
+    if not locks.my_turn(connection, locks.HOUSEKEEPING):
+        return Forgotten(0, ())
+    locks.hold(connection, locks.GROUPS, exclusively=True)
     old = select(tasks.c.task_id).where(tasks.c.completed_at < before)
     connection.execute(delete(results).where(results.c.task_id.in_(old)))
     gone = connection.execute(delete(tasks).where(tasks.c.completed_at < before)).rowcount

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import logging.handlers
-import os
 from pathlib import Path
 
-_FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
+from cep.safety.files import append_text
+from cep.safety.logs import SafeFormatter
+
+_FORMAT = "%(asctime)sZ %(levelname)s %(name)s %(message)s"
 _MAX_BYTES = 10 * 1024 * 1024
 _BACKUPS = 3
 
@@ -15,8 +18,7 @@ _BACKUPS = 3
 def log_to_file(path: Path) -> None:
     """Log to a bounded file of mode 0600."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600))
-    _use(logging.handlers.RotatingFileHandler(path, maxBytes=_MAX_BYTES, backupCount=_BACKUPS))
+    _use(_PrivateFile(path, maxBytes=_MAX_BYTES, backupCount=_BACKUPS))
 
 
 def log_to_stderr(*, debug: bool = False) -> None:
@@ -24,8 +26,17 @@ def log_to_stderr(*, debug: bool = False) -> None:
     _use(logging.StreamHandler(), logging.DEBUG if debug else logging.INFO)
 
 
+class _PrivateFile(logging.handlers.RotatingFileHandler):
+    """A rotating file of mode 0600 that is never a link to another one."""
+
+    def _open(self) -> io.TextIOWrapper:
+        stream = append_text(self.baseFilename)
+        assert isinstance(stream, io.TextIOWrapper)
+        return stream
+
+
 def _use(handler: logging.Handler, level: int = logging.INFO) -> None:
-    handler.setFormatter(logging.Formatter(_FORMAT))
+    handler.setFormatter(SafeFormatter(_FORMAT))
     root = logging.getLogger()
     root.addHandler(handler)
     root.setLevel(logging.WARNING)

@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 # Below the 60 s after which the SDK gives a request up (globus-sdk transport default).
 BROKER_DEADLINE_S = 30.0
 _STOP_DEADLINE_S = 5.0
+REFUSED_RETRY_S = 10.0
+_PUBLISH, _DECLARE, _CONSUME = "hub-publish", "hub-declare", "hub-"
 
 
 @dataclass(slots=True)
@@ -51,18 +53,21 @@ class Messaging:
 
     Args:
         url: AMQP URL with the hub's own user, who may do everything.
+        exclusive: Whether this hub is the only consumer of what endpoints send.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, exclusive: bool = True) -> None:
         self._url = url
+        self._exclusive = exclusive
+        self._stopped = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._amqp = AmqpLoop()
         self._tokens = itertools.count(1)
         self._batches: dict[int, _Batch] = {}
         self._publisher = Publisher(
-            self._amqp, QueueAddress(url=url, queue=""), name="hub-publish", put=self._put
+            self._amqp, QueueAddress(url=url, queue=""), name=_PUBLISH, put=self._put
         )
-        self._declarer = Declarer(self._amqp, url, name="hub-declare", put=self._put)
+        self._declarer = Declarer(self._amqp, url, name=_DECLARE, put=self._put)
         self._consumers: dict[str, tuple[Consumer, Callable[[Sequence[Delivery]], None]]] = {}
 
     async def start(self) -> None:
@@ -74,6 +79,7 @@ class Messaging:
 
     async def stop(self) -> None:
         """Close all links; what was delivered and not acked comes again at the next start."""
+        self._stopped = True
         await asyncio.to_thread(self._stop)
         for batch in self._batches.values():
             if not batch.done.done():
@@ -140,10 +146,11 @@ class Messaging:
         consumer = Consumer(
             self._amqp,
             QueueAddress(url=self._url, queue=queue),
-            name=f"hub-{queue}",
+            name=f"{_CONSUME}{queue}",
             put=self._put,
+            exclusive=self._exclusive,
         )
-        self._consumers[f"hub-{queue}"] = (consumer, take)
+        self._consumers[f"{_CONSUME}{queue}"] = (consumer, take)
         consumer.start()
         consumer.consume()
         return consumer
@@ -161,12 +168,25 @@ class Messaging:
             self._settle(event.tokens, refused=True)
         elif isinstance(event, LinkRefused):
             log.error("The broker refuses the hub: %s", event.error, extra={"event": "hub.refused"})
+            asyncio.get_running_loop().call_later(REFUSED_RETRY_S, self._try_again, event.link)
         elif isinstance(event, LinkDown):
             log.warning(
                 "Link %s is down: %s", event.link, event.reason, extra={"event": "hub.link_down"}
             )
         elif isinstance(event, LinkUp):
             log.info("Link %s is up", event.link, extra={"event": "hub.link_up"})
+
+    def _try_again(self, link: str) -> None:
+        """Knock again after a refusal: a permission or a virtual host may have come back."""
+        if self._stopped:
+            return
+        if link == _PUBLISH:
+            self._publisher.readdress(QueueAddress(url=self._url, queue=""))
+        elif link == _DECLARE:
+            self._declarer.readdress(self._url)
+        else:
+            queue = link.removeprefix(_CONSUME)
+            self._consumers[link][0].readdress(QueueAddress(url=self._url, queue=queue))
 
     def _settle(self, tokens: Sequence[int], *, refused: bool) -> None:
         for token in tokens:

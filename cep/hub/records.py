@@ -1,19 +1,23 @@
 """Queries on clients, tokens, endpoints and functions.
 
-Each function takes an open connection first and runs inside one transaction of the store's thread.
+Each function takes an open connection first and runs inside one transaction of a store's thread.
+A change of a client or an endpoint sets the columns that it is about and returns the row as it is
+then, since other hubs may change other columns of it at the same time.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, insert, or_, select, update
+from sqlalchemy import Connection, Row, delete, func, insert, or_, select, update
+from sqlalchemy.exc import IntegrityError
 
 from cep.errors import UsageError
 from cep.hub.schema import clients, endpoints, functions, tokens
+from cep.hub.upsert import insert_new
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,42 +73,66 @@ def all_clients(connection: Connection) -> list[Client]:
     return [Client(**row._mapping) for row in rows]
 
 
+def find_client(connection: Connection, client_id: str) -> Client | None:
+    """Return the client of that id, or None."""
+    row = connection.execute(select(clients).where(clients.c.client_id == client_id)).first()
+    return None if row is None else Client(**row._mapping)
+
+
+def find_client_named(connection: Connection, name: str) -> Client | None:
+    """Return the client of that name, or None."""
+    row = connection.execute(select(clients).where(clients.c.name == name)).first()
+    return None if row is None else Client(**row._mapping)
+
+
+def count_clients(connection: Connection) -> int:
+    """How many clients there are."""
+    return connection.execute(select(func.count()).select_from(clients)).scalar_one()
+
+
 def add_client(connection: Connection, client: Client) -> None:
     """Add a client.
 
     Raises:
         UsageError: There is one with this name.
     """
-    taken = connection.execute(select(clients.c.client_id).where(clients.c.name == client.name))
-    if taken.first() is not None:
+    try:
+        connection.execute(
+            insert(clients).values(
+                client_id=client.client_id,
+                name=client.name,
+                secret_digest=client.secret_digest,
+                generation=client.generation,
+                disabled=client.disabled,
+                created_at=client.created_at,
+            )
+        )
+    except IntegrityError as exc:
         raise UsageError(
             f"The hub has a client named {client.name!r} already.",
             hint="Choose another name, or rotate that client's secret.",
-        )
-    connection.execute(
-        insert(clients).values(
-            client_id=client.client_id,
-            name=client.name,
-            secret_digest=client.secret_digest,
-            generation=client.generation,
-            disabled=client.disabled,
-            created_at=client.created_at,
-        )
-    )
+        ) from exc
 
 
-def change_client(connection: Connection, client: Client) -> None:
-    """Store a client's new secret, generation and state, and forget its tokens."""
-    connection.execute(
-        update(clients)
-        .where(clients.c.client_id == client.client_id)
-        .values(
-            secret_digest=client.secret_digest,
-            generation=client.generation,
-            disabled=client.disabled,
-        )
-    )
-    connection.execute(delete(tokens).where(tokens.c.client_id == client.client_id))
+def change_client(
+    connection: Connection,
+    client_id: str,
+    *,
+    secret_digest: str | None = None,
+    disabled: bool | None = None,
+    new_generation: bool = False,
+) -> Client | None:
+    """Change what is given, and forget the client's tokens; None when there is no such client."""
+    values: dict[str, Any] = {}
+    if secret_digest is not None:
+        values["secret_digest"] = secret_digest
+    if disabled is not None:
+        values["disabled"] = disabled
+    if new_generation:
+        values["generation"] = clients.c.generation + 1
+    connection.execute(update(clients).where(clients.c.client_id == client_id).values(**values))
+    connection.execute(delete(tokens).where(tokens.c.client_id == client_id))
+    return find_client(connection, client_id)
 
 
 def remove_client(connection: Connection, client_id: str) -> None:
@@ -121,6 +149,20 @@ def add_tokens(connection: Connection, rows: Sequence[dict[str, Any]], now: floa
     """Store issued tokens (digest, client_id, resource_server, expires_at); drop expired ones."""
     connection.execute(delete(tokens).where(tokens.c.expires_at < now))
     connection.execute(insert(tokens), list(rows))
+
+
+def find_caller(connection: Connection, digest: str) -> tuple[Client, str, float] | None:
+    """Return the client, the resource server and the expiry of a token, or None."""
+    row = connection.execute(
+        select(clients, tokens.c.resource_server, tokens.c.expires_at)
+        .join(tokens, tokens.c.client_id == clients.c.client_id)
+        .where(tokens.c.digest == digest)
+    ).first()
+    if row is None:
+        return None
+    values = dict(row._mapping)
+    server, expires_at = values.pop("resource_server"), values.pop("expires_at")
+    return Client(**values), server, expires_at
 
 
 def find_token(connection: Connection, digest: str) -> tuple[str, str, float] | None:
@@ -143,8 +185,47 @@ def all_endpoints(connection: Connection) -> list[Endpoint]:
     return [_endpoint(row) for row in connection.execute(select(endpoints))]
 
 
-def put_endpoint(connection: Connection, endpoint: Endpoint) -> None:
-    """Insert an endpoint or replace everything known of it."""
+def find_endpoint(connection: Connection, endpoint_id: str) -> Endpoint | None:
+    """Return an endpoint, a deleted one included, or None."""
+    row = connection.execute(
+        select(endpoints).where(endpoints.c.endpoint_id == endpoint_id)
+    ).first()
+    return None if row is None else _endpoint(row)
+
+
+def present_endpoints(
+    connection: Connection, *, owner: str | None = None, usable_by: str | None = None
+) -> list[Endpoint]:
+    """Endpoints that are not deleted: all, one client's, or those it may use; by name."""
+    query = select(endpoints).where(~endpoints.c.deleted)
+    if owner is not None:
+        query = query.where(endpoints.c.owner == owner)
+    if usable_by is not None:
+        query = query.where(or_(endpoints.c.owner == usable_by, endpoints.c.public))
+    rows = connection.execute(query.order_by(endpoints.c.name, endpoints.c.endpoint_id))
+    return [_endpoint(row) for row in rows]
+
+
+def endpoint_ids(connection: Connection) -> list[str]:
+    """Ids of the endpoints that are not deleted."""
+    return list(
+        connection.execute(select(endpoints.c.endpoint_id).where(~endpoints.c.deleted)).scalars()
+    )
+
+
+def count_endpoints(connection: Connection, now: float) -> tuple[int, int]:
+    """How many endpoints there are, and how many of them are online."""
+    count = select(func.count()).select_from(endpoints).where(~endpoints.c.deleted)
+    online = count.where(endpoints.c.online_until > now)
+    return connection.execute(count).scalar_one(), connection.execute(online).scalar_one()
+
+
+def put_registration(connection: Connection, endpoint: Endpoint) -> Endpoint | None:
+    """Store a registration, anew or again; the last status report stays, and counts no more.
+
+    Returns:
+        The endpoint; None when it was deleted meanwhile, or belongs to another client.
+    """
     values = {
         "owner": endpoint.owner,
         "name": endpoint.name,
@@ -155,24 +236,51 @@ def put_endpoint(connection: Connection, endpoint: Endpoint) -> None:
         "amqp_digest": endpoint.amqp_digest,
         "registered_at": endpoint.registered_at,
         "locked_until": endpoint.locked_until,
-        "deleted": endpoint.deleted,
-        "report_at": endpoint.report_at,
-        "online_until": endpoint.online_until,
-        "report": _json(endpoint.report),
+        "deleted": False,
+        "online_until": 0.0,
     }
-    changed = connection.execute(
-        update(endpoints).where(endpoints.c.endpoint_id == endpoint.endpoint_id).values(**values)
+    row = {"endpoint_id": endpoint.endpoint_id, **values}
+    if not insert_new(connection, endpoints, row):
+        changed = connection.execute(
+            update(endpoints)
+            .where(
+                endpoints.c.endpoint_id == endpoint.endpoint_id,
+                endpoints.c.owner == endpoint.owner,
+                ~endpoints.c.deleted,
+            )
+            .values(**values)
+        )
+        if changed.rowcount == 0:
+            return None
+    return find_endpoint(connection, endpoint.endpoint_id)
+
+
+def change_endpoint(
+    connection: Connection, endpoint_id: str, values: Mapping[str, Any]
+) -> Endpoint | None:
+    """Set columns of an endpoint; None when there is no such endpoint."""
+    columns = {
+        key: _json(value) if key == "allowed_functions" else value for key, value in values.items()
+    }
+    connection.execute(
+        update(endpoints).where(endpoints.c.endpoint_id == endpoint_id).values(**columns)
     )
-    if changed.rowcount == 0:
-        connection.execute(insert(endpoints).values(endpoint_id=endpoint.endpoint_id, **values))
+    return find_endpoint(connection, endpoint_id)
 
 
 def note_reports(connection: Connection, rows: Sequence[tuple[str, float, float, str]]) -> None:
-    """Store the last reports: (endpoint id, when it came, until when it counts, its JSON)."""
+    """Store the last reports: (endpoint id, when it came, until when it counts, its JSON).
+
+    An endpoint that is deleted or was stopped remotely has no say any more.
+    """
     for endpoint_id, report_at, online_until, report in rows:
         connection.execute(
             update(endpoints)
-            .where(endpoints.c.endpoint_id == endpoint_id)
+            .where(
+                endpoints.c.endpoint_id == endpoint_id,
+                ~endpoints.c.deleted,
+                endpoints.c.amqp_digest != "",
+            )
             .values(report_at=report_at, online_until=online_until, report=report)
         )
 
@@ -216,7 +324,7 @@ def find_function(connection: Connection, function_id: str) -> Function | None:
     if row is None:
         return None
     values = dict(row._mapping)
-    del values["deleted"]
+    del values["deleted"], values["used_at"]
     if values["metadata"] is not None:
         values["metadata"] = json.loads(values["metadata"])
     return Function(**values)

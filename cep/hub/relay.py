@@ -77,6 +77,7 @@ class Relay:
         self._messaging = messaging
         self._clock = clock
         self._arrived: asyncio.Queue[Delivery] = asyncio.Queue()
+        self._reports: asyncio.Queue[Sequence[Delivery]] = asyncio.Queue()
         self._results: Consumer | None = None
         self._heartbeats: Consumer | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -84,6 +85,7 @@ class Relay:
     def start(self) -> None:
         """Begin to consume; the queues must be declared."""
         self._spawn(self._settle_for_ever())
+        self._spawn(self._settle_reports_for_ever())
         self._results = self._messaging.consume(topology.RESULTS, self._take_results)
         self._heartbeats = self._messaging.consume(topology.HEARTBEATS, self._take_heartbeats)
 
@@ -241,7 +243,22 @@ class Relay:
     # Status reports -----------------------------------------------------------------------
 
     def _take_heartbeats(self, deliveries: Sequence[Delivery]) -> None:
-        self._spawn(self._settle_heartbeats(deliveries))
+        self._reports.put_nowait(deliveries)
+
+    async def _settle_reports_for_ever(self) -> None:
+        """Note reports one batch after the other: the last one of an endpoint is what counts."""
+        while True:
+            deliveries = await self._reports.get()
+            try:
+                await self._settle_heartbeats(deliveries)
+            except Exception:  # the store or the broker, for now; they come again
+                log.exception(
+                    "Status reports cannot be noted", extra={"event": "hub.reports_failed"}
+                )
+                for epoch, tags in _by_epoch(deliveries).items():
+                    if self._heartbeats is not None:
+                        self._heartbeats.give_back(epoch, tags)
+                await asyncio.sleep(_FIRST_RETRY_S)
 
     async def _settle_heartbeats(self, deliveries: Sequence[Delivery]) -> None:
         beats = []
@@ -262,8 +279,10 @@ class Relay:
         self.counts.reports += len(beats)
         await self._directory.report(beats)
         for beat in beats:
-            endpoint = self._directory.known(beat.endpoint_id)
-            if beat.error is not None and endpoint is not None:
+            if beat.error is None:
+                continue
+            endpoint = await self._directory.known(beat.endpoint_id)
+            if endpoint is not None:
                 await self.fail_waiting(endpoint, START_FAILED, beat.error)
 
     async def fail_waiting(self, endpoint: Endpoint, code: str, text: str) -> int:

@@ -5,12 +5,14 @@ Used by the hub to announce itself and by `cep hub` commands; standard library a
 
 from __future__ import annotations
 
+import hashlib
+import http.client
 import json
 import os
-import urllib.error
-import urllib.request
+import ssl
 from dataclasses import asdict, dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 import psutil
 
@@ -18,11 +20,14 @@ from cep.errors import (
     CepError,
     DataError,
     InputMissing,
+    PeerUntrusted,
     TemporaryFailure,
     Unavailable,
     UsageError,
 )
 from cep.hub.options import HubFiles
+from cep.safety import peer
+from cep.safety.files import open_private
 
 SECRET_HEADER = "X-Cep-Hub-Secret"
 _REQUEST_TIMEOUT_S = 30.0
@@ -39,6 +44,8 @@ class RunningHub:
         url: Where programs of this machine reach it.
         public_url: The address for its clients.
         admin_secret: Opens its admin routes.
+        certificate: SHA-256 of its certificate, as hexadecimal text; None without TLS.
+        ca_file: PEM file that its clients on this machine are to trust, where it can name one.
     """
 
     pid: int
@@ -46,9 +53,19 @@ class RunningHub:
     url: str
     public_url: str
     admin_secret: str
+    certificate: str | None = None
+    ca_file: str | None = None
 
     @classmethod
-    def of_this_process(cls, *, url: str, public_url: str, admin_secret: str) -> RunningHub:
+    def of_this_process(
+        cls,
+        *,
+        url: str,
+        public_url: str,
+        admin_secret: str,
+        certificate: str | None = None,
+        ca_file: str | None = None,
+    ) -> RunningHub:
         """Describe the calling process."""
         return cls(
             pid=os.getpid(),
@@ -56,6 +73,8 @@ class RunningHub:
             url=url,
             public_url=public_url,
             admin_secret=admin_secret,
+            certificate=certificate,
+            ca_file=ca_file,
         )
 
     def is_alive(self) -> bool:
@@ -73,7 +92,7 @@ class RunningHub:
 def write_running(files: HubFiles, running: RunningHub) -> None:
     """Announce the hub (0600, in one step)."""
     fresh = files.running.with_name(f"{files.running.name}.{running.pid}")
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    descriptor = open_private(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         json.dump(asdict(running), file)
     fresh.replace(files.running)
@@ -94,10 +113,13 @@ def read_running(files: HubFiles) -> RunningHub | None:
             url=str(found["url"]),
             public_url=str(found["public_url"]),
             admin_secret=str(found["admin_secret"]),
+            certificate=found.get("certificate"),
+            ca_file=found.get("ca_file"),
         )
-    except (OSError, ValueError, KeyError, TypeError):
+        # psutil knows no process of such a number.
+        return running if 0 < running.pid < 1 << 31 and running.is_alive() else None
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
-    return running if running.is_alive() else None
 
 
 def no_hub(files: HubFiles) -> Unavailable:
@@ -121,29 +143,70 @@ def ask(
 
     Raises:
         Unavailable: It does not answer.
+        PeerUntrusted: Somebody else answers in its place.
         CepError: It refused; the text is its own.
     """
-    request = urllib.request.Request(
-        f"{running.url}/cep/admin{path}",
-        method=method,
-        data=None if body is None else json.dumps(body).encode(),
-        headers={SECRET_HEADER: running.admin_secret, "Content-Type": "application/json"},
-    )
-    # Never through a proxy of the environment: the hub is on this machine.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    # Directly, never through a proxy of the environment: the hub is on this machine.
+    connection = _connect(running)
     try:
-        with opener.open(request, timeout=_REQUEST_TIMEOUT_S) as answer:
-            found = json.load(answer)
-    except urllib.error.HTTPError as exc:
-        with exc:
-            raise _refused(exc.code, exc.read()) from exc
-    except (OSError, ValueError) as exc:
+        connection.request(
+            method,
+            f"/cep/admin{path}",
+            body=None if body is None else json.dumps(body).encode(),
+            headers={SECRET_HEADER: running.admin_secret, "Content-Type": "application/json"},
+        )
+        answer = connection.getresponse()
+        raw = answer.read()
+        if answer.status >= 400:
+            raise _refused(answer.status, raw)
+        found = json.loads(raw)
+    except (OSError, ValueError, http.client.HTTPException) as exc:
         raise Unavailable(
             f"The hub at {running.url} (process {running.pid}) does not answer: {exc}."
         ) from exc
+    finally:
+        connection.close()
     if not isinstance(found, dict):
         raise DataError(f"The hub at {running.url} gave an answer that is not an object.")
     return found
+
+
+def _connect(running: RunningHub) -> http.client.HTTPConnection:
+    parts = urlsplit(running.url)
+    host, port = str(parts.hostname), parts.port
+    if running.certificate is None:
+        return _Plain(host, port, timeout=_REQUEST_TIMEOUT_S)
+    return _Pinned(running.certificate, host, port)
+
+
+class _Plain(http.client.HTTPConnection):
+    """A connection that sends nothing to a port of somebody else."""
+
+    def connect(self) -> None:
+        super().connect()
+        peer.check_peer(self.sock)
+
+
+class _Pinned(http.client.HTTPSConnection):
+    """A connection to the one certificate that the hub announced, whatever its name and age."""
+
+    def __init__(self, fingerprint: str, host: str, port: int | None) -> None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        # The address is a loopback one, which no certificate names; the fingerprint says it all.
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        super().__init__(host, port, timeout=_REQUEST_TIMEOUT_S, context=context)
+        self._fingerprint = fingerprint
+
+    def connect(self) -> None:
+        super().connect()
+        seen = self.sock.getpeercert(binary_form=True) or b""
+        if hashlib.sha256(seen).hexdigest() != self._fingerprint:
+            raise PeerUntrusted(
+                f"What answers at port {self.port} shows another certificate than the hub "
+                "announced; nothing was sent.",
+                hint="Look at the hub's log, and restart the hub.",
+            )
 
 
 def _refused(status: int, raw: bytes) -> CepError:

@@ -8,6 +8,7 @@ hash would add nothing.
 from __future__ import annotations
 
 from sqlalchemy import (
+    BigInteger,
     Boolean,
     Column,
     Float,
@@ -21,9 +22,12 @@ from sqlalchemy import (
     text,
 )
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # `migrations` brings older ones here
 
 metadata = MetaData()
+
+# Counts submits; SQLite counts in 64 bits anyway, and by itself for this one type name only.
+_Number = BigInteger().with_variant(Integer, "sqlite")
 
 meta = Table(
     "meta",
@@ -86,6 +90,7 @@ functions = Table(
     Column("public", Boolean, nullable=False),
     Column("created_at", Float, nullable=False),
     Column("deleted", Boolean, nullable=False),
+    Column("used_at", Float),  # the last submit that housekeeping has seen
 )
 
 task_groups = Table(
@@ -100,7 +105,7 @@ task_groups = Table(
 submits = Table(
     "submits",
     metadata,
-    Column("submit_id", Integer, primary_key=True, autoincrement=True),
+    Column("submit_id", _Number, primary_key=True, autoincrement=True),
     Column("client_id", String(36), nullable=False),
     Column("endpoint_id", String(36), nullable=False),
     Column("task_group_id", String(36), nullable=False),
@@ -108,14 +113,19 @@ submits = Table(
     Column("sent", Boolean, nullable=False),  # every task is with the broker
     Column("answered", Boolean, nullable=False),  # the client has its answer
     Column("created_at", Float, nullable=False),
-    Index("submits_unanswered", "created_at", sqlite_where=text("NOT answered")),
+    Index(
+        "submits_unanswered",
+        "created_at",
+        sqlite_where=text("NOT answered"),
+        postgresql_where=text("NOT answered"),
+    ),
 )
 
 tasks = Table(
     "tasks",
     metadata,
     Column("task_id", String(36), primary_key=True),
-    Column("submit_id", Integer, nullable=False, index=True),
+    Column("submit_id", _Number, nullable=False, index=True),
     Column("position", Integer, nullable=False),  # order within the submit
     Column("function_id", String(36), nullable=False),
     Column("endpoint_id", String(36), nullable=False),
@@ -123,7 +133,12 @@ tasks = Table(
     Column("state", String(16), nullable=False),
     Column("received_at", Float, nullable=False),
     Column("completed_at", Float, index=True),
-    Index("tasks_waiting", "endpoint_id", sqlite_where=text("state = 'waiting'")),
+    Index(
+        "tasks_waiting",
+        "endpoint_id",
+        sqlite_where=text("state = 'waiting'"),
+        postgresql_where=text("state = 'waiting'"),
+    ),
 )
 
 results = Table(
@@ -132,6 +147,22 @@ results = Table(
     Column("task_id", String(36), primary_key=True),
     Column("body", LargeBinary, nullable=False),  # the result message as it travels
     Column("relayed", Boolean, nullable=False),  # the task group's queue has it, or needs it not
+    Column("fetched_at", Float),  # when a client first had it from a REST route
+)
+
+# What several hubs on one database must know of each other; one hub alone has it in memory.
+shared_metadata = MetaData()
+
+# Submits whose client has no answer yet: which hub works on them, and whether that client is gone.
+open_submits = Table(
+    "open_submits",
+    shared_metadata,
+    Column("submit_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("client_id", String(36), nullable=False),
+    Column("digest", String(64), nullable=False),
+    Column("hub", Integer, nullable=False),  # the number of the hub process
+    Column("orphaned", Boolean, nullable=False),
+    Index("open_submits_equal", "client_id", "digest"),
 )
 
 WAITING = "waiting"

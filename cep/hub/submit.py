@@ -8,6 +8,10 @@ answer was written, it was answered 5xx, or the hub ended in the middle - and on
 `RETRY_WINDOW_S`. The next equal body of the same client takes that submit over, once, and gets its
 task ids. Not covered: an answer that was written to a connection which broke before the client
 read it.
+
+Several hubs on one store tell each other by `open_submits` which of them works on a submit and
+whether its client is gone. A submit whose client is gone, or whose hub is dead, is taken over by
+whichever hub gets the repeat.
 """
 
 from __future__ import annotations
@@ -17,24 +21,29 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from cep.errors import TemporaryFailure
-from cep.hub import ledger, topology
+from cep.hub import ledger, open_submits, topology
 from cep.hub.ledger import NewSubmit, NewTask, StoredSubmit
 from cep.hub.relay import Relay
 from cep.hub.store import Store
 from cep.wire.task import pack_task
 
 if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
     from cep.hub.messaging import Messaging
 
 log = logging.getLogger(__name__)
 
 # globus-sdk repeats a request up to 5 times, each with 60 s of time-out and up to 10 s of waiting.
 RETRY_WINDOW_S = 600.0
+# For how long a declared queue is taken as there; one that housekeeping takes away was not used
+# for far longer.
+QUEUE_TRUST_S = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,14 +118,27 @@ class Submitter:
         self._relay = relay
         self._clock = clock
         self._attempts: dict[tuple[str, str], list[Attempt]] = {}
-        self._queues: set[str] = set()  # task groups whose queue was declared since the start
+        self._hub = store.hub_number
+        self._queues: dict[str, float] = {}  # task groups, and when their queue was declared
         self._background: set[asyncio.Task[None]] = set()
 
     async def load(self) -> None:
-        """Remember the submits that an earlier hub left without an answer."""
+        """Remember the submits that an earlier hub left without an answer.
+
+        Of several hubs, each finds those of dead ones when they come again.
+        """
+        if self._hub is not None:
+            await self.forget_old()
+            return
         since = self._clock() - RETRY_WINDOW_S
         for one in await self._store.call(ledger.unanswered_submits, since):
             self._remember(_left_over(one))
+
+    async def forget_old(self) -> None:
+        """Forget what dead hubs left without an answer so long ago that nobody repeats it."""
+        if self._hub is not None:
+            before = self._clock() - RETRY_WINDOW_S
+            await self._store.call(open_submits.forget_before, before)
 
     def _remember(self, attempt: Attempt) -> None:
         self._attempts.setdefault(attempt.key, []).append(attempt)
@@ -128,42 +150,95 @@ class Submitter:
         else:
             self._attempts.pop(attempt.key, None)
 
-    def begin(self, request: Request) -> Attempt:
+    async def begin(self, request: Request) -> Attempt:
         """Start the work on a submit, or take over the one that this is the repeat of."""
         self._prune()
-        key = (request.client_id, request.digest)
-        attempt = next((one for one in self._attempts.get(key, ()) if one.orphaned), None)
+        attempt = await self._repeated(request)
         if attempt is None:
+            key = (request.client_id, request.digest)
             attempt = Attempt(key, None, request.task_group_id, self._clock())
             self._remember(attempt)
         else:
-            attempt.orphaned = False
             log.info("A submit came again and is taken over", extra={"event": "hub.submit_again"})
         if attempt.outcome is None or (attempt.outcome.done() and _failed(attempt.outcome)):
             loop = asyncio.get_running_loop()
             attempt.outcome = loop.create_task(self._work(request, attempt))
         return attempt
 
+    async def _repeated(self, request: Request) -> Attempt | None:
+        """The attempt that this request is the repeat of, taken over; None for a new submit."""
+        for one in list(self._attempts.get((request.client_id, request.digest), ())):
+            if not one.orphaned:
+                continue
+            one.orphaned = False  # before anything is waited for: it is taken over once
+            if self._hub is None or one.submit_id is None:
+                return one
+            try:
+                kept = await self._store.call(open_submits.keep, one.submit_id, self._hub)
+            except BaseException:
+                one.orphaned = True
+                raise
+            if kept:
+                return one
+            self._forget(one)  # another hub has taken it over
+        if self._hub is None:
+            return None
+        stored = await self._store.call(
+            open_submits.take_over,
+            client_id=request.client_id,
+            digest=request.digest,
+            since=self._clock() - RETRY_WINDOW_S,
+            hub=self._hub,
+        )
+        if stored is None:
+            return None
+        attempt = _left_over(stored)
+        attempt.orphaned = False
+        self._remember(attempt)
+        return attempt
+
     def orphan(self, attempt: Attempt) -> None:
         """The client's connection is gone or it was told of a passing failure: it may repeat."""
-        attempt.orphaned = True
+        if not attempt.orphaned:
+            attempt.orphaned = True
+            if self._hub is not None and attempt.submit_id is not None:
+                self._note(self._store.call(open_submits.orphan, attempt.submit_id, self._hub))
 
     def refuse(self, attempt: Attempt) -> None:
         """The client was told that this will not do; a repeat is a new submit."""
-        self._forget(attempt)
+        self.answered(attempt)
 
     def answered(self, attempt: Attempt) -> None:
         """The client has its answer; an equal body from now on is another submit."""
         self._forget(attempt)
         if attempt.submit_id is not None:
-            task = asyncio.get_running_loop().create_task(
-                self._store.call(ledger.mark_answered, attempt.submit_id)
+            self._note(self._store.call(self._close, attempt.submit_id))
+
+    def _close(self, connection: Connection, submit_id: int) -> None:
+        ledger.mark_answered(connection, submit_id)
+        if self._hub is not None:
+            open_submits.close(connection, submit_id)
+
+    def _note(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._noted)
+
+    def _noted(self, task: asyncio.Task[None]) -> None:
+        self._background.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            log.warning(
+                "What became of a submit cannot be noted: %s",
+                error,
+                extra={"event": "hub.submit_not_noted"},
             )
-            self._background.add(task)
-            task.add_done_callback(self._background.discard)
 
     def _prune(self) -> None:
-        oldest = self._clock() - RETRY_WINDOW_S
+        now = self._clock()
+        while self._queues and next(iter(self._queues.values())) <= now - QUEUE_TRUST_S:
+            del self._queues[next(iter(self._queues))]
+        oldest = now - RETRY_WINDOW_S
         for attempts in list(self._attempts.values()):
             for one in attempts:
                 if one.orphaned and one.created_at < oldest:
@@ -177,8 +252,9 @@ class Submitter:
         again = attempt.submit_id is not None
         if attempt.submit_id is None:
             task_ids = new_task_ids(len(request.payloads))
+            await self._store.confirm_presence()
             attempt.submit_id = await self._store.call(
-                ledger.add_submit,
+                self._add,
                 NewSubmit(
                     client_id=request.client_id,
                     endpoint_id=request.endpoint_id,
@@ -194,6 +270,8 @@ class Submitter:
                     now=self._clock(),
                 ),
             )
+            if attempt.orphaned and self._hub is not None:  # the client did not wait for so long
+                await self._store.call(open_submits.orphan, attempt.submit_id, self._hub)
         else:
             task_ids = await self._store.call(ledger.submit_task_ids, attempt.submit_id)
         if request.create_queue:
@@ -205,15 +283,25 @@ class Submitter:
             await self._relay.relay(due)
         return Accepted(attempt.task_group_id, task_ids)
 
+    def _add(self, connection: Connection, new: NewSubmit) -> int:
+        submit_id = ledger.add_submit(connection, new)
+        if self._hub is not None:
+            open_submits.open_submit(
+                connection, submit_id, client_id=new.client_id, digest=new.digest, hub=self._hub
+            )
+        return submit_id
+
     async def make_queue(self, client_id: str, task_group_id: str) -> None:
         """Make sure that the task group has its result queue."""
-        if task_group_id not in self._queues:
+        now = self._clock()
+        if self._queues.get(task_group_id, 0.0) <= now - QUEUE_TRUST_S:
             await self._messaging.declare(topology.group_operations(client_id, task_group_id))
-            self._queues.add(task_group_id)
+            self._queues.pop(task_group_id, None)  # the oldest comes first
+            self._queues[task_group_id] = now
 
     def forget_queue(self, task_group_id: str) -> None:
         """The group's queue was taken away."""
-        self._queues.discard(task_group_id)
+        self._queues.pop(task_group_id, None)
 
     async def _send(self, request: Request, attempt: Attempt, task_ids: Sequence[str]) -> None:
         outgoing = []

@@ -88,26 +88,55 @@ def user_kind(user: str) -> tuple[str, str]:
     return ("hub", "") if user == HUB_USER else ("", "")
 
 
-def base_operations() -> list[Operation]:
-    """What every hub has."""
-    return [
-        DeclareExchange(TASKS),
-        DeclareExchange(RESULTS),
-        DeclareExchange(HEARTBEATS),
-        DeclareQueue(RESULTS),
-        DeclareQueue(HEARTBEATS),
-    ]
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What a hub declares; the names are the same at both brokers.
 
+    The embedded broker checks routing keys itself and knows direct exchanges only. RabbitMQ limits
+    the routing keys of a user at topic exchanges only (topic permissions), so that there the two
+    exchanges to which endpoints publish are of that kind.
 
-def endpoint_operations(endpoint_id: str) -> list[Operation]:
-    """What an endpoint needs before it may be told that it is registered."""
-    queue = task_queue(endpoint_id)
-    return [
-        DeclareQueue(queue),
-        Bind(queue, TASKS, queue),
-        Bind(RESULTS, RESULTS, result_key(endpoint_id)),
-        Bind(HEARTBEATS, HEARTBEATS, heartbeat_key(endpoint_id)),
-    ]
+    Attributes:
+        topics: Whether the broker is RabbitMQ.
+    """
+
+    topics: bool = False
+
+    def base(self) -> list[Operation]:
+        """What every hub has."""
+        if not self.topics:
+            return [
+                DeclareExchange(TASKS),
+                DeclareExchange(RESULTS),
+                DeclareExchange(HEARTBEATS),
+                DeclareQueue(RESULTS),
+                DeclareQueue(HEARTBEATS),
+            ]
+        return [
+            DeclareExchange(TASKS),
+            DeclareExchange(RESULTS, "topic"),
+            DeclareExchange(HEARTBEATS, "topic"),
+            DeclareQueue(RESULTS),
+            # One hub at a time takes status reports, or two of one endpoint could be noted in the
+            # wrong order; when that hub goes, the broker lets the next one have them.
+            DeclareQueue(HEARTBEATS, {"x-single-active-consumer": True}),
+            # One binding each, however many endpoints come and go: who may publish with which key
+            # is the permissions' business.
+            Bind(RESULTS, RESULTS, f"*.{RESULTS}"),
+            Bind(HEARTBEATS, HEARTBEATS, f"*.{HEARTBEATS}"),
+        ]
+
+    def endpoint(self, endpoint_id: str) -> list[Operation]:
+        """What an endpoint needs before it may be told that it is registered."""
+        queue = task_queue(endpoint_id)
+        own: list[Operation] = [DeclareQueue(queue), Bind(queue, TASKS, queue)]
+        if self.topics:
+            return own
+        return [
+            *own,
+            Bind(RESULTS, RESULTS, result_key(endpoint_id)),
+            Bind(HEARTBEATS, HEARTBEATS, heartbeat_key(endpoint_id)),
+        ]
 
 
 def group_operations(client_id: str, task_group_id: str) -> list[Operation]:

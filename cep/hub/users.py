@@ -21,19 +21,22 @@ class BrokerUsers:
         access: The clients.
         directory: The endpoints.
         hub_password: The password of the hub's own links, new at each start.
+
+    Attributes:
+        hub_password: As given.
     """
 
     def __init__(self, access: Access, directory: Directory, hub_password: str) -> None:
         self._access = access
         self._directory = directory
-        self._hub_password = hub_password
+        self.hub_password = hub_password
 
     def authenticate(self, user: str, password: str) -> Identity | None:
         """Return what the user may do, or None when the login is refused."""
         kind, key = topology.user_kind(user)
         if kind == "hub":
             right = hmac.compare_digest(
-                password.encode("utf-8", "surrogatepass"), self._hub_password.encode()
+                password.encode("utf-8", "surrogatepass"), self.hub_password.encode()
             )
             return Identity.privileged(user) if right else None
         if kind == "endpoint":
@@ -48,7 +51,7 @@ class BrokerUsers:
 
     def _endpoint(self, user: str, endpoint_id: str, password: str) -> Identity | None:
         endpoint = self._directory.check_password(endpoint_id, password)
-        owner = None if endpoint is None else self._access.known(endpoint.owner)
+        owner = None if endpoint is None else self._access.known_here(endpoint.owner)
         if owner is None or owner.disabled:
             return None
         return Identity(

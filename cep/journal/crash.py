@@ -30,6 +30,15 @@ POINTS = (
     "compacted",
 )
 
+# And the points of a migration, which a journal passes once in a version's life.
+MIGRATION_POINTS = (
+    "copy-written",  # the copy of the old journal is whole, but not yet under its name
+    "copied",
+    "step-before-commit",
+    "step-committed",
+    "migrated",  # the write-ahead log is in the database
+)
+
 
 def _nothing(name: str) -> None:
     """Do nothing: what `reach` is outside tests."""

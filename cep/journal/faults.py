@@ -18,9 +18,21 @@ _DISK = (
     "unable to open database file",
     "large file support is disabled",
 )
+_FULL = ("database or disk is full",)
+_CORRUPT = ("database disk image is malformed", "malformed database schema", "file is not a")
 _LOCKED = ("database is locked", "locking protocol", "database table is locked")
 
-MOVE_AWAY = "Move the file away to start with an empty journal; the tasks in it are then lost."
+BODIES = "journal-bodies"  # the directory beside the database (cep.paths)
+
+
+def move_away(db: Path) -> str:
+    """Return the hint how to go on without a journal that cannot be used, and what that costs."""
+    aside = db.with_name("damaged-journal")
+    return (
+        f"To start with an empty journal, set this one aside: mkdir {aside} && "
+        f"mv {db}* {db.parent / BODIES} {aside}/\n"
+        "Tasks and results in it are then not answered: who submitted them has to do it again."
+    )
 
 
 def from_sqlite(exc: sqlite3.Error, db: Path) -> CepError:
@@ -36,7 +48,18 @@ def from_sqlite(exc: sqlite3.Error, db: Path) -> CepError:
             f"The journal {db} is locked by another process: another agent of this endpoint, or "
             "of one with the same state_dir, runs on this host or did not end yet."
         )
-    return JournalError(f"The journal {db} cannot be used: {exc}.", hint=MOVE_AWAY)
+    what = "is corrupt" if text.startswith(_CORRUPT) else "cannot be used"
+    return JournalError(f"The journal {db} {what}: {exc}.", hint=move_away(db))
+
+
+def leaves_doubt(exc: sqlite3.Error) -> bool:
+    """Whether the open database is in doubt after this, so that it has to be opened anew.
+
+    A file handle of a network file system can be stale for ever, and after a failed write or flush
+    what SQLite and the kernel hold of it may be wrong. A full disk harms neither.
+    """
+    text = str(exc).lower()
+    return text.startswith(_DISK) and not text.startswith(_FULL)
 
 
 def from_os(exc: OSError, path: Path) -> DiskUnfit:

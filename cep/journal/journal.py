@@ -17,12 +17,13 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from cep.errors import CepError, JournalError, SoftwareError
+from cep.errors import CepError, DiskUnfit, JournalError, SoftwareError
 from cep.journal import faults, schema, store
 from cep.journal.batch import Batch
 from cep.journal.bodies import FILE_THRESHOLD, RESULT, TASK, BodyFiles
 from cep.journal.cache import CACHE_BYTES, BodyCache, Budget
 from cep.journal.memory import Live, Memory, key_of, text_of
+from cep.journal.reopening import compare
 from cep.journal.report import JournalCounts, Recovered, Unfinished
 from cep.journal.tombstones import LIMIT, SettledClock, Tombstones, boot_seconds
 from cep.journal.writer import Writer
@@ -156,6 +157,10 @@ class Journal:
         key = key_of(task_id)
         return None if key is None else self._memory.ids.get(key)
 
+    def live_keys(self) -> frozenset[bytes]:
+        """The 16 bytes of the id of each task that is unfinished or unsent."""
+        return frozenset(live.key for live in self._memory.live.values())
+
     def counts(self) -> JournalCounts:
         """Return how much is in the journal; costs two `stat` calls."""
         memory = self._memory
@@ -172,7 +177,7 @@ class Journal:
 
         Raises:
             SoftwareError: One of them is not an unfinished task.
-            JournalError: A body cannot be read.
+            BodyLost: A body's file is gone or cut.
             DiskUnfit: The disk is broken.
         """
         return [self._load_one(seq) for seq in seqs]
@@ -182,7 +187,7 @@ class Journal:
 
         Raises:
             SoftwareError: There is none of this number.
-            JournalError: It cannot be read.
+            BodyLost: Its file is gone or cut.
             DiskUnfit: The disk is broken.
         """
         result = self._results.take(seq)
@@ -287,6 +292,16 @@ class Journal:
         self._memory.finish(live, len(result))
         batch.results[seq] = (live.key, result)
 
+    def damage(self, seq: int) -> str:
+        """Note that the body of this unsent result is lost: `finish` may then give another one.
+
+        Returns:
+            The task's id.
+        """
+        live = self._memory.live[seq]
+        live.damaged = True
+        return text_of(live.key)
+
     def settle(self, seqs: Iterable[int]) -> None:
         """The broker has confirmed these results: their bodies go, a tombstone may stay.
 
@@ -366,6 +381,29 @@ class Journal:
         self._remember(batch)
         return True
 
+    def diagnose(self) -> DiskUnfit | None:
+        """Ask the disk what is wrong, since SQLite tells a quota from a broken disk by no word."""
+        try:
+            self._writer.bodies.trial(FILE_THRESHOLD)
+        except DiskUnfit as error:
+            return error
+        return None
+
+    def trial(self, body_bytes: int) -> None:
+        """After a `DiskUnfit`: see whether the disk is fit again; open the files anew if need be.
+
+        Args:
+            body_bytes: The size of a body that there must be room for.
+
+        Raises:
+            DiskUnfit: Not yet.
+            AlreadyRunning: Another process has the journal open now.
+            JournalError: The database is corrupt, or is not the one it was.
+        """
+        if self._writer.trial(body_bytes):
+            ask = self._writer.ask
+            compare(ask(store.task_seqs), ask(store.result_seqs), self._memory, self._batch)
+
     def compact(self) -> None:
         """Give free space back to the file system; call it when idle. Does nothing twice.
 
@@ -379,6 +417,8 @@ class Journal:
     def close(self) -> None:
         """Commit what is buffered, if the disk allows, and close the files."""
         try:
+            if self._writer.in_doubt:  # the disk may be well again by now
+                self.trial(FILE_THRESHOLD)
             self.commit()
             self.compact()
         finally:

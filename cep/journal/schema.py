@@ -8,8 +8,10 @@ after its own row was written is a row in `marks`. Owns no state; runs on the ag
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sqlite3
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -68,25 +70,23 @@ def open_database(db: Path) -> sqlite3.Connection:
         _make_private(db)
     except OSError as exc:
         raise faults.from_os(exc, db) from exc
-    connection = None
+    connection = sqlite3.connect(db, timeout=0, isolation_level=None)
     try:
-        connection = _connect(db)
+        _lock(connection)
         _check_inside(connection, db)
+    except (sqlite3.Error, JournalError) as exc:
+        error = faults.from_sqlite(exc, db) if isinstance(exc, sqlite3.Error) else exc
+        if isinstance(error, JournalError):
+            _leave(connection)
+        else:  # the disk, or another process: it will be opened again
+            _close_quietly(connection)
+        raise error from None if error is exc else exc
+    try:
         _migrate(connection, db)
     except sqlite3.Error as exc:
         _close_quietly(connection)
         raise faults.from_sqlite(exc, db) from exc
     except CepError:
-        _close_quietly(connection)
-        raise
-    return connection
-
-
-def _connect(db: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(db, timeout=0, isolation_level=None)
-    try:
-        _lock(connection)
-    except sqlite3.Error:
         _close_quietly(connection)
         raise
     return connection
@@ -142,18 +142,18 @@ def _create(db: Path) -> None:
 def _check_header(db: Path) -> None:
     """Judge the file by its first 100 bytes, before SQLite may touch it."""
     if db.is_symlink() or not db.is_file():
-        raise JournalError(f"The journal {db} is not a regular file.", hint=faults.MOVE_AWAY)
+        raise JournalError(f"The journal {db} is not a regular file.", hint=faults.move_away(db))
     with db.open("rb") as file:
         header = file.read(100)
     if len(header) < 100 or not header.startswith(b"SQLite format 3\0"):
         raise JournalError(
             f"The journal {db} is not a journal of cep, or is damaged at its beginning.",
-            hint=faults.MOVE_AWAY,
+            hint=faults.move_away(db),
         )
     if int.from_bytes(header[68:72], "big") != APPLICATION_ID:
         raise JournalError(
             f"The database {db} belongs to another program, and is not a journal of cep.",
-            hint=faults.MOVE_AWAY,
+            hint=faults.move_away(db),
         )
     _refuse_newer(int.from_bytes(header[60:64], "big"), db)
 
@@ -162,7 +162,7 @@ def _check_inside(connection: sqlite3.Connection, db: Path) -> None:
     _refuse_newer(_version(connection), db)
     complaint = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
     if complaint != "ok":
-        raise JournalError(f"The journal {db} is corrupt: {complaint}.", hint=faults.MOVE_AWAY)
+        raise JournalError(f"The journal {db} is corrupt: {complaint}.", hint=faults.move_away(db))
 
 
 def _refuse_newer(version: int, db: Path) -> None:
@@ -180,7 +180,7 @@ def _migrate(connection: sqlite3.Connection, db: Path) -> None:
     if any(step not in MIGRATIONS for step in range(version, VERSION)):
         raise JournalError(
             f"The journal {db} has schema version {version}, which cep cannot bring to {VERSION}.",
-            hint=faults.MOVE_AWAY,
+            hint=faults.move_away(db),
         )
     _back_up(connection, db.with_name(f"{db.name}.v{version}.bak"))
     for step in range(version, VERSION):
@@ -188,26 +188,38 @@ def _migrate(connection: sqlite3.Connection, db: Path) -> None:
         try:
             MIGRATIONS[step](connection)
             connection.execute(f"PRAGMA user_version={step + 1}")
+            crash.reach("step-before-commit")
             connection.execute("COMMIT")
         except BaseException:
             with suppress(sqlite3.Error):
                 connection.execute("ROLLBACK")
             raise
+        crash.reach("step-committed")
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    crash.reach("migrated")
 
 
 def _back_up(connection: sqlite3.Connection, target: Path) -> None:
+    """Copy the journal under another name: the whole of it is there, or nothing."""
+    part = target.with_name(target.name + ".part")
     try:
-        target.unlink(missing_ok=True)
-        os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-        copy = sqlite3.connect(target)
+        part.unlink(missing_ok=True)
+        os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         try:
-            connection.backup(copy)
-        finally:
-            copy.close()
+            copy = sqlite3.connect(part)
+            try:
+                connection.backup(copy)  # flushed with its commit
+            finally:
+                copy.close()
+            crash.reach("copy-written")
+            part.rename(target)
+        except (OSError, sqlite3.Error):
+            part.unlink(missing_ok=True)
+            raise
         sync_directory(target.parent)
     except OSError as exc:
         raise faults.from_os(exc, target) from exc
+    crash.reach("copied")
 
 
 def _version(connection: sqlite3.Connection) -> int:
@@ -225,7 +237,20 @@ def _companions(db: Path) -> tuple[Path, ...]:
     return tuple(db.with_name(db.name + suffix) for suffix in ("-wal", "-journal", "-shm"))
 
 
-def _close_quietly(connection: sqlite3.Connection | None) -> None:
-    if connection is not None:
+def _close_quietly(connection: sqlite3.Connection) -> None:
+    with suppress(sqlite3.Error):
+        connection.close()
+
+
+def _leave(connection: sqlite3.Connection) -> None:
+    """Let go of a database that was refused, without a change to its files.
+
+    An ordinary close copies the write-ahead log into the database and removes it, even when both
+    were just found corrupt, and whoever wants to rescue something would find less.
+    """
+    if sys.version_info >= (3, 12):
         with suppress(sqlite3.Error):
+            connection.setconfig(sqlite3.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, True)
             connection.close()
+    else:  # nothing but the end of the process leaves the files alone
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))

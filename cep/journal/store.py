@@ -36,6 +36,13 @@ def keep_seq_limit(connection: sqlite3.Connection, limit: int) -> None:
     connection.execute("UPDATE counter SET seq_limit = ?", (limit,))
 
 
+def write_counter(connection: sqlite3.Connection) -> None:
+    """Write and flush a page that says the same as before: what a commit needs of the disk."""
+    connection.execute("BEGIN IMMEDIATE")
+    connection.execute("UPDATE counter SET seq_limit = seq_limit")
+    connection.execute("COMMIT")
+
+
 def owner(connection: sqlite3.Connection) -> str | None:
     """Return the id of the endpoint whose tasks these are, or None in a new journal."""
     row = connection.execute("SELECT endpoint_id FROM owner").fetchone()
@@ -155,6 +162,16 @@ def all_results(connection: sqlite3.Connection) -> Iterator[Any]:
 def all_tombstones(connection: sqlite3.Connection) -> Iterator[Any]:
     """Yield (seq, id)."""
     return connection.execute("SELECT seq, task_id FROM tombstones")
+
+
+def task_seqs(connection: sqlite3.Connection) -> set[int]:
+    """Return the numbers of all tasks."""
+    return {int(row[0]) for row in connection.execute("SELECT seq FROM tasks")}
+
+
+def result_seqs(connection: sqlite3.Connection) -> set[int]:
+    """Return the numbers of all results."""
+    return {int(row[0]) for row in connection.execute("SELECT seq FROM results")}
 
 
 def function_ids(connection: sqlite3.Connection) -> list[tuple[int, str]]:

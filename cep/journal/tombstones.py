@@ -13,7 +13,9 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
+from cep.errors import DiskUnfit
 from cep.journal import store
 from cep.journal.batch import Batch
 from cep.journal.memory import Live, Memory
@@ -137,7 +139,8 @@ class Tombstones:
             key = buffered[0]
         else:
             if key is None:  # of an earlier life or channel, and acked a second time
-                key = self._writer.ask(lambda db: store.tombstone(db, seq))
+                with suppress(DiskUnfit):  # unreadable for now: then it stays for its time
+                    key = self._writer.ask(lambda db: store.tombstone(db, seq))
             if key is None:
                 return
             batch.dropped.append(seq)

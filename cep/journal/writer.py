@@ -12,7 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
-from cep.journal import crash, faults, store
+from cep.errors import CepError, DiskUnfit
+from cep.journal import crash, faults, schema, store
 from cep.journal.batch import Batch
 from cep.journal.bodies import FILE_THRESHOLD, RESULT, TASK, BodyFiles
 from cep.journal.memory import Memory
@@ -31,6 +32,7 @@ class Writer:
 
     def __init__(self, connection: sqlite3.Connection, db: Path, bodies: BodyFiles) -> None:
         self._connection = connection
+        self.in_doubt = False  # a failed write was seen: the open database is used no more
         self.db = db
         self.bodies = bodies
         self._seq_limit = self.ask(store.seq_limit)
@@ -47,6 +49,7 @@ class Writer:
             DiskUnfit: The disk is full, read-only or broken.
             JournalError: The database is corrupt.
         """
+        self._refuse_doubt()
         kinds = batch.kinds()
         for kind in kinds:
             crash.reach(f"{kind}-before-commit")
@@ -59,7 +62,7 @@ class Writer:
             raise faults.from_os(exc, self.db) from exc
         except sqlite3.Error as exc:
             self._take_back(written)
-            raise faults.from_sqlite(exc, self.db) from exc
+            raise self._complaint(exc) from exc
         except BaseException:  # a stop signal: perhaps after COMMIT, so the files must stay
             self._take_back(())
             raise
@@ -74,10 +77,39 @@ class Writer:
             DiskUnfit: The disk is broken.
             JournalError: The database is corrupt.
         """
+        self._refuse_doubt()
         try:
             return question(self._connection)
         except sqlite3.Error as exc:
-            raise faults.from_sqlite(exc, self.db) from exc
+            raise self._complaint(exc) from exc
+
+    def trial(self, body_bytes: int) -> bool:
+        """See whether the disk does again what a commit needs; after an error in doubt, reopen.
+
+        Args:
+            body_bytes: The size of a body that there must be room for.
+
+        Returns:
+            Whether the database was opened anew: then its rows are to be compared with memory.
+
+        Raises:
+            DiskUnfit: The disk is still full, read-only or broken.
+            AlreadyRunning: Another process has the journal open now.
+            JournalError: The database is corrupt.
+        """
+        self.bodies.trial(body_bytes)
+        reopened = self.in_doubt
+        if reopened:
+            self.abandon()
+            self._connection = schema.open_database(self.db)
+            self.in_doubt = False
+            self._seq_limit = self.ask(store.seq_limit)
+        try:
+            self.ask(store.write_counter)
+        except CepError:
+            self._roll_back()
+            raise
+        return reopened
 
     def file_bytes(self) -> int:
         """Return what the journal takes on disk."""
@@ -142,11 +174,25 @@ class Writer:
 
     def _take_back(self, written: Iterable[tuple[int, str]]) -> None:
         """After a failure: the disk as before."""
-        if self._connection.in_transaction:
-            with suppress(sqlite3.Error):
-                self._connection.execute("ROLLBACK")
+        self._roll_back()
         for seq, kind in written:
             self.bodies.remove(seq, kind)
+
+    def _roll_back(self) -> None:
+        with suppress(sqlite3.Error):
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+
+    def _complaint(self, exc: sqlite3.Error) -> CepError:
+        self.in_doubt = self.in_doubt or faults.leaves_doubt(exc)
+        return faults.from_sqlite(exc, self.db)
+
+    def _refuse_doubt(self) -> None:
+        """After a failed write an open database may call a sound file malformed: use it no more."""
+        if self.in_doubt:
+            raise DiskUnfit(
+                f"The journal {self.db} could not be written, and waits to be opened again."
+            )
 
     def _remove_bodies(self, batch: Batch, written: list[tuple[int, str]]) -> None:
         if not self.bodies.total_bytes:

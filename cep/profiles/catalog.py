@@ -23,6 +23,16 @@ from cep.profiles.variables import TYPES, Rule, Variable, WrongVariable
 
 TEMPLATE = ".yaml.j2"
 SCHEMA = ".schema.yaml"
+#: What reading a damaged or wrong schema or preset runs into.
+WRONG_FILE = (
+    OSError,
+    yaml.YAMLError,
+    KeyError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    RecursionError,  # nested beyond measure
+)
 _ENTRY_KEYS = frozenset(field.name for field in dataclasses.fields(Variable)) - {"name"}
 
 
@@ -72,7 +82,7 @@ def find(name: str, search: SearchPath | None = None) -> Profile:
     Raises:
         UsageError: There is none of this name; the message lists those that exist.
         SoftwareError: Its shipped schema is damaged.
-        ConfigError: Its schema, one of this site or account, is wrong.
+        ConfigError: Its schema, one of this site or account, is wrong, or others can change a file.
     """
     search = search or SearchPath.of()
     known = names(search)
@@ -116,7 +126,7 @@ class _Reader:
             for name, entry in (schema.get("variables") or {}).items():
                 self._add(name, entry)
             return str(schema.get("summary", ""))
-        except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as exc:
+        except WRONG_FILE as exc:
             raise damaged(found, exc) from exc
 
     def _add(self, name: str, entry: Any) -> None:

@@ -38,6 +38,9 @@ class Wish:
         named: Values of options that are variables of every profile.
         service_url: The service's address to write; None for none.
         service_is_hub: The service says its AMQP port itself.
+        ca_file: The file of authorities to write; None for none.
+        asked: Which of `service_url` and `ca_file` an option names: they win over what the owner
+            wrote into the file. What the shell's variables say does not.
         detected: What was found on this host.
     """
 
@@ -48,6 +51,8 @@ class Wish:
     named: Mapping[str, Any] = field(default_factory=dict)
     service_url: str | None = None
     service_is_hub: bool = False
+    ca_file: str | None = None
+    asked: frozenset[str] = frozenset()
     detected: Mapping[str, Detected] = field(default_factory=dict)
 
 
@@ -85,13 +90,15 @@ class _Recipe:
         values.add(given)
         return values
 
-    def text(self, values: Values) -> str:
-        """The configuration."""
+    def text(self, values: Values, **instead: str | None) -> str:
+        """The configuration; some of what the wish says of the service may be given instead."""
+        service = {"service_url": self.wish.service_url, "ca_file": self.wish.ca_file, **instead}
         return text_of(
             self.profile,
             values.finish(unset_allowed=True),
-            service_url=self.wish.service_url,
+            service_url=service["service_url"],
             service_is_hub=self.wish.service_is_hub,
+            ca_file=service["ca_file"],
             origin=self.origin,
         )
 
@@ -112,12 +119,12 @@ class _Recipe:
             if name in known and (self.same_as(earlier) or known[name].group == _WHO)
         }
 
-    def before(self, chosen: Mapping[str, Any]) -> str | None:
+    def before(self, chosen: Mapping[str, Any], earlier: Record) -> str | None:
         """What the earlier choices alone would give today; None when they give nothing."""
         values = self.values(self.preset.values if self.preset else {})
         values.add(chosen)
         try:
-            return self.text(values)
+            return self.text(values, **{name: getattr(earlier, name) for name in self.wish.asked})
         except (UsageError, ConfigError):
             return None
 
@@ -164,10 +171,11 @@ def make(
         profile=recipe.profile.name,
         values={**own.given, **answers},
         service_url=wish.service_url,
+        ca_file=wish.ca_file,
         site=preset.name if preset else None,
     )
     # Another profile or preset is asked for whole.
-    before = recipe.before(chosen) if same else earlier.written
+    before = recipe.before(chosen, earlier) if same else earlier.written
     return Made(text, record, before or text, whole.required)
 
 

@@ -16,7 +16,7 @@ import yaml
 
 from cep.errors import UsageError
 from cep.profiles import catalog
-from cep.profiles.catalog import Profile, damaged
+from cep.profiles.catalog import WRONG_FILE, Profile, damaged
 from cep.profiles.search import SearchPath
 from cep.profiles.values import Values
 
@@ -85,7 +85,7 @@ def find(name: str, search: SearchPath | None = None) -> Preset:
     Raises:
         UsageError: There is none of this name.
         SoftwareError: A shipped one is damaged.
-        ConfigError: One of this site or account is wrong.
+        ConfigError: One of this site or account is wrong, or others can change it.
     """
     search = search or SearchPath.of()
     known = names(search)
@@ -114,7 +114,7 @@ def find(name: str, search: SearchPath | None = None) -> Preset:
             origin=found.origin,
         )
         _check(preset, catalog.find(preset.profile, search))
-    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, UsageError) as exc:
+    except (*WRONG_FILE, UsageError) as exc:
         raise damaged(found, exc) from exc
     return preset
 

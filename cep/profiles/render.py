@@ -69,6 +69,7 @@ def render(
     *,
     service_url: str | None = None,
     service_is_hub: bool = False,
+    ca_file: str | None = None,
     origin: str,
 ) -> str:
     """Return the configuration's text for values that nobody has checked yet.
@@ -78,6 +79,7 @@ def render(
         given: What was chosen; the rest has the schema's defaults.
         service_url: Written into the file when not None.
         service_is_hub: The service says its AMQP port itself.
+        ca_file: Written into the file as `ssl_ca_file` when not None.
         origin: What to call the result in messages, usually its path.
 
     Raises:
@@ -91,6 +93,7 @@ def render(
         values.finish(),
         service_url=service_url,
         service_is_hub=service_is_hub,
+        ca_file=ca_file,
         origin=origin,
     )
 
@@ -101,6 +104,7 @@ def text_of(
     *,
     service_url: str | None = None,
     service_is_hub: bool = False,
+    ca_file: str | None = None,
     origin: str,
 ) -> str:
     """Return the configuration's text, which `cep validate` accepts but for placeholders.
@@ -110,6 +114,7 @@ def text_of(
         values: Of every variable, as `Values.finish` returns them.
         service_url: Written into the file when not None.
         service_is_hub: The service says its AMQP port itself.
+        ca_file: Written into the file as `ssl_ca_file` when not None.
         origin: What to call the result in messages, usually its path.
 
     Raises:
@@ -118,7 +123,9 @@ def text_of(
     """
     try:
         template = _environment(profile.search).get_template(profile.template.name)
-        text = template.render(**values, service_url=service_url, service_is_hub=service_is_hub)
+        text = template.render(
+            **values, service_url=service_url, service_is_hub=service_is_hub, ca_file=ca_file
+        )
     except (TemplateError, *_WRONG_TEMPLATE) as exc:
         raise damaged(_culprit(profile, exc), exc) from exc
     _check(profile, text, origin)

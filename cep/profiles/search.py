@@ -1,7 +1,8 @@
 """Where profiles and presets are looked for: one file at a time, the first folder that has it wins.
 
 So a site can replace a single template, schema or partial, or add a preset, and leave the rest to
-what is shipped. Reads folders only.
+what is shipped. What others can change is refused, since it decides what is run. Reads folders
+only.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cep import paths
-from cep.errors import InputMissing
+from cep.errors import ConfigError, InputMissing
+from cep.safety.files import check_trusted
 
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 BUILT_IN = "built in"
@@ -58,11 +60,16 @@ class SearchPath:
         return cls(tuple(folders))
 
     def find(self, name: str) -> Found | None:
-        """The first file of this name; a name may have one folder in front (`sites/x.yaml`)."""
+        """The first file of this name; a name may have one folder in front (`sites/x.yaml`).
+
+        Raises:
+            ConfigError: Others than this user and root can change the file or exchange it.
+        """
         if not all(_PLAIN.fullmatch(part) for part in name.split("/")):
             return None
         for origin, folder in self.folders:
             if (folder / name).is_file():
+                _check(folder, name, shipped=origin == BUILT_IN)
                 return Found(folder / name, origin)
         return None
 
@@ -75,3 +82,10 @@ class SearchPath:
             if _PLAIN.fullmatch(path.name) and not path.name.startswith("_")
         }
         return sorted(found)
+
+
+def _check(folder: Path, name: str, *, shipped: bool) -> None:
+    path = folder / name
+    for place in dict.fromkeys((folder, path.parent)):
+        check_trusted(place, ConfigError, "The folder of profiles", any_owner=shipped)
+    check_trusted(path, ConfigError, "The profile's file", any_owner=shipped)

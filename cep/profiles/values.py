@@ -17,6 +17,7 @@ from cep.config.unset import placeholder
 from cep.errors import ConfigError, DataError, InputMissing, UsageError
 from cep.profiles.catalog import Profile
 from cep.profiles.variables import Detected, Variable, WrongVariable, show
+from cep.safety.files import check_trusted
 
 
 @dataclass(slots=True)
@@ -52,8 +53,12 @@ class Values:
 
         Raises:
             InputMissing: It cannot be read.
+            ConfigError: Others can change it.
             DataError: It is no mapping.
         """
+        if path.is_file():  # not a pipe or a terminal
+            # Whose file it is, is the user's choice: a colleague's is as good as one's own.
+            check_trusted(path, ConfigError, "The variables file", any_owner=True)
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as exc:

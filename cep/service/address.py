@@ -1,4 +1,6 @@
-"""Which web service an endpoint belongs to. Pure: reads settings and the environment, no network.
+"""Which web service an endpoint belongs to, and whose certificates count there.
+
+Pure: reads settings and the environment, no network.
 
 The configuration wins over the shell: what `configure` wrote holds at boot and in cron, where no
 shell variables are set.
@@ -7,12 +9,13 @@ shell variables are set.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 from urllib.parse import urlsplit
 
 from cep.errors import ConfigError
 from cep.model import LOCAL, PRODUCTION, SERVICE_ENVIRONMENTS
+from cep.service.trust import trusted_authorities
 
 ENVIRONMENT_VARIABLE = "GLOBUS_SDK_ENVIRONMENT"
 URL_VARIABLE = "GLOBUS_SDK_SERVICE_URL_COMPUTE"
@@ -31,6 +34,9 @@ class NamesService(Protocol):
     @property
     def local_compute_services(self) -> bool: ...
 
+    @property
+    def ssl_ca_file(self) -> str | None: ...
+
 
 @dataclass(frozen=True, slots=True)
 class ServiceAddress:
@@ -40,11 +46,14 @@ class ServiceAddress:
         url: Scheme, host and port, no trailing slash.
         environment: Name that separates stored logins of different services.
         hosted: It is one of the published deployments, not a hub.
+        ca_file: PEM file or directory of the authorities to trust, for it and for the broker it
+            names; None for the libraries' own.
     """
 
     url: str
     environment: str
     hosted: bool
+    ca_file: str | None = None
 
 
 def resolve_service(settings: NamesService | None = None) -> ServiceAddress:
@@ -54,23 +63,29 @@ def resolve_service(settings: NamesService | None = None) -> ServiceAddress:
         settings: The endpoint's settings; None where there is no endpoint (`login`).
 
     Raises:
-        ConfigError: A shell variable names no known environment or no address.
+        ConfigError: A shell variable names no known environment or no address, or asks to switch
+            the check of certificates off.
     """
+    named = None if settings is None else settings.ssl_ca_file
+    return replace(_where(settings), ca_file=trusted_authorities(named))
+
+
+def _where(settings: NamesService | None) -> ServiceAddress:
     if settings is not None:
         if settings.service_url is not None:
-            return of_url(settings.service_url)
+            return _of_url(settings.service_url)
         if settings.environment is not None:
             return _named(settings.environment, "The configuration's `environment`")
         if settings.local_compute_services:
             return _named(LOCAL, "")
     url = os.environ.get(URL_VARIABLE)
     if url:
-        return of_url(url, f"The shell variable {URL_VARIABLE}")
+        return _of_url(url, f"The shell variable {URL_VARIABLE}")
     name = os.environ.get(ENVIRONMENT_VARIABLE) or PRODUCTION
     login_url = os.environ.get(LOGIN_URL_VARIABLE)
     if name == LOCAL and login_url:
         # A hub is its own login service, so this tells which hub, also on another port than 5000.
-        return of_url(login_url, f"The shell variable {LOGIN_URL_VARIABLE}")
+        return _of_url(login_url, f"The shell variable {LOGIN_URL_VARIABLE}")
     return _named(name, f"The shell variable {ENVIRONMENT_VARIABLE}")
 
 
@@ -78,8 +93,13 @@ def of_url(url: str, origin: str = "The service's address") -> ServiceAddress:
     """Return the address for a URL, which may be that of a published deployment.
 
     Raises:
-        ConfigError: It is not an http(s) URL without a path.
+        ConfigError: It is not an http(s) URL without a path, or the shell asks to switch the check
+            of certificates off.
     """
+    return replace(_of_url(url, origin), ca_file=trusted_authorities(None))
+
+
+def _of_url(url: str, origin: str = "The service's address") -> ServiceAddress:
     clean = _clean(url)
     if clean is None:
         raise ConfigError(

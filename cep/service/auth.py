@@ -11,7 +11,7 @@ import os
 import platform
 import sqlite3
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,10 @@ from globus_sdk.transport import RetryConfig
 from cep import paths
 from cep.errors import CantCreate, ConfigError, DataError, NotAllowed
 from cep.model import PRODUCTION
+from cep.safety.files import PRIVATE_FILE, check_trusted, check_writers, make_parents
 from cep.service import refusal
 from cep.service.address import ServiceAddress
+from cep.service.transport import Transport
 
 #: The native client of the published endpoint and SDK (globus-compute-sdk 2.19 and 4.19), so
 #: that one login and one consent serve both.
@@ -56,14 +58,17 @@ class ClientIdentity:
         return f"ClientIdentity({self.client_id})"
 
 
-def client_identity() -> ClientIdentity | None:
+def client_identity(environ: Mapping[str, str] = os.environ) -> ClientIdentity | None:
     """Return the client identity that the environment sets, or None.
+
+    Args:
+        environ: Where to look; the agent has taken it out of its own.
 
     Raises:
         NotAllowed: Only one of the two variables is set.
     """
-    client_id = os.environ.get(CLIENT_ID_VARIABLE)
-    secret = os.environ.get(CLIENT_SECRET_VARIABLE)
+    client_id = environ.get(CLIENT_ID_VARIABLE)
+    secret = environ.get(CLIENT_SECRET_VARIABLE)
     if client_id and secret:
         return ClientIdentity(client_id, secret)
     if client_id or secret:
@@ -106,19 +111,26 @@ class Login:
         address: The service.
         base: The user directory, which holds `storage.db`; None for the account's own.
         interactive: A person may be asked for a code on the terminal.
+        identity: A client identity; without one, that of the environment.
     """
 
     def __init__(
-        self, address: ServiceAddress, *, base: Path | None = None, interactive: bool = False
+        self,
+        address: ServiceAddress,
+        *,
+        base: Path | None = None,
+        interactive: bool = False,
+        identity: ClientIdentity | None = None,
     ) -> None:
         self.address = address
         self.interactive = interactive
-        self.identity = client_identity()
+        self.identity = identity or client_identity()
+        self._transport = Transport(address.ca_file)
         self._store = _open_store(base or paths.user_dir(), store_namespace(address, self.identity))
         try:
             self._stored()  # a damaged store is told as one before anything builds on it
             self.app = self._build_app()
-        except ValueError as exc:  # e.g. GLOBUS_SDK_VERIFY_SSL names a file that is not there
+        except ValueError as exc:  # e.g. GLOBUS_SDK_HTTP_TIMEOUT is no number
             self._store.close()
             raise ConfigError(f"A GLOBUS_SDK_ variable of the shell is wrong: {exc}.") from exc
         except BaseException:
@@ -150,13 +162,17 @@ class Login:
     def _login_client(self, environment: str) -> globus_sdk.AuthLoginClient:
         if self.identity is None:
             return globus_sdk.NativeAppAuthClient(
-                CLIENT_ID, environment=environment, retry_config=retry_config()
+                CLIENT_ID,
+                environment=environment,
+                retry_config=retry_config(),
+                transport=self._transport,
             )
         return globus_sdk.ConfidentialAppAuthClient(
             self.identity.client_id,
             self.identity.secret,
             environment=environment,
             retry_config=retry_config(),
+            transport=self._transport,
         )
 
     def __enter__(self) -> Login:
@@ -169,6 +185,7 @@ class Login:
         """Close the token store and the connections. Idempotent."""
         self.app.close()
         self._client.close()
+        self._transport.close()
         self._store.close()
 
     def needed(self) -> bool:
@@ -209,6 +226,11 @@ class Login:
         except globus_sdk.GlobusError as exc:
             raise refusal.convert(exc, "logging in", self.auth_url) from exc
         return True
+
+    @property
+    def transport(self) -> Transport:
+        """How requests to this service travel; closed with the login."""
+        return self._transport
 
     @property
     def auth_url(self) -> str:
@@ -255,7 +277,7 @@ class Login:
             self.ensure()
         elif self.needed():
             raise NotAllowed("You are not logged in.", hint="run: cep login")
-        client = _Identities(app=self.app)
+        client = _Identities(app=self.app, transport=self._transport)
         try:
             about = client.userinfo()
             ids = [str(about["sub"])]
@@ -336,13 +358,27 @@ def _sdk_environment(address: ServiceAddress) -> str:
 
 
 def _open_store(base: Path, namespace: str) -> SQLiteTokenStorage:
+    file = base / "storage.db"
     try:
-        base.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_parents(file)
+        _check_store(file)
         return SQLiteTokenStorage(
-            base / "storage.db",
+            file,
             namespace=namespace,
             # The agent opens it in one thread and uses it in another, never in two at once.
             connect_params={"check_same_thread": False},
         )
     except (OSError, sqlite3.Error) as exc:
         raise CantCreate(f"The token store in {base} cannot be opened: {exc}.") from exc
+
+
+def _check_store(file: Path) -> None:
+    """Refuse a token store that others could have put there; keep them from reading it.
+
+    Raises:
+        NotAllowed: It belongs to somebody else, or others can write it or its directory.
+    """
+    check_writers(file.parent, sticky_is_fine=True)
+    check_trusted(file, NotAllowed, "The token store")
+    if file.exists() and file.stat().st_mode & 0o077:
+        file.chmod(PRIVATE_FILE)

@@ -20,7 +20,8 @@ from cep.errors import DataError, SoftwareError, Unavailable
 from cep.model import PublishKwargs, QueueAddress, Registered
 from cep.service import refusal
 from cep.service.address import ServiceAddress
-from cep.service.auth import Login, retry_config
+from cep.service.auth import ClientIdentity, Login, retry_config
+from cep.service.transport import Transport
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +85,15 @@ class ServiceClient:
     ) -> None:
         self.address = address
         self._login = login if isinstance(login, Login) else None
+        self._transport = None if self._login else Transport(address.ca_file)
         retries = retry_config()
         if isinstance(login, Login):
             self._http = globus_sdk.ComputeClientV3(
-                base_url=address.url, app=login.app, app_scopes=None, retry_config=retries
+                base_url=address.url,
+                app=login.app,
+                app_scopes=None,
+                retry_config=retries,
+                transport=login.transport,
             )
         else:
             self._http = globus_sdk.ComputeClientV3(
@@ -95,6 +101,7 @@ class ServiceClient:
                 environment="production",
                 authorizer=login,
                 retry_config=retries,
+                transport=self._transport,
             )
 
     def __enter__(self) -> ServiceClient:
@@ -106,6 +113,8 @@ class ServiceClient:
     def close(self) -> None:
         """Close the connections and the login. Idempotent."""
         self._http.close()
+        if self._transport is not None:
+            self._transport.close()
         if self._login is not None:
             self._login.close()
 
@@ -263,7 +272,11 @@ class ServiceClient:
 
 
 def connect(
-    address: ServiceAddress, *, interactive: bool, base: Path | None = None
+    address: ServiceAddress,
+    *,
+    interactive: bool,
+    base: Path | None = None,
+    identity: ClientIdentity | None = None,
 ) -> ServiceClient:
     """Return a client with a login for the service, made now where needed.
 
@@ -271,12 +284,13 @@ def connect(
         address: The service.
         interactive: A person may be asked for a code on the terminal.
         base: The user directory with the token store; None for the account's own.
+        identity: A client identity; without one, that of the environment.
 
     Raises:
         NotAllowed: There is no login and nobody to ask, or it was refused.
         TemporaryFailure: The service does not answer.
     """
-    login = Login(address, base=base, interactive=interactive)
+    login = Login(address, base=base, interactive=interactive, identity=identity)
     try:
         login.ensure()
         return ServiceClient(address, login)

@@ -36,6 +36,10 @@ def _finite(text: str) -> float | None:
 
 _decode_text = json.JSONDecoder(parse_float=_finite, parse_constant=_finite).decode
 
+# Levels of objects and lists in a message. Python's JSON reads more than it can write again from a
+# deeper stack, and whoever passes a message on must be able to write it.
+DEEPEST = 64
+
 # As uuid.UUID accepts from a message: with or without hyphens, in either case, ASCII only.
 _UUID = re.compile(
     r"([0-9a-fA-F]{8})-?([0-9a-fA-F]{4})-?([0-9a-fA-F]{4})-?([0-9a-fA-F]{4})-?([0-9a-fA-F]{12})"
@@ -73,10 +77,12 @@ def to_utf8(text: str) -> bytes:
 def unpack(body: bytes) -> tuple[str, dict[str, Any]]:
     """Open an envelope and return the message's type and data.
 
+    Half of a surrogate pair, which JSON can name and no text can hold, becomes `?`.
+
     Raises:
-        WireError: The body is empty, has another version byte, is not UTF-8 JSON, or is not an
-            object with a text `message_type` and an object `data`. Its `task_id` is set when the
-            data names one.
+        WireError: The body is empty, has another version byte, is not UTF-8 JSON, is nested more
+            than `DEEPEST` levels deep, or is not an object with a text `message_type` and an
+            object `data`. Its `task_id` is set when the data names one.
     """
     if not isinstance(body, (bytes, bytearray, memoryview)):
         raise WireError(f"A message is bytes; got {type(body).__name__}.")
@@ -87,11 +93,16 @@ def unpack(body: bytes) -> tuple[str, dict[str, Any]]:
             f"The message has version byte {body[0]}; this endpoint speaks {PROTOCOL_VERSION} only."
         )
     try:
-        envelope = _decode_text(str(memoryview(body)[1:], "utf-8"))
+        text = str(memoryview(body)[1:], "utf-8")
+        envelope = _decode_text(text)
     except UnicodeDecodeError as exc:
         raise WireError(f"The message is not UTF-8 text (at byte {exc.start + 1}).") from exc
     except (ValueError, RecursionError) as exc:
         raise WireError(f"The message is not JSON ({_reason(exc)}).") from exc
+    if deeper_than(envelope, DEEPEST):
+        raise WireError(f"The message is nested more than {DEEPEST} levels deep.")
+    if "\\ud" in text or "\\uD" in text:
+        envelope = _decode_text(str(to_utf8(_encode_text(envelope)), "utf-8"))
     if not isinstance(envelope, dict):
         raise WireError(f"The message is a JSON {_json_kind(envelope)}, not an object.")
     message_type = envelope.get("message_type")
@@ -100,7 +111,7 @@ def unpack(body: bytes) -> tuple[str, dict[str, Any]]:
     if not isinstance(message_type, str):
         raise WireError("The message has no text field 'message_type'.", task_id=task_id)
     if not isinstance(data, dict):
-        raise WireError(f"The {message_type!r} message has no object field 'data'.")
+        raise WireError(f"The {message_type[:64]!r} message has no object field 'data'.")
     return message_type, data
 
 
@@ -125,6 +136,21 @@ def read_uuid(value: object) -> str | None:
         return None
     match = _UUID.fullmatch(value)
     return None if match is None else "-".join(match.groups()).lower()
+
+
+def deeper_than(value: object, levels: int) -> bool:
+    """Whether objects and lists (as JSON gives them) are nested more than so many levels deep."""
+    inner = [value] if isinstance(value, dict | list) else []
+    for _ in range(levels):
+        if not inner:
+            return False
+        inner = [
+            child
+            for one in inner
+            for child in (one.values() if isinstance(one, dict) else one)
+            if isinstance(child, dict | list)
+        ]
+    return bool(inner)
 
 
 def _reason(exc: Exception) -> str:

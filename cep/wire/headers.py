@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NoReturn
 
 from cep.errors import WireError
-from cep.wire.envelope import read_uuid
+from cep.wire.envelope import DEEPEST, deeper_than, read_uuid
 
 TASK_ID = "task_uuid"
 FUNCTION_ID = "function_uuid"
@@ -68,14 +69,21 @@ def _specification(value: object, task_id: str) -> str | None:
     if not isinstance(value, str):
         raise wrong
     try:
-        content = json.loads(value)
+        content = json.loads(value, parse_constant=_no_constant)
     except (ValueError, RecursionError) as exc:
         raise wrong from exc
+    if deeper_than(content, DEEPEST):
+        raise wrong
     if content is None:
         return None
     if not isinstance(content, dict):
         raise wrong
     return value if content else None
+
+
+def _no_constant(name: str) -> NoReturn:
+    # NaN as a priority would upset every order it takes part in.
+    raise ValueError(f"{name} is not JSON")
 
 
 def _serializers(value: object, task_id: str) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ otherwise one serialized buffer.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -213,6 +214,23 @@ def error_result(
         error=(code, user_message),
         transitions=(Transition(time.time_ns(), "execution-end", actor),),
     )
+
+
+_ERROR_KEY = b'"error_details":'
+_ERROR_CODE = re.compile(rb'\{"code":"([^"\\]{1,128})"')
+
+
+def peek_error(body: bytes) -> str | None:
+    """Return the error's code in a message that `pack_result` made, None for a success.
+
+    Without opening it: results may be large. The key cannot stand in any text of the message,
+    since a quotation mark in a JSON text has a backslash before it.
+    """
+    at = body.rfind(_ERROR_KEY)
+    if at < 0 or body.startswith(b"null", at + len(_ERROR_KEY)):
+        return None
+    found = _ERROR_CODE.match(body, at + len(_ERROR_KEY))
+    return REMOTE_EXECUTION_ERROR if found is None else found[1].decode("utf-8", "replace")
 
 
 def unpack_result(body: bytes) -> ResultMessage:

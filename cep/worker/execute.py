@@ -146,12 +146,12 @@ def _enter_directory(task_id: str, context: WorkerContext, in_thread: bool) -> N
         directory = os.path.join(directory, task_id)  # noqa: PTH118 (hot path)
     environ.set_task(task_id, directory if context.run_in_sandbox else None, in_thread=in_thread)
     if not environ.may_change_directory(in_thread):
-        os.makedirs(directory, exist_ok=True)  # noqa: PTH103
+        os.makedirs(directory, mode=0o700, exist_ok=True)  # noqa: PTH103
         return
     try:
         os.chdir(directory)
     except FileNotFoundError:
-        os.makedirs(directory, exist_ok=True)  # noqa: PTH103
+        os.makedirs(directory, mode=0o700, exist_ok=True)  # noqa: PTH103
         os.chdir(directory)
 
 

@@ -11,6 +11,7 @@ Pure functions, except that descriptors are made and consumed; used by agent and
 from __future__ import annotations
 
 import array
+import math
 import mmap
 import os
 import socket
@@ -65,7 +66,10 @@ def hello(pid: int) -> bytes:
 
 def read_hello(packet: bytes) -> int | None:
     """Return the process id in a worker's first packet, None when it is no such packet."""
-    return int(_HELLO.unpack(packet)[1]) if len(packet) == _HELLO.size else None
+    if len(packet) != _HELLO.size or packet[:1] != b"H":
+        return None
+    pid = int(_HELLO.unpack(packet)[1])
+    return pid if pid > 1 else None  # the numbers below mean other things to kill(2)
 
 
 def send_task(sock: socket.socket, task: TaskPacket) -> None:
@@ -133,6 +137,8 @@ def read_results(packet: bytes, handles: list[int]) -> Iterator[ResultRecord]:
         while at < len(packet):
             seq, length, seconds, in_file = _RESULT.unpack_from(packet, at)
             at += _RESULT.size
+            if not 0 <= seconds < math.inf:
+                raise ValueError(f"a run took {seconds} seconds")
             if in_file:
                 yield ResultRecord(seq, _read_file(handles, length), seconds)
                 continue
@@ -173,7 +179,10 @@ class Stash:
     @staticmethod
     def unsent(handle: int) -> bytes:
         """Return what a dead worker had not sent (or had, and not yet forgotten)."""
-        (size,) = _STASHED.unpack(os.pread(handle, _STASHED.size, 0))
+        head = os.pread(handle, _STASHED.size, 0)
+        if len(head) < _STASHED.size:
+            return b""  # the task cut its own stash off
+        (size,) = _STASHED.unpack(head)
         return os.pread(handle, min(size, _STASH_SIZE), _STASHED.size)
 
     def add(self, record: bytes) -> None:
@@ -241,5 +250,7 @@ def _read_file(handles: list[int], length: int) -> bytes:
             parts.append(part)
             at += len(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
+    except OSError as exc:
+        raise ValueError(f"a file cannot be read ({exc})") from exc
     finally:
         os.close(handle)

@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -81,8 +81,13 @@ def _tokens(scopes: str) -> dict[str, Any]:
             "expires_in": 172800,
         }
 
-    first = token("funcx_service")
-    others = [token(server) for server in ("auth.globus.org", "groups.api.globus.org")]
+    # As the real one: a token for each resource that was asked for, and no other.
+    asked = {
+        "funcx_service": "facd7ccc" in scopes,
+        "auth.globus.org": "openid" in scopes or "/scopes/auth.globus.org" in scopes,
+        "groups.api.globus.org": "groups.api.globus.org" in scopes,
+    }
+    first, *others = [token(server) for server, wanted in asked.items() if wanted]
     return {**first, "other_tokens": others}
 
 
@@ -129,9 +134,11 @@ class Bench:
         self.executed.touch()
         self.broker = broker
         self.url = broker.url  # what the next registration hands out
+        self.credentials = (str(uuid4()), "bench-secret")
         self.endpoint_id = str(uuid4())
         self.tasks_queue = f"{self.endpoint_id}.tasks"
         self.results_queue = f"{self.endpoint_id}.results"
+        self.more_queues: dict[str, Any] = {}  # what a registration's answer has besides these two
         self.registrations: list[dict[str, Any]] = []
         self.reports: list[dict[str, Any]] = []
         self._children: list[subprocess.Popen[bytes]] = []
@@ -150,6 +157,7 @@ class Bench:
         self.registrations.append(request)
         url = self.url
         return {
+            **self.more_queues,
             "endpoint_id": self.endpoint_id,
             "task_queue_info": {"connection_url": url, "exchange": "", "queue": self.tasks_queue},
             "result_queue_info": {
@@ -172,28 +180,45 @@ class Bench:
         port = self._service.server_address[1]
         (self.root / "config.yaml").write_text(f"service_url: http://127.0.0.1:{port}\n{text}")
 
-    def start(self, *, crash: str | None = None, wait: bool = True) -> subprocess.Popen[bytes]:
+    def start(
+        self,
+        *,
+        crash: str | None = None,
+        wait: bool = True,
+        prefix: Sequence[str] = (),
+        variables: Mapping[str, str] | None = None,
+        take_over: bool = False,
+        crash_file: Path | None = None,
+    ) -> subprocess.Popen[bytes]:
         """Start the agent, detached, as `cep start` does.
 
         Args:
             crash: `POINT:N`: the agent kills itself the N-th time it reaches this named point.
             wait: Return only when it is ready (or, with `crash`, dead).
+            prefix: A command that runs the agent's command, such as `unshare` or `faketime`.
+            variables: More environment variables.
+            take_over: `--take-over`.
+            crash_file: Where the agent reads such words from at each SIGUSR2.
         """
         read_end, write_end = os.pipe()
-        module = "cep.agent" if crash is None else "tests.integration.crash_agent"
-        options = json.dumps(asdict(StartOptions()))
-        variables = {
+        plain = crash is None and crash_file is None
+        module = "cep.agent" if plain else "tests.integration.crash_agent"
+        options = json.dumps(asdict(StartOptions(take_over=take_over)))
+        environment = {
             **os.environ,
-            "GLOBUS_COMPUTE_CLIENT_ID": str(uuid4()),
-            "GLOBUS_COMPUTE_CLIENT_SECRET": "bench-secret",
+            "GLOBUS_COMPUTE_CLIENT_ID": self.credentials[0],
+            "GLOBUS_COMPUTE_CLIENT_SECRET": self.credentials[1],
             "GLOBUS_COMPUTE_USER_DIR": str(self.directory),
             "XDG_RUNTIME_DIR": str(self.directory),
             "CRASH_AT": crash or "",
+            "CRASH_FILE": str(crash_file or ""),
+            **(variables or {}),
         }
+        command = [sys.executable, "-m", module, str(self.directory), "bench", str(write_end)]
         child = subprocess.Popen(
-            [sys.executable, "-m", module, str(self.directory), "bench", str(write_end), options],
+            [*prefix, *command, options],
             cwd=REPOSITORY,
-            env=variables,
+            env=environment,
             pass_fds=(write_end,),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

@@ -8,7 +8,9 @@ from collections.abc import Iterator
 import pytest
 
 from tests.integration.docker_engine import EngineMissing, ensure_engine, remove_leftovers
+from tests.integration.postgres import Postgres
 from tests.integration.rabbitmq import RabbitMq
+from tests.integration.servers import Servers
 
 
 @pytest.fixture(scope="session")
@@ -35,3 +37,28 @@ def rabbitmq(docker_engine: None, tmp_path_factory: pytest.TempPathFactory) -> I
         yield broker
     finally:
         broker.remove()
+
+
+@pytest.fixture(scope="session")
+def postgres(docker_engine: None) -> Iterator[Postgres]:
+    """One PostgreSQL server for the whole run."""
+    del docker_engine
+    server = Postgres()
+    try:
+        server.create()
+        server.wait_ready()
+        yield server
+    finally:
+        server.remove()
+
+
+@pytest.fixture(scope="session")
+def servers(docker_engine: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    """RabbitMQ and PostgreSQL in a network of their own, for scenes; one scene at a time."""
+    del docker_engine
+    made = Servers(tmp_path_factory.mktemp("servers") / "ca.pem")
+    try:
+        made.create()
+        yield made
+    finally:
+        made.remove()

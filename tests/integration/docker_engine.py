@@ -80,7 +80,7 @@ def ensure_engine() -> None:
                 "Start the engine or run the tests as root."
             )
         if shutil.which("dockerd") is None:
-            _apt_install("docker.io", "iptables")
+            apt_install("docker.io", "iptables")
         _start_engine()
         if not engine_answers():
             raise EngineMissing("The Docker engine was started but does not answer.")
@@ -126,7 +126,7 @@ def _report_end(process: subprocess.Popen[bytes], notify_path: str) -> None:
         end.sendto(b"ENDED=1", notify_path)
 
 
-def _apt_install(*packages: str) -> None:
+def apt_install(*packages: str) -> None:
     """Install distribution packages.
 
     Raises:
@@ -224,7 +224,7 @@ def apt_mirror(sources: Sequence[Path] | None = None) -> str | None:
 def _make_base(suite: str, name: str) -> None:
     """Bootstrap a minimal Debian and import it under the public image's name."""
     if shutil.which("mmdebstrap") is None:
-        _apt_install("mmdebstrap")
+        apt_install("mmdebstrap")
     with tempfile.TemporaryDirectory(prefix="cep-base-") as directory:
         tar = Path(directory) / "base.tar"
         command = [

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import signal
 import socket
 import struct
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -31,10 +33,16 @@ ARGUMENTS = pack_buffers(["00\ngASVBQAAAAAAAABLAYWULg==\n", "00\ngAR9lC4=\n"])
 
 
 class HubProcess:
-    """A hub started by its command; `stop` or the context's end stops it."""
+    """A hub started by its command; `stop` or the context's end stops it.
 
-    def __init__(self, state_dir: Path) -> None:
+    Args:
+        state_dir: Its directory.
+        variables: Environment variables, such as the addresses of RabbitMQ and PostgreSQL.
+    """
+
+    def __init__(self, state_dir: Path, variables: Mapping[str, str] | None = None) -> None:
         self.state_dir = state_dir
+        self.variables = dict(variables or {})
         self.port = "0"
 
     def __enter__(self) -> HubProcess:
@@ -52,6 +60,7 @@ class HubProcess:
             text=True,
             timeout=60,
             check=False,
+            env={**os.environ, **self.variables},
         )
         assert not check or done.returncode == 0, f"{words}: {done.stderr}\n{self.log()}"
         return done

@@ -12,7 +12,7 @@ import json
 import tarfile
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -25,6 +25,8 @@ from tests.integration.docker_engine import ensure_image, free_port, session_lab
 
 USER = "admin"
 PASSWORD = "admin-secret"
+HUB_PASSWORD = "hub p@ss/word"
+HUB_PERMISSION = r"^(tasks|results|heartbeats|amq\.default|[0-9a-f-]{36}\.tasks|tg\..*)$"
 START_S = 60.0
 RETRY_S = 0.1
 
@@ -34,16 +36,29 @@ class RabbitMq:
 
     Args:
         ca_file: Where to write the certificate authority of the TLS listener.
+        network_of: A container whose network, loopback only, the broker is to share instead of
+            taking ports of this machine; it is then reached from inside that network only.
+        call: Runs a function where the broker can be reached.
     """
 
     user = USER
     password = PASSWORD
 
-    def __init__(self, ca_file: Path) -> None:
+    def __init__(
+        self,
+        ca_file: Path,
+        *,
+        network_of: Any = None,
+        call: Callable[[Callable[[], Any]], Any] | None = None,
+    ) -> None:
         self.host = "127.0.0.1"
-        self.port = free_port()
-        self.tls_port = free_port()
-        self.management_port = free_port()
+        self._network_of = network_of
+        self._call = call or (lambda work: work())
+        self._hubs = 0
+        if network_of is None:
+            self.port, self.tls_port, self.management_port = free_port(), free_port(), free_port()
+        else:
+            self.port, self.tls_port, self.management_port = 5672, 5671, 15672
         self.ca_file = ca_file
         self._container: Any = None
         self._engine: Any = None
@@ -74,12 +89,17 @@ class RabbitMq:
         from testcontainers.core.container import DockerContainer
 
         container = DockerContainer(ensure_image("rabbitmq"))
-        container.with_kwargs(labels=session_labels(), hostname="rabbit")
-        container.ports = {
-            5672: (self.host, self.port),
-            5671: (self.host, self.tls_port),
-            15672: (self.host, self.management_port),
-        }
+        if self._network_of is None:
+            container.with_kwargs(labels=session_labels(), hostname="rabbit")
+            container.ports = {
+                5672: (self.host, self.port),
+                5671: (self.host, self.tls_port),
+                15672: (self.host, self.management_port),
+            }
+        else:
+            shared = f"container:{self._network_of.id}"
+            container.with_kwargs(labels=session_labels(), network_mode=shared)
+            container.with_env("RABBITMQ_NODENAME", "rabbit@localhost")
         container.start()
         self._engine = container.get_docker_client().client
         self._container = container.get_wrapped_container()
@@ -131,8 +151,12 @@ class RabbitMq:
         # The port proxy accepts before the broker does; an open AMQP connection is the proof.
         again = f"connection_attempts={int(START_S / RETRY_S)}&retry_delay={RETRY_S}"
         quieten_pika()
-        try:
+
+        def connect() -> None:
             pika.BlockingConnection(pika.URLParameters(f"{self.url}?{again}")).close()
+
+        try:
+            self._call(connect)
         except pika.exceptions.AMQPError as exc:
             raise RuntimeError(f"RabbitMQ does not answer ({exc!r}):\n{self.logs()}") from exc
 
@@ -157,6 +181,18 @@ class RabbitMq:
         self.management("PUT", f"permissions/%2F/{quote(name)}", permissions)
         return self.url_for(name, password)
 
+    def hub_url(self) -> str:
+        """Make a virtual host, and a user with what docs/hub.md says a hub needs; its AMQP URL."""
+        self._hubs += 1
+        name, vhost = f"hub-{self._hubs}", f"site/{self._hubs}"
+        self.management("PUT", f"vhosts/{quote(vhost, safe='')}", {})
+        content = {"password": HUB_PASSWORD, "tags": "administrator"}
+        self.management("PUT", f"users/{name}", content)
+        names = dict.fromkeys(("configure", "write", "read"), HUB_PERMISSION)
+        self.management("PUT", f"permissions/{quote(vhost, safe='')}/{name}", names)
+        password = quote(HUB_PASSWORD, safe="")
+        return f"amqp://{name}:{password}@{self.host}:{self.port}/{quote(vhost, safe='')}"
+
     def remove_user(self, name: str) -> None:
         """Delete a user; its open connections are closed by the broker."""
         self.management("DELETE", f"users/{quote(name)}")
@@ -166,6 +202,11 @@ class RabbitMq:
         listed = self.management("GET", "connections")
         assert isinstance(listed, list)
         return listed
+
+    def connections_of(self, user: str) -> list[str]:
+        """Names of a user's open connections as they are now, which `connections()` is not."""
+        listed = self.management("GET", f"connections/username/{quote(user)}")
+        return [one["name"] for one in listed]
 
     def close_connections(self, user: str = USER) -> None:
         """Close all connections of a user now, with a connection.close from the broker."""
@@ -203,6 +244,10 @@ class RabbitMq:
             method=method,
             headers={"content-type": "application/json"},
         )
-        with opener.open(request, timeout=20) as answer:
-            text = answer.read()
+
+        def ask() -> bytes:
+            with opener.open(request, timeout=20) as answer:
+                return bytes(answer.read())
+
+        text = self._call(ask)
         return json.loads(text) if text else None

@@ -14,6 +14,7 @@ import re
 import shlex
 import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -22,12 +23,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.integration import venvs
 from tests.integration.netns import NetworkNamespace
+
+if TYPE_CHECKING:
+    from tests.integration.servers import Servers
 
 HERE = Path(__file__).resolve().parent
 SDK_CLIENT = HERE / "sdk_client.py"
@@ -49,15 +53,22 @@ ENGINES = {
 class Scene:
     """See the module. Use it with `with`; `hub()` first, then `endpoint()`.
 
+    Args:
+        servers: RabbitMQ and PostgreSQL for the hub, and their network for the scene; without
+            them the hub has its embedded broker and SQLite.
+
     Attributes:
         root: The temporary directory (short: socket paths are limited to 108 bytes).
         network: Where all commands run.
         environment: Variables of the endpoint's side; `hub()` adds what it printed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, servers: Servers | None = None) -> None:
         self.root = Path(tempfile.mkdtemp(prefix="cep-s-", dir="/tmp"))
-        self.network = NetworkNamespace()
+        self.servers = servers
+        self.network = NetworkNamespace() if servers is None else servers.network()
+        self._hub_variables: dict[str, str] = {}
+        self._database = ""
         self.user_dir = self.root / "user"
         (self.root / "tmp").mkdir()
         self.environment = {
@@ -134,12 +145,38 @@ class Scene:
             )
         return done
 
-    def hub(self) -> None:
-        """Start a hub at the address the SDK knows, and take over what `hub env` prints."""
-        state = str(self.root / "hub")
-        self.cep("hub", "serve", "--detach", "--state-dir", state)
+    def hub(self, name: str = "hub", *options: str) -> None:
+        """Start a hub, by default at the address the SDK knows, to be stopped at the scene's end.
+
+        What `hub env` prints is taken over.
+        """
+        state = str(self.root / name)
+        if self.servers is not None and not self._database:
+            self._hub_variables, self._database = self.servers.addresses()
+        self.serve(name, *options)
         self._stack.callback(self.cep, "hub", "stop", "--state-dir", state)
         self.environment.update(exports(self.cep("hub", "env", "--state-dir", state).stdout))
+
+    def serve(self, name: str = "hub", *options: str) -> None:
+        """Start a hub (again); nothing more."""
+        state = str(self.root / name)
+        argv = [Path(sys.executable).parent / "cep", "hub", "serve", "--detach", "--state-dir"]
+        self.command([*argv, state, *options], env={**self.environment, **self._hub_variables})
+
+    def hub_pid(self, name: str = "hub") -> int:
+        """The hub's process."""
+        return int(json.loads((self.root / name / "running.json").read_text())["pid"])
+
+    def task_states(self) -> dict[str, int]:
+        """How many tasks the hub's database has in each state."""
+        query = "SELECT state, count(*) FROM tasks GROUP BY state"
+        if self.servers is not None:
+            return dict(self.servers.postgres.query(self._database, query))
+        store = sqlite3.connect(f"file:{self.root}/hub/hub.db?mode=ro", uri=True)
+        try:
+            return dict(store.execute(query).fetchall())
+        finally:
+            store.close()
 
     def configure(self, name: str, engine: str, extra: str = "") -> Path:
         """Make an endpoint with this engine block; return its directory."""

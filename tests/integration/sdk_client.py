@@ -10,6 +10,7 @@ import json
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 from globus_compute_sdk import Client, Executor, ShellFunction
@@ -50,6 +51,19 @@ def task_id() -> str:
     import os
 
     return os.environ["GC_TASK_UUID"]
+
+
+def host() -> str:
+    import socket
+
+    return socket.gethostname()
+
+
+def hosts(endpoint_id: str, number: str) -> dict[str, Any]:
+    """Tell on which hosts functions run."""
+    with Executor(endpoint_id=endpoint_id) as executor:
+        futures = [executor.submit(host) for _ in range(int(number))]
+        return {"hosts": sorted({future.result(timeout=TIMEOUT_S) for future in futures})}
 
 
 def many(endpoint_id: str, number: str) -> dict[str, Any]:
@@ -173,8 +187,36 @@ def witnessed(endpoint_id: str, number: str, witness: str, busy_s: str) -> dict[
     return {"outcomes": outcomes}
 
 
+def waves(endpoint_id: str, plan: str, gate: str, witness: str) -> dict[str, Any]:
+    """Submit in waves, the next one as soon as the first task of the last one is answered.
+
+    The plan is `PHASES,TASKS,WAVE`. Each phase, of so many tasks, begins when somebody opens the
+    gate, a named pipe.
+    """
+    phases, number, wave = map(int, plan.split(","))
+    answers: dict[int, list[str]] = {}
+    futures = []
+    with Executor(endpoint_id=endpoint_id) as executor:
+        for begin_at in range(0, phases * number, wave):
+            if begin_at % number == 0:
+                Path(gate).read_text()
+            for value in range(begin_at, begin_at + wave):
+                future = executor.submit(begin, value, witness, 0.002)
+                future.add_done_callback(
+                    lambda done, value=value: answers.setdefault(value, []).append(
+                        str(done.exception() or done.result())
+                    )
+                )
+                futures.append(future)
+            futures[begin_at].exception(timeout=TIMEOUT_S)
+        for future in futures:
+            future.exception(timeout=TIMEOUT_S)
+    return {"answers": answers}
+
+
 VERBS = {
     "many": many,
+    "hosts": hosts,
     "exception": exception,
     "shell": shell,
     "own-task-id": own_task_id,
@@ -185,6 +227,7 @@ VERBS = {
     "status": status,
     "until-status": until_status,
     "witnessed": witnessed,
+    "waves": waves,
 }
 
 if __name__ == "__main__":

@@ -8,28 +8,23 @@ error.
 from __future__ import annotations
 
 import os
+import random
 import signal
 from pathlib import Path
 
 import pytest
 
-from cep.journal import crash
 from tests.integration.agent_rig import Account, Bench, bench, note
+from tests.integration.faults.schedule import LARGE, ONCE, POINTS, WITH_LARGE_BODIES
+from tests.integration.faults.settings import LONG, SEED
 from tests.integration.rabbitmq import RabbitMq
 
 TASKS = 30
+SOME = 4
 WORKERS = 2
 THREADS = "engine: {type: ThreadPoolEngine, max_workers: 2}\nheartbeat_period: 5\n"
 PROCESSES = "engine: {type: ProcessPoolEngine, max_workers: 2}\nheartbeat_period: 5\n"
 HTEX = "engine: {type: GlobusComputeEngine, max_workers_per_node: 2}\nheartbeat_period: 5\n"
-
-AGENT_POINTS = ("acknowledged", "published", "handed-over")
-# Reached only with bodies that the journal keeps in files of their own.
-WITH_LARGE_BODIES = ("body-half-written", "bodies-written", "bodies-removed")
-LARGE = 100_000  # bytes
-# Reached once in a life: at the first start, or with a heartbeat.
-ONCE = ("journal-created", "compact-vacuumed", "compacted")
-AGAIN_AND_AGAIN = [point for point in (*crash.POINTS, *AGENT_POINTS) if point not in ONCE]
 
 
 def check(scene: Bench, account: Account, tasks: int) -> None:
@@ -46,11 +41,24 @@ def check(scene: Bench, account: Account, tasks: int) -> None:
     assert scene.queued() == 0
 
 
-@pytest.mark.parametrize(
-    ("point", "arrival"),
-    [(point, arrival) for point in AGAIN_AND_AGAIN for arrival in (1, 2)]
-    + [(point, 1) for point in ONCE],
-)
+ENGINES = [
+    pytest.param(THREADS, id="threads"),
+    pytest.param(PROCESSES, id="processes"),
+    pytest.param(HTEX, id="htex"),
+]
+CHANCE = random.Random(SEED)
+
+
+def arrivals() -> list[tuple[str, int]]:
+    """Where to kill: everywhere with LONG=1, else at some points, the schedule having more."""
+    often = [(point, arrival) for point in POINTS for arrival in (1, 2)]
+    rare = [(point, 1) for point in ONCE]
+    if LONG:
+        return often + rare
+    return CHANCE.sample(often, SOME) + CHANCE.sample(rare, 1)
+
+
+@pytest.mark.parametrize(("point", "arrival"), arrivals())
 def test_kill_at_a_commit_point_loses_and_repeats_nothing(
     tmp_path: Path, rabbitmq: RabbitMq, point: str, arrival: int
 ) -> None:
@@ -69,7 +77,7 @@ def test_kill_at_a_commit_point_loses_and_repeats_nothing(
         check(scene, account, TASKS)
 
 
-@pytest.mark.parametrize("engine", [THREADS, PROCESSES, HTEX], ids=["threads", "processes", "htex"])
+@pytest.mark.parametrize("engine", ENGINES if LONG else [CHANCE.choice(ENGINES)])
 def test_kill_in_the_middle_of_500_tasks(tmp_path: Path, rabbitmq: RabbitMq, engine: str) -> None:
     with bench(tmp_path, rabbitmq) as scene:
         scene.configure(engine)

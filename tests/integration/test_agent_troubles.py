@@ -8,7 +8,6 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
 from cep.agent.control import call
@@ -128,27 +127,3 @@ def test_a_full_disk_stops_intake_until_there_is_room_again(scene: Bench, tmp_pa
         assert scene.stop(agent) == 0
     finally:
         subprocess.run(["umount", str(state)], check=True)
-
-
-def children_of(agent: subprocess.Popen[bytes], title: str) -> list[psutil.Process]:
-    """Processes below the agent whose command line has this text."""
-    below = psutil.Process(agent.pid).children(recursive=True)
-    return [child for child in below if title in " ".join(child.cmdline())]
-
-
-def test_a_killed_interchange_costs_only_the_tasks_that_had_begun(scene: Bench) -> None:
-    scene.configure(
-        "engine: {type: GlobusComputeEngine, max_workers_per_node: 2}\nheartbeat_period: 5\n"
-    )
-    agent = scene.start()
-    scene.submit(note, [f"task-{n}" for n in range(400)])
-    account = scene.collect(50)
-    (interchange,) = children_of(agent, "parsl: HTEX interchange")
-    interchange.kill()
-    scene.collect(400, onto=account)
-    assert len(account.answers) == 400, scene.log()
-    assert account.run_twice == []
-    assert set(account.errors) <= {"WORKER_LOST"}
-    assert len(account.errors_without_a_trace) <= 2, "one per worker, killed as it began"
-    assert account.results_without_a_trace == []
-    assert scene.stop(agent) == 0

@@ -203,6 +203,21 @@ def test_an_interchange_that_keeps_dying_ends_the_engine(
     assert "3 times" in rig.downs[-1].reason
 
 
+def test_an_interchange_that_dies_again_and_again_but_works_between_is_always_replaced(
+    rig_for: Callable[[HtexSettings], Rig],
+) -> None:
+    """Found by the fault schedule, seed 2026: the third kill within a minute ended the endpoint."""
+    rig = rig_for(settings()).start()
+    for death in range(1, 4):
+        assert rig.wait_for([rig.add(add, 2, 3)])[0].kind is OutcomeKind.DONE
+        (interchange,) = processes(rig, "HTEX interchange")
+        interchange.kill()
+        rig.slots = 0  # as the agent does at EngineDown
+        rig.pump_until(lambda wanted=death: len(rig.downs) >= wanted, "EngineDown")
+        rig.pump_until(lambda: rig.slots > 0, "slots of the new engine")
+    assert all(down.rebuilding for down in rig.downs)
+
+
 def test_blocks_that_end_at_once_do_not_flood(rig_for: Callable[[HtexSettings], Rig]) -> None:
     worker_init = "echo no such module >&2; exit 1"
     rig = rig_for(settings(provider={"worker_init": worker_init, "max_blocks": 4})).start()

@@ -1,4 +1,7 @@
-"""A hub as a user runs it: its commands, its ports, its end, and what survives a kill."""
+"""A hub as a user runs it: its commands, its ports, its end, and what survives a kill.
+
+Everything runs on the embedded broker with SQLite, and on RabbitMQ with PostgreSQL.
+"""
 
 from __future__ import annotations
 
@@ -18,15 +21,31 @@ import pytest
 from cep.amqp.probe import check_connection
 from cep.errors import NotAllowed
 from cep.wire.result import error_result, pack_result, unpack_result
+from tests.integration.hub_places import EMBEDDED, PLACES, addresses
 from tests.integration.hub_rig import FakeEndpoint, HubProcess, Rest
 from tests.integration.scene import until
 
 
+@pytest.fixture(scope="module", params=PLACES)
+def place(request: pytest.FixtureRequest) -> str:
+    """Where the hub keeps its messages and rows."""
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
-def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubProcess]:
+def hub(
+    place: str, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[HubProcess]:
     """One hub for the scenarios that do not end it."""
-    with HubProcess(tmp_path_factory.mktemp("hub") / "state") as process:
+    state = tmp_path_factory.mktemp("hub") / "state"
+    with HubProcess(state, addresses(place, request)) as process:
         yield process
+
+
+@pytest.fixture
+def other_hub(place: str, tmp_path: Path, request: pytest.FixtureRequest) -> HubProcess:
+    """A hub that is not started yet, for a scenario that ends it."""
+    return HubProcess(tmp_path / "with a space", addresses(place, request))
 
 
 @pytest.fixture
@@ -35,16 +54,17 @@ def rest(hub: HubProcess, request: pytest.FixtureRequest) -> Rest:
     return hub.client(f"{request.node.name}-{uuid.uuid4()}")
 
 
-def test_serve_status_env_and_stop_as_commands(tmp_path: Path) -> None:
-    hub = HubProcess(tmp_path / "with a space")
+def test_serve_status_env_and_stop_as_commands(other_hub: HubProcess, place: str) -> None:
+    hub = other_hub
+    kept = ("hub.db", "hub.key", "env-client.json") if place == EMBEDDED else ()
     for command in ("status", "env"):
         assert hub.cep(command, check=False).returncode == 69
     assert "not running" in hub.cep("stop").stderr
     with hub:
         assert stat.S_IMODE(hub.state_dir.stat().st_mode) == 0o700
-        for name in ("hub.db", "hub.key", "running.json", "hub.log"):
-            assert stat.S_IMODE((hub.state_dir / name).stat().st_mode) & 0o077 == 0
         first = hub.cep("env").stdout
+        for name in (*kept, "running.json", "hub.log"):
+            assert stat.S_IMODE((hub.state_dir / name).stat().st_mode) & 0o077 == 0
         assert re.fullmatch(r"(export \w+=\S+\n){4}", first)
         assert hub.cep("env").stdout == first
         status = hub.status()
@@ -127,8 +147,8 @@ def test_a_submit_whose_client_breaks_off_is_run_once_when_it_is_repeated(rest: 
     endpoint.close()
 
 
-def test_what_was_accepted_survives_kill_9_of_the_hub(tmp_path: Path) -> None:
-    with HubProcess(tmp_path / "state") as hub:
+def test_what_was_accepted_survives_kill_9_of_the_hub(other_hub: HubProcess) -> None:
+    with other_hub as hub:
         rest = hub.client("lab")
         endpoint, function_id = FakeEndpoint(rest), rest.function()
         answer = rest.submit(endpoint.id, function_id, 50)

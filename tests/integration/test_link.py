@@ -24,7 +24,7 @@ from cep.amqp.events import (
 from cep.amqp.loop import AmqpLoop
 from cep.amqp.probe import check_connection
 from cep.amqp.publisher import FIRE_AND_FORGET, Publisher
-from cep.errors import LeaseLost, NotAllowed, TemporaryFailure
+from cep.errors import LeaseLost, NotAllowed, PeerUntrusted, TemporaryFailure
 from cep.model import Delivery, PublishKwargs, QueueAddress
 from tests.integration.docker_engine import free_port
 from tests.integration.link_tools import Inbox, depth, drain, make_queue, put_messages
@@ -564,11 +564,11 @@ def test_the_guard_is_asked_before_a_channel_is_used_and_its_error_ends_the_link
 def test_tls_checks_the_authority_and_the_host_name(
     rabbitmq: RabbitMq, links: Links, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(TemporaryFailure, match="certificate") as untrusted:
+    with pytest.raises(PeerUntrusted, match="authority is not trusted") as untrusted:
         check_connection(rabbitmq.tls_url)
     assert f"localhost:{rabbitmq.tls_port}" in str(untrusted.value)
     other_name = rabbitmq.tls_url.replace("localhost", "127.0.0.1")
-    with pytest.raises(TemporaryFailure, match="certificate"):
+    with pytest.raises(PeerUntrusted, match="not for the name"):
         check_connection(other_name, ssl_ca_file=str(rabbitmq.ca_file))
     check_connection(rabbitmq.tls_url, ssl_ca_file=str(rabbitmq.ca_file))
     monkeypatch.setenv("SSL_CERT_FILE", str(rabbitmq.ca_file))

@@ -8,20 +8,46 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.integration.hub_places import EMBEDDED, LONG, PLACES
 from tests.integration.scene import ENGINES, Scene
 
 MIB = 1024 * 1024
 HEARTBEAT_S = 5.0  # the shortest period an endpoint takes
 
 
+# What runs on RabbitMQ with PostgreSQL each time; with LONG=1 everything does, on every engine.
+ON_SERVERS = (
+    "test_a_thousand_functions_come_back_through_the_executor",
+    "test_five_megabytes_travel_both_ways",
+    "test_the_tasks_of_an_earlier_executor_are_reloaded",
+    "test_the_client_runs_and_gets_one_result_and_a_batch",
+)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Choose where the hub keeps its things, and, where it matters, the engines."""
+    places = PLACES if LONG or metafunc.function.__name__ in ON_SERVERS else (EMBEDDED,)
+    if "any_engine" in metafunc.fixturenames:
+        wanted = [
+            (place, engine)
+            for place in places
+            for engine in ENGINES
+            if LONG or place == EMBEDDED or engine == "processes"
+        ]
+        metafunc.parametrize(("scene", "any_engine"), wanted, indirect=True, scope="module")
+    else:
+        metafunc.parametrize("scene", places, indirect=True, scope="module")
+
+
 @pytest.fixture(scope="module")
-def scene() -> Iterator[Scene]:
-    with Scene() as made:
+def scene(request: pytest.FixtureRequest) -> Iterator[Scene]:
+    servers = None if request.param == EMBEDDED else request.getfixturevalue("servers")
+    with Scene(servers) as made:
         made.hub()
         yield made
 
 
-@pytest.fixture(scope="module", params=list(ENGINES))
+@pytest.fixture(scope="module")
 def any_engine(scene: Scene, request: pytest.FixtureRequest) -> Iterator[str]:
     """The ID of a running endpoint, for each engine in turn."""
     with scene.endpoint(f"on-{request.param}", request.param) as endpoint_id:

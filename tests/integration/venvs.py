@@ -62,23 +62,28 @@ def wheelhouse(python: str) -> Path:
     Our own wheel is built anew each time; the libraries are kept.
     """
     version = _text([python, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]).strip()
-    key = _key(version, (PROJECT / "pyproject.toml").read_text(), CONSTRAINTS.read_text())
-    home = CACHE / f"wheelhouse-{version}-{key}"
-    with _locked(home.name):
+    name = key(version, (PROJECT / "pyproject.toml").read_text(), CONSTRAINTS.read_text())
+    home = CACHE / f"wheelhouse-{version}-{name}"
+    with locked(home.name):
         if not (home / ".complete").exists():
             shutil.rmtree(home, ignore_errors=True)
             pip = _environment("pip", BUILDERS, CONSTRAINTS, python=python)
             # pipx asks for a pip newer than that of some distributions.
-            requirements = [*_requirements(), "pip"]
-            _pip(pip, "wheel", "--constraint", CONSTRAINTS, "--wheel-dir", home, *requirements)
+            wanted = [*requirements(), "pip"]
+            _pip(pip, "wheel", "--constraint", CONSTRAINTS, "--wheel-dir", home, *wanted)
             (home / ".complete").touch()
         for old in home.glob("cep_endpoint-*.whl"):
             old.unlink()
-        _pip(
-            Path(sys.executable), "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", home,
-            PROJECT,
-        )  # fmt: skip
+        own_wheel(home)
     return home
+
+
+def own_wheel(directory: Path) -> Path:
+    """Build our wheel from the present sources into a directory."""
+    alone = ["--no-deps", "--no-build-isolation", "--wheel-dir", directory]
+    _pip(Path(sys.executable), "wheel", *alone, PROJECT)
+    (made,) = directory.glob("cep_endpoint-*.whl")
+    return made
 
 
 def published_wheelhouse(python: str) -> Path:
@@ -88,8 +93,8 @@ def published_wheelhouse(python: str) -> Path:
         CannotInstall: Its libraries have no release for this Python, or no index is reachable.
     """
     version = _text([python, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]).strip()
-    home = CACHE / f"wheelhouse-{version}-{_key(*PUBLISHED, PUBLISHED_CONSTRAINTS.read_text())}"
-    with _locked(home.name):
+    home = CACHE / f"wheelhouse-{version}-{key(*PUBLISHED, PUBLISHED_CONSTRAINTS.read_text())}"
+    with locked(home.name):
         if not (home / ".complete").exists():
             shutil.rmtree(home, ignore_errors=True)
             pip = _environment("pip", BUILDERS, CONSTRAINTS, python=python)
@@ -99,7 +104,7 @@ def published_wheelhouse(python: str) -> Path:
     return home
 
 
-def _requirements() -> list[str]:
+def requirements() -> list[str]:
     """What the distribution asks for, its hub included, as pyproject.toml says it."""
     from importlib.metadata import requires
 
@@ -121,9 +126,9 @@ def _environment(
     base = python or getattr(sys, "_base_executable", sys.executable)
     version = _text([base, "-VV"])
     pins = constraints.read_text() if constraints else ""
-    home = CACHE / f"venv-{name}-{_key(base, version, *packages, pins)}"
+    home = CACHE / f"venv-{name}-{key(base, version, *packages, pins)}"
     interpreter = home / "bin" / "python"
-    with _locked(home.name):
+    with locked(home.name):
         if not (home / ".complete").exists():
             shutil.rmtree(home, ignore_errors=True)
             home.parent.mkdir(exist_ok=True)
@@ -147,7 +152,8 @@ def _pip(python: Path, *words: str | os.PathLike[str]) -> None:
         raise CannotInstall(f"pip {told} failed:\n{done.stdout[-2000:]}")
 
 
-def _key(*texts: str) -> str:
+def key(*texts: str) -> str:
+    """A short name for whatever these texts decide."""
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:12]
 
 
@@ -156,7 +162,7 @@ def _text(argv: Sequence[str | os.PathLike[str]]) -> str:
 
 
 @contextlib.contextmanager
-def _locked(name: str) -> Iterator[None]:
+def locked(name: str) -> Iterator[None]:
     """Keep other test processes of this checkout from making the same thing."""
     CACHE.mkdir(exist_ok=True)
     with (CACHE / f"{name}.lock").open("w") as file:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from cep.cli.main import run
+from cep.service import trust
 
 FOREIGN = (
     "GLOBUS_SDK_ENVIRONMENT",
@@ -18,6 +19,7 @@ FOREIGN = (
     "GLOBUS_COMPUTE_CLIENT_ID",
     "GLOBUS_COMPUTE_CLIENT_SECRET",
     "GLOBUS_COMPUTE_SCOPE",
+    *trust.VARIABLES,
 )
 
 

@@ -14,6 +14,7 @@ from urllib.parse import urlencode
 from cep.amqp.declarer import Bind, DeclareQueue, DeleteQueue, PurgeQueue
 from cep.errors import TemporaryFailure
 from cep.hub import topology
+from cep.hub.accounts import EmbeddedAccounts
 from cep.hub.auth import COMPUTE_SCOPE, Access, Credentials
 from cep.hub.directory import Directory
 from cep.hub.options import HubFiles
@@ -273,7 +274,10 @@ def run(
 
 
 async def _run(
-    work: Callable[[Hub], Coroutine[Any, Any, None]], state_dir: Path, messaging: FakeMessaging
+    work: Callable[[Hub], Coroutine[Any, Any, None]],
+    state_dir: Path,
+    messaging: FakeMessaging,
+    deadline_s: float | None = 30,
 ) -> None:
     files = HubFiles(state_dir)
     store = Store(files.database)
@@ -293,7 +297,7 @@ async def _run(
         directory = Directory(store, clock)
         await access.load()
         await directory.load()
-        await messaging.declare(topology.base_operations())
+        await messaging.declare(topology.Layout().base())
         relay = Relay(store, directory, messaging, clock)  # type: ignore[arg-type]
         submitter = Submitter(store, messaging, relay, clock)  # type: ignore[arg-type]
         await submitter.load()
@@ -306,14 +310,15 @@ async def _run(
             relay=relay,
             submitter=submitter,
             addresses=Addresses("http://localhost:5000", "127.0.0.1", 5672),
-            drop_connections=drop,
+            accounts=EmbeddedAccounts(drop),
+            layout=topology.Layout(),
             clock=clock,
             admin_secret=ADMIN_SECRET,
             started_at=now[0],
         )
         hub = Hub(services, messaging, now, dropped, application(services, files))
         try:
-            await asyncio.wait_for(work(hub), 30)
+            await asyncio.wait_for(work(hub), deadline_s)
         finally:
             await relay.stop()
             await submitter.stop()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cep.agent import dispatcher
 from cep.agent.dispatcher import Dispatcher
 from cep.journal.journal import Journal
 from cep.model import Outcome, OutcomeKind
@@ -184,3 +185,25 @@ def test_a_task_lost_while_stopping_is_answered_or_kept_as_the_owner_wants(
     retrying.dispatcher.close(keep_lost=True)
     assert retrying.lose(seq) == []
     assert retrying.journal.recover().unfinished[0].given
+
+
+def test_large_bodies_do_not_fill_a_window_that_is_wide_because_tasks_were_tiny(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatcher, "WINDOW_BYTES", 10)
+    seqs = scene.add(8)  # 4 bytes each
+    scene.dispatcher.slots_changed(100, firm=3)
+    scene.turn()
+    assert scene.engine.given == seqs[:3]  # firm, whatever their size
+    scene.dispatcher.take_outcomes([Outcome(seqs[0], OutcomeKind.DONE, b"r")])
+    scene.dispatcher.take_outcomes([Outcome(seqs[1], OutcomeKind.NOT_BEGUN)])
+    scene.turn()
+    assert scene.engine.given == [*seqs[:3], seqs[1], seqs[3]]
+    monkeypatch.setattr(dispatcher, "WINDOW_BYTES", 20)
+    scene.turn()
+    assert scene.engine.given[5:] == seqs[4:6]
+    scene.dispatcher.engine_down("It is gone.")
+    monkeypatch.setattr(dispatcher, "WINDOW_BYTES", 0)
+    scene.dispatcher.slots_changed(100, firm=1)
+    scene.turn()
+    assert scene.engine.given[7:] == [seqs[6]]

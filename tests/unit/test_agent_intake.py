@@ -96,6 +96,39 @@ def test_the_proven_ack_of_a_repeat_lets_the_answered_task_be_forgotten(journal:
     assert not journal.knows(id_)
 
 
+def test_a_task_that_the_service_sends_twice_does_not_run_when_the_first_is_forgotten(
+    journal: Journal,
+) -> None:
+    """A service whose link broke sends again what it cannot know to have arrived."""
+    scene = Scene(journal)
+    id_ = task_id()
+    scene.turn([delivery(1, id_)])
+    (seq,) = scene.desk.tasks
+    journal.finish(seq, b"result")
+    journal.settle([seq])
+    journal.acks_processed(1, 1)
+    journal.commit()
+    assert not journal.knows(id_)
+    scene.consumer.told.clear()
+    scene.turn([delivery(2, id_)])
+    assert scene.acks() == [("ack", 1, (2,))]
+    assert list(scene.desk.tasks) == [seq]
+    assert not journal.knows(id_)
+
+
+def test_a_task_that_the_disk_could_not_take_is_new_when_it_comes_again(journal: Journal) -> None:
+    scene = Scene(journal)
+    id_ = task_id()
+    scene.intake.take([delivery(1, id_)])
+    journal.discard(scene.intake.withdraw())
+    scene.intake.consuming_stopped(1)
+    scene.consumer.told.clear()
+    scene.turn([delivery(2, id_)])
+    assert scene.acks() == [("ack", 1, (2,))]
+    assert len(scene.desk.tasks) == 2
+    assert journal.knows(id_)
+
+
 def test_acks_of_an_old_channel_are_dropped(journal: Journal) -> None:
     scene = Scene(journal)
     scene.intake.take([delivery(1, epoch=1)])

@@ -79,3 +79,21 @@ def test_what_was_never_committed_is_not_sent(scene: Scene) -> None:
     scene.outbox.withdraw([seq])
     scene.outbox.send()
     assert scene.publisher.items == []
+
+
+def test_what_is_unconfirmed_is_counted_in_bytes_whatever_becomes_of_it(scene: Scene) -> None:
+    one, two, three = (scene.result(b"r" * size)[0] for size in (10, 200, 3000))
+    assert scene.outbox.unconfirmed_bytes == 3210
+    scene.outbox.withdraw([three])
+    scene.journal.discard([three])
+    assert scene.outbox.unconfirmed_bytes == 210
+    scene.journal.commit()
+    scene.outbox.send()
+    scene.outbox.refused([two])
+    assert scene.outbox.unconfirmed_bytes == 210
+    scene.outbox.confirmed([one, one])
+    assert scene.outbox.unconfirmed_bytes == 200
+    scene.outbox.retry_refused()
+    scene.outbox.send()
+    scene.outbox.confirmed([two])
+    assert scene.outbox.unconfirmed_bytes == 0

@@ -112,6 +112,20 @@ def test_setup_cannot_change_the_endpoints_environment(tmp_path: Path) -> None:
     assert (tmp_path / "due").exists()
 
 
+def test_the_script_is_not_shown_by_ps(tmp_path: Path) -> None:
+    script = f"# token hunter2\ncat /proc/$$/cmdline > {tmp_path}/argv\n"
+    hooks.run_setup(script, tmp_path, tmp_path / "due")
+    argv = (tmp_path / "argv").read_text()
+    assert argv.startswith("/bin/sh\0")
+    assert "hunter2" not in argv
+
+
+def test_a_long_script_runs_whole(tmp_path: Path) -> None:
+    script = "# x\n" * 100_000 + "echo end > end\n"
+    hooks.run_setup(script, tmp_path, tmp_path / "due")
+    assert (tmp_path / "end").read_text() == "end\n"
+
+
 def test_a_failed_teardown_is_logged_and_done(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -10,10 +10,10 @@ import pika.exceptions as px
 import pytest
 
 from cep.amqp.connection import Connection
-from cep.amqp.failures import Where, explain
+from cep.amqp.failures import Where, as_error, explain
 from cep.amqp.link import connection_parameters
 from cep.amqp.probe import check_connection
-from cep.errors import ConfigError, DataError, NotAllowed, TemporaryFailure
+from cep.errors import ConfigError, DataError, NotAllowed, PeerUntrusted, TemporaryFailure
 
 URL = "amqp://user:top-secret@broker.example.org:5673/"
 WHERE = Where("broker.example.org", 5671, "user", tls=True)
@@ -188,3 +188,14 @@ def test_frames_written_while_corked_leave_together() -> None:
 class _Frame:
     def marshal(self) -> bytes:
         return b"frame"
+
+
+def test_who_is_not_trusted_ends_a_start_and_not_a_link() -> None:
+    expired = ssl.SSLCertVerificationError(1, "certificate verify failed")
+    expired.verify_code, expired.verify_message = 10, "certificate has expired"
+    foreign = PeerUntrusted("Port 5672 belongs to somebody else.", hint="Use another.")
+    for cause, kind in ((expired, TemporaryFailure), (foreign, PeerUntrusted)):
+        failure = explain(cause, WHERE)
+        assert failure.refusal is None  # a link goes on trying
+        assert type(as_error(failure, WHERE)) is kind
+        assert "\nUse another." in failure.text or "has expired" in failure.text

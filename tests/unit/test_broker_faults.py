@@ -266,6 +266,58 @@ def test_too_many_connections_are_refused_and_too_high_channels(tmp_path: Path) 
     asyncio.run(scenario())
 
 
+def test_one_user_has_only_so_many_connections_and_others_have_theirs(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        limits = Limits(user_connections=2)
+        async with (
+            running(tmp_path, limits=limits) as (broker, port),
+            client(port),
+            client(port) as second,
+        ):
+            surplus = await connect(port)
+            surplus.writer.write(b"AMQP\x00\x00\x09\x01")
+            await surplus.expect(commands.Connection.Start)
+            login = commands.Connection.StartOk({}, "PLAIN", "\0u\0right", "en_US")
+            surplus.send(login, channel=0)
+            assert await surplus.close_code() == 530
+            surplus.writer.close()
+            async with client(port, user="another"):
+                await second.call(commands.Queue.Declare(queue="q"), commands.Queue.DeclareOk)
+            assert broker.may_connect("another")
+            assert not broker.may_connect("u")
+
+    asyncio.run(scenario())
+
+
+def test_one_channel_has_only_so_many_consumers(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        limits = Limits(consumers=3)
+        async with running(tmp_path, limits=limits) as (_b, port), client(port) as peer:
+            await peer.call(commands.Queue.Declare(queue="q"), commands.Queue.DeclareOk)
+            for _ in range(3):
+                await peer.call(commands.Basic.Consume(queue="q"), commands.Basic.ConsumeOk)
+            peer.send(commands.Basic.Consume(queue="q"))
+            close = await peer.expect(commands.Channel.Close)
+            assert close.reply_code == 530
+
+    asyncio.run(scenario())
+
+
+def test_an_idle_connection_without_a_login_leaves_for_a_new_one(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        limits = Limits(connections=3)
+        async with running(tmp_path, limits=limits) as (_b, port), client(port):
+            idle = [await connect(port) for _ in range(5)]
+            for one in idle[:3]:
+                assert await one.receive() is None
+            async with client(port) as peer:
+                await peer.call(commands.Queue.Declare(queue="q"), commands.Queue.DeclareOk)
+            for one in idle:
+                one.writer.close()
+
+    asyncio.run(scenario())
+
+
 def test_a_port_in_use_is_told_by_its_number(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with running(tmp_path / "a") as (_broker, port):

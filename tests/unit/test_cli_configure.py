@@ -9,6 +9,9 @@ import pytest
 
 from cep.cli import main
 from cep.config.load import load
+from cep.profiles import catalog
+from cep.profiles.reference import built_in
+from tests.certificates import Authority
 from tests.unit.cli_rig import Rig, rig
 from tests.unit.test_config_load import PUBLISHED_DEFAULT
 
@@ -540,3 +543,145 @@ def test_validate_warns_of_variables_that_an_update_would_refuse(rig: Rig) -> No
 def test_validate_says_nothing_of_variables_that_are_right(rig: Rig) -> None:
     rig.run("configure", "ep", "--site", "polaris", "--set", "account=mine")
     assert rig.run("validate", "ep").err == ""
+
+
+def authority_file(directory: Path) -> Path:
+    """A file of authorities that can be used."""
+    return Authority(directory / "ca").file
+
+
+def test_the_authorities_of_the_option_or_the_shell_are_written_into_the_file(
+    rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ca = authority_file(tmp_path)
+    hub = ("--service", "https://hub.example.org:5000")
+    monkeypatch.chdir(ca.parent)
+    assert rig.run("configure", "option", *hub, "--ca-file", "ca.pem").code == 0
+    monkeypatch.setenv("SSL_CERT_FILE", "ca.pem")
+    assert rig.run("configure", "shell", *hub).code == 0
+    assert rig.run("configure", "hosted").code == 0
+    for name in ("option", "shell", "hosted"):
+        assert load(rig.base / name / "config.yaml").ssl_ca_file == str(ca)
+    monkeypatch.delenv("SSL_CERT_FILE")
+    assert rig.run("configure", "shell", "--update", "--display-name", "x").code == 0
+    assert load(rig.base / "shell" / "config.yaml").ssl_ca_file == str(ca)
+
+
+def test_the_shells_authorities_are_of_no_interest_to_a_service_without_tls(
+    rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "missing.pem"))
+    assert rig.run("configure", "ep", "--service", "http://localhost:5000").code == 0
+    assert load(rig.base / "ep" / "config.yaml").ssl_ca_file is None
+
+
+def test_a_whole_file_gets_the_authorities_unless_it_names_its_own(
+    rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ca = authority_file(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(ca))
+    source = tmp_path / "source.yaml"
+    base = "service_url: https://hub.example.org\nengine: {type: ThreadPoolEngine}\n"
+    for name, text, wanted in (
+        ("without", base, str(ca)),
+        ("own", base + "ssl_ca_file: /site/ca.pem\n", "/site/ca.pem"),
+        ("plain", base.replace("https", "http"), None),
+    ):
+        source.write_text(text)
+        assert rig.run("configure", name, "--endpoint-config", str(source)).code == 0
+        assert load(rig.base / name / "config.yaml").ssl_ca_file == wanted
+
+
+def test_authorities_that_cannot_be_used_are_refused_and_nothing_is_written(
+    rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = tmp_path / "wrong.pem"
+    wrong.write_text("nothing")
+    done = rig.run("configure", "ep", "--ca-file", str(wrong))
+    assert (done.code, str(wrong) in done.err) == (64, True)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "missing.pem"))
+    assert rig.run("configure", "ep").code == 78
+    monkeypatch.setenv("GLOBUS_SDK_VERIFY_SSL", "false")
+    done = rig.run("configure", "ep")
+    assert (done.code, "never" in done.err) == (78, True)
+    assert not (rig.base / "ep").exists()
+
+
+REQUIRED = {
+    "container": ("container_type=docker", "container_uri=i"),
+    "kubernetes": ("image=i",),
+    "lsf": ("queue=q",),
+    "pbs": ("queue=q",),
+    "slurm": ("partition=p",),
+    "torque": ("queue=q",),
+}
+
+
+@pytest.mark.parametrize("profile", catalog.names(built_in()))
+def test_the_authorities_are_written_with_every_profile_and_kept_by_an_update(
+    profile: str, rig: Rig, tmp_path: Path
+) -> None:
+    ca = authority_file(tmp_path)
+    words = [word for one in REQUIRED.get(profile, ()) for word in ("--set", one)]
+    done = rig.run("configure", "ep", "--profile", profile, *words, "--ca-file", str(ca))
+    assert done.code == 0, done.err
+    config = rig.base / "ep" / "config.yaml"
+    assert load(config).ssl_ca_file == str(ca)
+    assert json.loads((rig.base / "ep" / "profile.json").read_text())["ca_file"] == str(ca)
+    assert rig.run("configure", "ep", "--update", "--display-name", "x").code == 0
+    assert (load(config).ssl_ca_file, load(config).display_name) == (str(ca), "x")
+
+
+def test_options_win_over_authorities_and_services_written_by_hand_and_the_shell_does_not(
+    rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ca = authority_file(tmp_path)
+    other = authority_file(tmp_path / "other")
+    hub = "https://hub.example.org:5000"
+    rig.run("configure", "ep", "--service", hub, "--ca-file", str(ca))
+    config = rig.base / "ep" / "config.yaml"
+    by_hand = config.read_text().replace(hub, "https://mine.example.org")
+    config.write_text(by_hand.replace(str(ca), "/my/own.pem"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(other))
+    done = rig.run("configure", "ep", "--update", "--display-name", "x")
+    assert "Your own changes stay: service_url, ssl_ca_file." in done.err
+    assert load(config).ssl_ca_file == "/my/own.pem"
+    third = authority_file(tmp_path / "third")
+    words = ("--service", "https://new.example.org", "--ca-file", str(third))
+    done = rig.run("configure", "ep", "--update", *words)
+    assert "Set anew in place of your own: service_url, ssl_ca_file." in done.err
+    assert load(config).ssl_ca_file == str(third)
+    assert load(config).service_url == "https://new.example.org"
+
+
+# -- what others can write ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("file", [".", "config.yaml", "profile.json"])
+def test_an_update_carries_nothing_over_that_others_could_write(file: str, rig: Rig) -> None:
+    rig.run("configure", "ep")
+    root = rig.base / "ep"
+    before = (root / "config.yaml").read_text()
+    (root / file).chmod((root / file).stat().st_mode | 0o002)
+    done = rig.run("configure", "ep", "--update", "--display-name", "x")
+    assert (done.code, "can be changed by everybody" in done.err) == (78, True)
+    assert (root / "config.yaml").read_text() == before
+
+
+@pytest.mark.parametrize("file", ["vars.yaml", "profiles", "profiles/_blocks.yaml.j2"])
+def test_variables_and_profiles_that_others_can_write_are_refused(
+    file: str, rig: Rig, tmp_path: Path
+) -> None:
+    (tmp_path / "vars.yaml").write_text("partition: p\n")
+    (tmp_path / "profiles").mkdir()
+    shipped = built_in().find("_blocks.yaml.j2")
+    assert shipped is not None
+    (tmp_path / "profiles" / "_blocks.yaml.j2").write_text(shipped.path.read_text())
+    words = ["configure", "ep", "--profile", "slurm", "--vars", str(tmp_path / "vars.yaml")]
+    words += ["--profile-dir", str(tmp_path / "profiles")]
+    assert rig.run(*words, "--dry-run").code == 0
+    place = tmp_path / file
+    place.chmod(place.stat().st_mode | 0o002)
+    done = rig.run(*words)
+    assert (done.code, f"{place} can be changed by everybody" in done.err) == (78, True), done.err
+    assert not (rig.base / "ep").exists()

@@ -49,10 +49,11 @@ def write_lease(root: Path, **changes: Any) -> None:
 
 
 def documented(heading: str) -> set[str]:
-    """The field names that docs/cli.md lists in the table below a heading."""
-    text = DOCUMENT.read_text()
+    """The field names that docs/cli.md lists for JSON in the tables below a heading."""
+    text = DOCUMENT.read_text().split("\n## JSON\n", 1)[1]
     section = text.split(f"### {heading}\n", 1)[1].split("\n### ", 1)[0].split("\n## ", 1)[0]
-    return set(re.findall(r"^\| `([a-z_.]+)` \|", section, flags=re.MULTILINE))
+    cells = re.findall(r"^\| (`[a-z_.]+`(?:, `[a-z_.]+`)*) \|", section, flags=re.MULTILINE)
+    return {name for cell in cells for name in re.findall(r"`([a-z_.]+)`", cell)}
 
 
 def names(value: Any, prefix: str = "") -> set[str]:
@@ -163,7 +164,11 @@ PICTURE = {
     "written": "2026-11-22T00:00:00+00:00",
     "state": "running",
     "holds": [],
+    "audit_log": None,
+    "disk": None,
+    "summary": "running",
     "links": {"tasks": True, "results": True},
+    "link_troubles": {},
     "tasks": dict.fromkeys(
         (
             "waiting",
@@ -185,6 +190,7 @@ PICTURE = {
         "workers": 0,
         "idle_workers": 0,
         "slots": 0,
+        "encrypted": None,
         "summary": "blocks 0/1, first starts with the first task",
         "blocks": [],
     },
@@ -210,8 +216,11 @@ def test_status_says_why_nothing_runs_yet(rig: Rig, monkeypatch: pytest.MonkeyPa
     ("change", "said"),
     [
         ({"holds": ["paused"]}, "paused; take tasks again with: resume"),
-        ({"holds": ["disk full"]}, "the disk is full"),
+        ({"holds": ["disk"]}, "no new tasks: the journal's disk is full or broken"),
+        ({"holds": ["disk"], "disk": "No quota is left."}, "No quota is left."),
+        ({"holds": ["audit log not writable"]}, "the audit log cannot be written"),
         ({"links": {"tasks": False, "results": True}}, "down: tasks"),
+        ({"engine": {"type": "x", "encrypted": False}}, "NOT ENCRYPTED"),
     ],
 )
 def test_status_says_what_is_in_the_way(
@@ -281,6 +290,28 @@ def test_the_json_names_of_validate_are_those_of_the_document(rig: Rig) -> None:
 
 def test_the_json_names_of_version_are_those_of_the_document(rig: Rig) -> None:
     assert names(json.loads(rig.run("version", "--json").out)) == documented("version")
+
+
+def test_the_json_names_of_profiles_are_those_of_the_document(rig: Rig) -> None:
+    told = json.loads(rig.run("profiles", "list", "--json").out)
+    assert set(told) == {"profiles", "presets"}
+    rows = [{"profiles": {**one, "files": None}} for one in told["profiles"]]
+    assert names(rows) | {"presets"} == documented("profiles list")
+    profile = json.loads(rig.run("profiles", "show", "slurm", "--json").out)
+    # The keys below these are names of files and variables.
+    free = ("files.", "variables.default.", "variables.example.", "variables.required_when.")
+    shown = {one for one in names(profile) if not one.startswith((*free, "variables.rules."))}
+    preset = json.loads(rig.run("profiles", "show", "polaris", "--json").out)
+    assert shown | set(preset) == documented("profiles show")
+    assert set(told["presets"][0]) == set(preset)
+
+
+def test_the_json_names_of_render_are_those_of_the_document(rig: Rig) -> None:
+    rig.run("configure", "ep", "--profile", "slurm", "--set", "partition=p")
+    told = [{"accepted": True, "answer": ""}]  # a scheduler is asked in tests of its own
+    for option in ([], ["--submit-script"]):
+        told.append(json.loads(rig.run("render", "ep", *option, "--json").out))
+    assert {name for one in told for name in one} == documented("render")
 
 
 def test_the_agent_s_picture_has_the_documented_names() -> None:

@@ -32,8 +32,9 @@ ALLOWED: dict[str, frozenset[str]] = {
     "service": frozenset(),
     "wire": frozenset(),
     "config": frozenset(),
+    "safety": frozenset(),
 }
-FOR_ALL = frozenset({"model", "errors", "paths", ""})
+FOR_ALL = frozenset({"model", "errors", "paths", "safety", ""})
 # Single modules beyond that, each with its reason.
 BEYOND = {
     # The codes of error results; the message itself is the worker's and the agent's business.
@@ -168,6 +169,7 @@ def test_every_room_has_a_rule() -> None:
         ("cep.journal.journal", "from cep.wire import result"),
         ("cep.engines.pool", "from cep.wire.task import unpack_task"),
         ("cep.model", "from cep.wire import task"),
+        ("cep.safety.audit", "from cep.wire import task"),
         ("cep.cli.lifecycle", "from cep.agent import launch"),
         ("cep.cli.lifecycle", "def start():\n    from cep.engines import build"),
         ("cep.agent.agent", "import importlib\nimportlib.import_module('cep.hub.app')"),
@@ -188,6 +190,7 @@ def test_a_wrong_import_is_caught(module: str, source: str) -> None:
         ("cep.cli.lifecycle", "import click\ndef start():\n    from cep.agent import launch"),
         ("cep.engines.htex", "def late():\n    import parsl"),
         ("cep.hub.app", "from cep.errors import CepError\nfrom .store import Store"),
+        ("cep.cli.listing", "from cep.safety.text import printable"),
     ],
 )
 def test_a_right_import_is_let_through(module: str, source: str) -> None:

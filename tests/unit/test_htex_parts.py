@@ -212,24 +212,24 @@ def test_workers_log_from_warning_on_unless_debugging(tmp_path: Path) -> None:
     end()
 
 
-def test_fault_17_old_logs_and_scripts_are_pruned_at_start(tmp_path: Path) -> None:
-    logs, scripts = tmp_path / "logs", tmp_path / "scripts"
-    scripts.mkdir()
-    for number in range(worker_logs.KEPT_POOLS + 5):
-        pool = logs / f"block-{number}" / "pool"
-        pool.mkdir(parents=True)
-        (pool / "manager.log").write_text("x")
-        os.utime(pool, (number, number))
-    for number in range(worker_logs.KEPT_SCRIPTS + 5):
-        for suffix in ("", ".out", ".err"):
-            file = scripts / f"block-{number}.sh{suffix}"
-            file.write_text("x")
-            os.utime(file, (number, number))
-    worker_logs.prune(logs, scripts)
-    assert len(list(logs.iterdir())) == worker_logs.KEPT_POOLS
-    assert not (logs / "block-0").exists()
-    assert len(list(scripts.iterdir())) == 3 * worker_logs.KEPT_SCRIPTS
-    assert not (scripts / "block-0.sh.err").exists()
+@pytest.mark.parametrize(
+    ("file", "script", "block"),
+    [
+        ("parsl.here-HighThroughputExecutor.block-3.1764.25.sh.out", "1764.25", "3"),
+        ("parsl.here-HighThroughputExecutor.block-12.1764.25.submit", "1764.25", "12"),
+        ("parsl.parsl.a.b.block-0.1764.25.submit.stderr", "1764.25", "0"),
+        ("my-own.block-0.txt", None, None),
+        ("notes", None, None),
+    ],
+)
+def test_files_of_a_script_are_known_by_their_names(
+    file: str, script: str | None, block: str | None
+) -> None:
+    found = worker_logs.script_of(file)
+    assert (found is None) == (script is None)
+    if found is not None and script is not None:
+        assert found[0].endswith(script)
+        assert found[1] == block
 
 
 # -- Parsl's parts -------------------------------------------------------------------------------

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from parsl.executors.high_throughput.manager_selector import BlockIdManagerSelector
 from parsl.launchers import SrunLauncher
 from parsl.providers import SlurmProvider
 
 from cep.config.settings import ComponentSettings, HtexSettings
+from cep.engines import htex_assembly
+from cep.engines.base import EngineRun
 from cep.engines.containers import Container
 from cep.engines.local_blocks import LocalBlocks
 from cep.engines.providers import address_of, htex_arguments, provider_of
-from cep.errors import ConfigError
+from cep.errors import ConfigError, EngineError
 
 
 def settings(kind: str, **arguments: Any) -> HtexSettings:
@@ -60,8 +64,41 @@ def test_arguments_that_parsl_refuses_are_a_config_error(tmp_path: Path) -> None
 def test_workers_on_this_host_use_loopback_without_an_address() -> None:
     assert address_of(settings("LocalProvider"), None) == "127.0.0.1"
     assert address_of(settings("LocalProvider"), Container("apptainer", "x", "")) == "127.0.0.1"
-    assert address_of(settings("LocalProvider"), Container("docker", "x", "")) is None
-    assert address_of(settings("SlurmProvider"), None) is None
+
+
+@pytest.mark.parametrize(
+    ("provider", "container"),
+    [("SlurmProvider", None), ("LocalProvider", Container("docker", "x", ""))],
+)
+def test_workers_elsewhere_use_one_address_of_this_host(
+    provider: str, container: Container | None
+) -> None:
+    chosen = address_of(settings(provider), container)
+    own = [one.address for some in psutil.net_if_addrs().values() for one in some]
+    assert chosen in own
+    assert not ip_address(chosen).is_loopback
+
+
+def test_a_host_without_a_network_asks_for_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(psutil, "net_if_addrs", dict)
+    with pytest.raises(ConfigError, match=r"engine\.address is not set"):
+        address_of(settings("SlurmProvider"), None)
+
+
+def test_a_connection_without_encryption_is_said_in_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError("no processes in this test")
+
+    monkeypatch.setattr(htex_assembly, "InterchangeProcess", refuse)
+    run = EngineRun("id", "name", tmp_path, None, tmp_path)
+    for encrypted in (True, False):
+        with pytest.raises(EngineError, match="no processes"):
+            htex_assembly.open_session(
+                HtexSettings(encrypted=encrypted), run, print, lambda _session: None
+            )
+        assert ("NOT ENCRYPTED" in caplog.text) == (not encrypted)
 
 
 def test_an_address_is_taken_or_found_as_configured(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -209,7 +209,7 @@ def test_an_sdk_client_may_read_its_own_task_groups_only(tmp_path: Path) -> None
         assert not identity.may_configure(answer["queue_prefix"] + "anything")
         assert users.authenticate(url.username or "", "guess") is None
         assert users.authenticate("client.nobody", url.password or "") is None
-        client = hub.services.access.find("alice")
+        client = await hub.services.access.find("alice")
         await hub.services.access.rotate(client)
         assert users.authenticate(url.username or "", url.password or "") is None
 
@@ -275,7 +275,7 @@ def test_clients_are_added_listed_rotated_and_removed(tmp_path: Path) -> None:
         endpoint_id = await hub.endpoint(as_="lab")
         assert (await hub.admin("DELETE", "/clients/lab")).status == 200
         check_refusal(await hub.admin("POST", "/clients/lab/rotate"), 404)
-        assert hub.services.directory.known(endpoint_id) is None
+        assert await hub.services.directory.known(endpoint_id) is None
         assert f"{endpoint_id}.tasks" not in hub.messaging.queues
 
     run(work, tmp_path)
@@ -344,7 +344,7 @@ def test_a_wrong_secret_says_nothing_about_what_was_wrong(tmp_path: Path) -> Non
         texts = set()
         for client_id, secret in ((made.client_id, "guess"), ("nobody", made.client_secret)):
             with pytest.raises(NotAllowed) as caught:
-                hub.services.access.check_secret(client_id, secret)
+                await hub.services.access.check_secret(client_id, secret)
             texts.add(caught.value.message)
         assert len(texts) == 1
 

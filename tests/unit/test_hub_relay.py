@@ -246,7 +246,7 @@ def test_the_state_of_endpoints_survives_a_restart_of_the_hub(tmp_path: Path) ->
         await hub.settled()
 
     async def after(hub: Hub) -> None:
-        endpoint = hub.services.directory.known(ids[0])
+        endpoint = await hub.services.directory.known(ids[0])
         assert endpoint is not None
         assert hub.services.directory.is_online(endpoint)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,51 @@ def test_a_name_leads_to_no_file_outside_the_folders(name: str) -> None:
         catalog.find(name, SEARCH)
     with pytest.raises(UsageError):
         presets.find(name, SEARCH)
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        (".", "The folder of profiles"),
+        ("sites", "The folder of profiles"),
+        ("sites/ours.yaml", "The profile's file"),
+        ("threads.yaml.j2", "The profile's file"),
+        ("threads.schema.yaml", "The profile's file"),
+        ("_endpoint.schema.yaml", "The profile's file"),
+        ("_endpoint.yaml.j2", "The profile's file"),
+    ],
+)
+def test_what_others_can_write_is_refused_with_its_name(
+    place: str, said: str, tmp_path: Path
+) -> None:
+    shipped = SEARCH.folders[0][1]
+    for name in ("threads.yaml.j2", "threads.schema.yaml"):
+        (tmp_path / name).write_text((shipped / name).read_text())
+    for name in ("_endpoint.yaml.j2", "_endpoint.schema.yaml"):
+        (tmp_path / name).write_text((shipped / name).read_text())
+    (tmp_path / "sites").mkdir()
+    (tmp_path / "sites" / "ours.yaml").write_text(
+        "site: Ours\nprofile: threads\nsource: us\nchecked: 2026-11\nvalues: {}\n"
+    )
+
+    def used() -> str:
+        preset = presets.find("ours", folders(tmp_path))
+        return render(catalog.find(preset.profile, folders(tmp_path)), {}, origin="x")
+
+    assert "ThreadPoolEngine" in used()
+    (tmp_path / place).chmod((tmp_path / place).stat().st_mode | 0o002)
+    with pytest.raises(ConfigError, match=f"^{said} .* can be changed by everybody") as caught:
+        used()
+    assert str((tmp_path / place).resolve()) in str(caught.value)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give files away")
+def test_somebody_elses_folder_of_profiles_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "_modules.sh.j2").write_text("module load x\n")
+    os.chown(tmp_path, 54321, -1)
+    with pytest.raises(ConfigError, match="belongs to user 54321"):
+        folders(tmp_path).find("_modules.sh.j2")
+    assert folders(tmp_path).find("_blocks.yaml.j2") is not None
 
 
 # -- presets -----------------------------------------------------------------------------------

@@ -87,9 +87,14 @@ class Limits:
             (basic.nack when the channel has confirms).
         queue_messages: Messages per queue, refused in the same way.
         outbound_bytes: Bytes waiting to be sent per connection; no delivery beyond it.
-        connections: Connections at one time.
+        connections: Connections at one time; the idlest without a login leaves for a new one.
+        user_connections: Connections of one user.
         channels: Channels per connection.
+        consumers: Consumers per channel.
         handshake_s: Seconds a connection may take until it is open (RabbitMQ: 10 s).
+        wrong_logins: Wrong logins per second and address; more than a burst of them wait longer.
+        wrong_logins_burst: The burst.
+        wrong_login_s: Seconds that the refusal of a surplus one takes.
     """
 
     body_bytes: int = 128 * _MIB
@@ -99,5 +104,10 @@ class Limits:
     queue_messages: int = 1_000_000
     outbound_bytes: int = 1 * _MIB
     connections: int = 4096
+    user_connections: int = 1024
     channels: int = 255
+    consumers: int = 256
     handshake_s: float = 10.0
+    wrong_logins: float = 1.0
+    wrong_logins_burst: float = 20.0
+    wrong_login_s: float = 2.0

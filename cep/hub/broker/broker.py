@@ -20,12 +20,16 @@ from cep.hub.broker.connection import Connection
 from cep.hub.broker.queues import Memory, Message, Queue, Shared
 from cep.hub.broker.replies import ChannelFault, Code
 from cep.hub.broker.store import Done, Recovered, Store, StoredQueue
+from cep.hub.door import Door, fitting
+from cep.hub.limits import Buckets
 
 log = logging.getLogger(__name__)
 
 Authenticate = Callable[[str, str], Identity | Awaitable[Identity | None] | None]
 
 _CLOSE_DEADLINE_S = 2.0
+INNER_HOST = "127.0.0.1"
+_INNER_CONNECTIONS = 64
 
 
 @dataclass(slots=True)
@@ -52,7 +56,11 @@ class Broker:
             wins, 0 turns it off. A peer silent for two intervals is dropped.
         frame_max: Largest frame in bytes, proposed to clients (RabbitMQ: 131072).
         limits: The other bounds.
-        ssl_context: When given, the port speaks TLS only.
+        ssl_context: When given, the port speaks TLS only, and there is another, plain one on
+            loopback for connections of this process itself: no certificate is made for that.
+
+    Attributes:
+        inner_port: The port of the latter; 0 when there is none.
     """
 
     def __init__(
@@ -77,11 +85,17 @@ class Broker:
         self.queues: dict[str, Queue] = {}
         self.exchanges: dict[str, Exchange] = {}
         self.connections: set[Connection] = set()
+        self.wrong_logins = Buckets(self.limits.wrong_logins, self.limits.wrong_logins_burst)
+        self.inner_port = 0
+        self._door = Door(
+            fitting(self.limits.connections), "The broker", ssl_context, self.limits.handshake_s
+        )
+        self._inner_door = Door(_INNER_CONNECTIONS, "The broker's inner port")
         self._server: asyncio.Server | None = None
+        self._inner: asyncio.Server | None = None
         self._all_closed = asyncio.Event()
         self._host = host
         self._port = port
-        self._ssl_context = ssl_context
 
     async def start(self) -> int:
         """Open the store, recover queues and messages, and listen.
@@ -99,8 +113,17 @@ class Broker:
         loop = asyncio.get_running_loop()
         try:
             self._server = await loop.create_server(
-                lambda: Connection(self), self._host, self._port, ssl=self._ssl_context
+                self._door.entrance(lambda visitor: Connection(self, visitor)),
+                self._host,
+                self._port,
             )
+            if self._door.tls is not None:
+                self._inner = await loop.create_server(
+                    self._inner_door.entrance(lambda visitor: Connection(self, visitor)),
+                    INNER_HOST,
+                    0,
+                )
+                self.inner_port = self._inner.sockets[0].getsockname()[1]
         except OSError as exc:
             await self.store.close([])
             raise Unavailable(
@@ -128,6 +151,8 @@ class Broker:
         if server is None:
             return
         server.close()
+        if self._inner is not None:
+            self._inner.close()
         if self.connections:
             self._all_closed.clear()
             for connection in list(self.connections):
@@ -138,6 +163,8 @@ class Broker:
                 for connection in list(self.connections):
                     connection.abort()
                 await self._all_closed.wait()
+        self._door.close()
+        self._inner_door.close()
         delivered = [
             message.seq
             for queue in self.queues.values()
@@ -153,6 +180,11 @@ class Broker:
         for connection in theirs:
             connection.close(Code.CONNECTION_FORCED, "the credentials were withdrawn")
         return len(theirs)
+
+    def may_connect(self, user: str) -> bool:
+        """Whether the user has not too many connections yet."""
+        theirs = sum(1 for each in self.connections if each.user == user)
+        return theirs < self.limits.user_connections
 
     def forget(self, connection: Connection) -> None:
         """The connection is closed; its exclusive queues go with it."""

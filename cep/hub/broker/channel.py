@@ -196,6 +196,9 @@ class Channel:
         tag = method.consumer_tag or f"amq.ctag-{secrets.token_urlsafe(16)}"
         if tag in self.consumers:
             raise ConnectionFault(Code.NOT_ALLOWED, f"attempt to reuse consumer tag '{tag}'")
+        most = self.broker.limits.consumers
+        if len(self.consumers) >= most:
+            raise ChannelFault(Code.NOT_ALLOWED, f"more than {most} consumers on one channel")
         if queue.exclusive_consumer or (method.exclusive and queue.consumers):
             raise ChannelFault(
                 Code.ACCESS_REFUSED, f"queue '{queue.name}' in vhost '/' in exclusive use"
@@ -233,8 +236,7 @@ class Channel:
         tag = self.next_tag()
         self.unacked[tag] = Delivered(message, queue, None)
 
-        def loaded(future: asyncio.Future[bytes | None]) -> None:
-            body = future.result()
+        def answer(body: bytes | None) -> None:
             if tag not in self.unacked or body is None:
                 return
             self.connection.send(
@@ -253,10 +255,16 @@ class Channel:
                 del self.unacked[tag]
                 queue.settle((message,))
 
+        def loaded(future: asyncio.Future[bytes | None]) -> None:
+            answer(future.result())
+            self.connection.loading(-1)
+
         body = queue.body_of(message)
         if body.done():
-            loaded(body)
+            answer(body.result())
         else:
+            # Whatever the peer asks next waits, or it could have all of the store loaded at once.
+            self.connection.loading(1)
             body.add_done_callback(loaded)
 
     def _qos(self, method: commands.Basic.Qos) -> None:

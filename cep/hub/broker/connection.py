@@ -2,7 +2,8 @@
 
 Runs on the broker's event loop as an asyncio protocol. Whatever the peer sends, the worst that
 happens is the end of this connection. What is sent during one turn of the loop leaves in one
-write; deliveries wait while more than a bounded number of bytes is on its way out.
+write; deliveries wait while more than a bounded number of bytes is on its way out, and so does
+what a peer asks for that does not read the answers.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from cep.hub.broker.channel import Channel
 from cep.hub.broker.handshake import Handshake, Step
 from cep.hub.broker.publishing import Confirms
 from cep.hub.broker.replies import ChannelFault, Code, ConnectionFault, reply_text
+from cep.hub.door import Visitor
 
 if TYPE_CHECKING:
     from cep.hub.broker.broker import Broker
@@ -44,13 +46,14 @@ class Phase(enum.Enum):
 class Connection(asyncio.Protocol):
     """One TCP connection of a client."""
 
-    def __init__(self, broker: Broker) -> None:
+    def __init__(self, broker: Broker, visitor: Visitor) -> None:
         self._broker = broker
+        self._visitor = visitor
         self._loop = asyncio.get_running_loop()
         self._phase = Phase.OPENING
         self._handshake = Handshake(self, broker)
         self._channels: dict[int, Channel] = {}
-        self._peer = "?"
+        self._peer = self._address = "?"
         self._rest = b""
         self._limit_in = _EARLY_FRAME_MAX
         self._assembling = 0
@@ -58,7 +61,8 @@ class Connection(asyncio.Protocol):
         self._out_bytes = 0
         self._flush_due = False
         self._confirming: dict[int, Confirms] = {}
-        self._paused = self._starved = self._held_up = False
+        self._paused = self._starved = self._held_up = self._waiting = False
+        self._loading = self._unread = 0
         self._timer: asyncio.TimerHandle | None = None
         self._silent_halves = 0
         self._heard = self._said = False
@@ -72,6 +76,11 @@ class Connection(asyncio.Protocol):
     def user(self) -> str:
         """The user's name; empty before the login."""
         return self._handshake.identity.name
+
+    @property
+    def address(self) -> str:
+        """The peer's address, without its port."""
+        return self._address
 
     @property
     def frame_max(self) -> int:
@@ -90,21 +99,22 @@ class Connection(asyncio.Protocol):
         self._transport.set_write_buffer_limits(high=self._broker.limits.outbound_bytes)
         peer = transport.get_extra_info("peername") or ("?", "?")
         self._peer = f"{peer[0]}:{peer[1]}"
+        self._address = str(peer[0])
         self._broker.connections.add(self)
-        if len(self._broker.connections) > self._broker.limits.connections:
-            self.warn("too_many", "there are too many connections")
-            self.abort()
-        else:
-            self._set_timer(self._broker.limits.handshake_s, self._too_late)
+        self._set_timer(self._broker.limits.handshake_s, self._too_late)
 
     def data_received(self, data: bytes) -> None:
         """Take in what has arrived, frame by frame."""
         self._heard = True
-        data, self._rest = self._rest + data, b""
+        self._rest += data
+        self._take_in()
+
+    def _take_in(self) -> None:
+        data, self._rest = self._rest, b""
         try:
             at = self._protocol_header(data) if self._handshake.step is Step.HEADER else 0
             end = len(data)
-            while end - at >= frames.FRAME_OVERHEAD and self._phase is not Phase.CLOSED:
+            while end - at >= frames.FRAME_OVERHEAD and not self._must_wait():
                 kind, number, size = frames.FRAME_HEAD.unpack_from(data, at)
                 if size > self._limit_in - frames.FRAME_OVERHEAD:
                     raise ConnectionFault(Code.FRAME_ERROR, f"a frame of {size} bytes is too large")
@@ -124,6 +134,34 @@ class Connection(asyncio.Protocol):
         except Exception:
             log.exception("A frame of %s failed", self._peer, extra={"event": "broker.bug"})
             self.close(Code.INTERNAL_ERROR, "the broker failed")
+        if self._phase is Phase.RUNNING and self._must_wait():
+            self._waiting = True
+            self._transport.pause_reading()
+
+    def _must_wait(self) -> bool:
+        """Whether the next frame is not for now: the peer has not read what it asked for before.
+
+        Deliveries stop at the limit of outgoing bytes, so only answers go beyond it.
+        """
+        if self._phase is not Phase.RUNNING:
+            return self._phase is Phase.CLOSED
+        unread = self._out_bytes
+        if self._paused:
+            unread += self._transport.get_write_buffer_size()
+        return self._loading > 0 or unread >= 2 * self._broker.limits.outbound_bytes
+
+    def _go_on(self) -> None:
+        """Take in what had to wait, if that is over."""
+        if self._waiting and not self._must_wait():
+            self._waiting = False
+            if not self._held_up:
+                self._transport.resume_reading()
+            self._loop.call_soon(self._take_in)
+
+    def loading(self, count: int) -> None:
+        """So many more answers (fewer, when negative) wait for the store; others follow them."""
+        self._loading += count
+        self._go_on()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone: everything it held goes back."""
@@ -144,6 +182,7 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """The peer has caught up."""
         self._paused = False
+        self._go_on()
         self._feed()
 
     # -- sending ---------------------------------------------------------------------------
@@ -195,6 +234,7 @@ class Connection(asyncio.Protocol):
             self._out_bytes = 0
             self._said = True
             self._transport.write(data)
+        self._go_on()
         self._feed()
 
     def _feed(self) -> None:
@@ -215,7 +255,8 @@ class Connection(asyncio.Protocol):
         """Read again."""
         if self._held_up:
             self._held_up = False
-            self._transport.resume_reading()
+            if not self._waiting:
+                self._transport.resume_reading()
             if self._phase is Phase.RUNNING and self.client_can("connection.blocked"):
                 self._send_method(commands.Connection.Unblocked())
 
@@ -235,6 +276,7 @@ class Connection(asyncio.Protocol):
         self._shut_channels()
         self._send_method(commands.Connection.Close(code, reply_text(code, text), 0, 0))
         self.unblock()
+        self._go_on()  # the answer to the close must be read
         self._set_timer(_CLOSE_S, self.abort)
 
     def finish(self) -> None:
@@ -273,6 +315,7 @@ class Connection(asyncio.Protocol):
 
     def _opened(self) -> None:
         self._phase = Phase.RUNNING
+        self._visitor.busy()
         if self._handshake.heartbeat_s:
             self._set_timer(self._handshake.heartbeat_s / 2, self._half_beat)
         elif self._timer is not None:
@@ -283,8 +326,8 @@ class Connection(asyncio.Protocol):
     def _half_beat(self) -> None:
         if not self._said:
             self.send(frames.HEARTBEAT_FRAME)
-        # While reading is held up by us, the peer's silence says nothing.
-        silent = not (self._heard or self._held_up)
+        # While reading is held up by us, the peer's silence says nothing, but its own reading does.
+        silent = not (self._heard or self._held_up or (self._waiting and self._reads()))
         self._silent_halves = self._silent_halves + 1 if silent else 0
         self._heard = self._said = False
         if self._silent_halves >= _SILENT_HALVES:
@@ -292,6 +335,11 @@ class Connection(asyncio.Protocol):
             self.abort()
         else:
             self._set_timer(self._handshake.heartbeat_s / 2, self._half_beat)
+
+    def _reads(self) -> bool:
+        """Whether the peer has read something since this was asked last, or need not."""
+        unread, self._unread = self._unread, self._transport.get_write_buffer_size()
+        return not self._paused or self._unread < unread
 
     # -- frames in ---------------------------------------------------------------------------
 

@@ -68,6 +68,7 @@ class Handshake:
         self._connection = connection
         self._broker = broker
         self._waiting: asyncio.Future[None] | None = None
+        self._later: asyncio.TimerHandle | None = None
 
     def begin(self) -> None:
         """The client sent the right protocol header: offer PLAIN."""
@@ -105,6 +106,8 @@ class Handshake:
         """The connection is gone."""
         if self._waiting is not None:
             self._waiting.cancel()
+        if self._later is not None:
+            self._later.cancel()
 
     def _send(self, method: base.Frame) -> None:
         self._connection.send(frames.encode_method(0, method))
@@ -143,12 +146,27 @@ class Handshake:
     def _checked(self, user: str, identity: Identity | None) -> None:
         if identity is None:
             self._connection.warn("login_refused", f"the login of user {user!r} was refused")
-            if self.capabilities.get("authentication_failure_close") is True:
-                text = "Login was refused using authentication mechanism PLAIN."
-                self._connection.close(Code.ACCESS_REFUSED, text)
+            if self._broker.wrong_logins.take(self._connection.address):
+                delay_s = self._broker.limits.wrong_login_s
+                self._later = asyncio.get_running_loop().call_later(delay_s, self._refuse)
             else:
-                self._connection.finish()
+                self._refuse()
             return
+        if not self._broker.may_connect(identity.name):
+            self._connection.warn("too_many", f"user {identity.name!r} has too many connections")
+            text = "this user has too many connections"
+            self._connection.close(Code.NOT_ALLOWED, text)
+            return
+        self._let_in(identity)
+
+    def _refuse(self) -> None:
+        if self.capabilities.get("authentication_failure_close") is True:
+            text = "Login was refused using authentication mechanism PLAIN."
+            self._connection.close(Code.ACCESS_REFUSED, text)
+        else:
+            self._connection.finish()
+
+    def _let_in(self, identity: Identity) -> None:
         self.identity = identity
         self.step = Step.TUNING
         broker = self._broker

@@ -82,7 +82,7 @@ class Publishing:
         self._properties = b""
         self._size = -1
         self._held = 0
-        self._parts: list[bytes] = []
+        self._body: bytes | bytearray = b""
         self.confirms: Confirms | None = None
 
     @property
@@ -141,7 +141,13 @@ class Publishing:
         """
         if self._publication is None or self._size < len(payload):
             raise ConnectionFault(Code.UNEXPECTED_FRAME, "a content body was not expected here")
-        self._parts.append(payload)
+        if not self._body:
+            self._body = payload
+        else:
+            # Not a list of pieces: an object for each byte would be many times the announced size.
+            if isinstance(self._body, bytes):
+                self._body = bytearray(self._body)
+            self._body += payload
         self._size -= len(payload)
         if self._size == 0:
             self._complete(self._publication)
@@ -150,11 +156,11 @@ class Publishing:
         """The channel is closed; what was assembled is dropped."""
         self._connection.assemble(-self._held)
         self._held = 0
-        self._parts = []
+        self._body = b""
         self._publication = None
 
     def _complete(self, publication: Publication) -> None:
-        body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+        body = bytes(self._body)
         raw = self._properties
         self.abandon()
         properties = frames.read_properties(raw)

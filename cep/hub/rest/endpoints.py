@@ -25,6 +25,7 @@ from cep.hub.rest.requests import (
     uuid_field,
     uuid_list,
 )
+from cep.hub.services import Services
 
 _LONGEST_NAME = 128  # globus-compute-endpoint 4.19
 
@@ -67,28 +68,56 @@ async def _register(request: Request) -> Response:
     endpoint_id = None
     if "endpoint_id" in request.path_params:
         endpoint_id = path_uuid(request, "endpoint_id", "endpoint")
-        _check_known(request, client, endpoint_id)
+        await _check_known(request, client, endpoint_id)
     services = services_of(request)
+    services.audit.require()
     endpoint, password = await services.directory.register(client.client_id, body, endpoint_id)
+    if endpoint is None:
+        raise _deleted(str(endpoint_id))
     user = topology.endpoint_user(endpoint.endpoint_id)
+    await services.messaging.declare(services.layout.endpoint(endpoint.endpoint_id))
     # What is connected now is an earlier life: its exclusive consumer must make room at once.
-    services.drop_connections(user)
-    await services.messaging.declare(topology.endpoint_operations(endpoint.endpoint_id))
+    await services.accounts.admit_endpoint(endpoint.endpoint_id, password)
+    await _check_admitted(services, endpoint)
     url = services.addresses.amqp_url(user, password, request.url.hostname)
     blocks = topology.queue_blocks(endpoint.endpoint_id, url)
+    services.audit.note(
+        "register", request, endpoint=endpoint.endpoint_id, name=body["endpoint_name"]
+    )
     return JSONResponse({"endpoint_id": endpoint.endpoint_id, **blocks})
 
 
-def _check_known(request: Request, client: Client, endpoint_id: str) -> None:
+def _deleted(endpoint_id: str) -> Refusal:
+    return Refusal(
+        404, "ENDPOINT_NOT_FOUND", f"The endpoint {endpoint_id} was deleted.", endpoint_id
+    )
+
+
+async def _check_admitted(services: Services, endpoint: Endpoint) -> None:
+    """Cut an endpoint off again that lost its right to come in while it was let in.
+
+    Whoever takes the right away changes the store first and the broker's users then; here it is
+    the other way round, so that one of the two sees the other.
+    """
+    present = await services.directory.find(endpoint.endpoint_id)
+    owner = await services.access.known(endpoint.owner)
+    user = topology.endpoint_user(endpoint.endpoint_id)
+    if present is None or present.deleted or not present.amqp_digest or owner is None:
+        await services.accounts.remove(user)
+        raise _deleted(endpoint.endpoint_id)
+    if owner.disabled:
+        await services.accounts.suspend([user])
+        raise Refusal(401, "NOT_AUTHENTICATED", "The client is disabled.")
+
+
+async def _check_known(request: Request, client: Client, endpoint_id: str) -> None:
     """A known endpoint must be the client's and not locked; an unknown id is taken as it is."""
     directory = services_of(request).directory
-    if directory.was_deleted(endpoint_id):
-        raise Refusal(
-            404, "ENDPOINT_NOT_FOUND", f"The endpoint {endpoint_id} was deleted.", endpoint_id
-        )
-    known = directory.known(endpoint_id)
+    known = await directory.find(endpoint_id)
     if known is None:
         return
+    if known.deleted:
+        raise _deleted(endpoint_id)
     if known.owner != client.client_id:
         raise Refusal(
             403,
@@ -123,13 +152,13 @@ async def _list(request: Request) -> Response:
     if role not in ("owner", "any"):
         raise unprocessable(f"The role {role!r} is neither 'owner' nor 'any'.")
     mine = role == "owner"
-    found = (directory.owned_by if mine else directory.usable_by)(client.client_id)
+    found = await (directory.owned_by if mine else directory.usable_by)(client.client_id)
     return JSONResponse([_description(one, client) for one in found])
 
 
 async def _details(request: Request) -> Response:
     client = await compute_client(request)
-    endpoint = find_endpoint(request, client)
+    endpoint = await find_endpoint(request, client)
     answer = _description(endpoint, client)
     if manages(client, endpoint):
         answer["metadata"] = endpoint.registration.get("metadata")
@@ -141,7 +170,7 @@ async def _details(request: Request) -> Response:
 
 async def _status(request: Request) -> Response:
     client = await compute_client(request)
-    endpoint = find_endpoint(request, client)
+    endpoint = await find_endpoint(request, client)
     online = services_of(request).directory.is_online(endpoint)
     details = dict(endpoint.report or {})
     if not manages(client, endpoint):
@@ -151,16 +180,18 @@ async def _status(request: Request) -> Response:
 
 async def _lock(request: Request) -> Response:
     client = await compute_client(request)
-    endpoint = find_endpoint(request, client, to_manage=True)
+    endpoint = await find_endpoint(request, client, to_manage=True)
     services = services_of(request)
+    services.audit.require()
     await services.directory.lock(endpoint)
-    services.drop_connections(topology.endpoint_user(endpoint.endpoint_id))
+    services.audit.note("endpoint-lock", request, endpoint=endpoint.endpoint_id)
+    await services.accounts.remove(topology.endpoint_user(endpoint.endpoint_id))
     return JSONResponse({"endpoint_id": endpoint.endpoint_id, "status": "locked"})
 
 
 async def _delete(request: Request) -> Response:
     client = await compute_client(request)
-    endpoint = find_endpoint(request, client, to_manage=True)
+    endpoint = await find_endpoint(request, client, to_manage=True)
     await delete_endpoint(request, endpoint)
     return JSONResponse({"endpoint_id": endpoint.endpoint_id, "result": "deleted"})
 
@@ -168,14 +199,16 @@ async def _delete(request: Request) -> Response:
 async def delete_endpoint(request: Request, endpoint: Endpoint) -> None:
     """Cut the endpoint off, answer what waits for it, and take its queue away."""
     services = services_of(request)
+    services.audit.require()
     await services.directory.delete(endpoint)
+    services.audit.note("endpoint-delete", request, endpoint=endpoint.endpoint_id)
     await retire_endpoint(request, endpoint)
 
 
 async def retire_endpoint(request: Request, endpoint: Endpoint) -> None:
     """Cut off an endpoint that is marked deleted, answer its tasks, take its queue away."""
     services = services_of(request)
-    services.drop_connections(topology.endpoint_user(endpoint.endpoint_id))
+    await services.accounts.remove(topology.endpoint_user(endpoint.endpoint_id))
     await services.relay.fail_waiting(
         endpoint, ENDPOINT_DELETED, f"The endpoint {endpoint.endpoint_id} was deleted."
     )
@@ -193,12 +226,12 @@ def _allow_list(endpoint: Endpoint) -> dict[str, Any]:
 
 async def _allowed(request: Request) -> Response:
     client = await compute_client(request)
-    return JSONResponse(_allow_list(find_endpoint(request, client)))
+    return JSONResponse(_allow_list(await find_endpoint(request, client)))
 
 
 async def _allow(request: Request) -> Response:
     client = await compute_client(request)
-    endpoint = find_endpoint(request, client, to_manage=True)
+    endpoint = await find_endpoint(request, client, to_manage=True)
     added = uuid_list(await read_object(request), "func")
     if not added:
         raise unprocessable("The field 'func' is not a list of function UUIDs.")
@@ -208,7 +241,7 @@ async def _allow(request: Request) -> Response:
 
 async def _disallow(request: Request) -> Response:
     client = await compute_client(request)
-    endpoint = find_endpoint(request, client, to_manage=True)
+    endpoint = await find_endpoint(request, client, to_manage=True)
     gone = as_uuid(request.path_params["function_id"], "The function's id")
     remaining = [one for one in endpoint.allowed_functions or () if one != gone]
     restricted = endpoint.allowed_functions is not None
@@ -218,10 +251,8 @@ async def _disallow(request: Request) -> Response:
 async def _set_allowed(
     request: Request, endpoint: Endpoint, functions: list[str] | None
 ) -> Response:
-    directory = services_of(request).directory
-    await directory.allow(endpoint, functions)
-    changed = directory.known(endpoint.endpoint_id)
-    return JSONResponse(_allow_list(changed or endpoint))
+    changed = await services_of(request).directory.allow(endpoint, functions)
+    return JSONResponse(_allow_list(changed))
 
 
 _ONE = "/v2/endpoints/{endpoint_id}"

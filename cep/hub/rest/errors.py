@@ -7,13 +7,13 @@ The shape is readable by every version of the SDK and of the published endpoint:
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from cep.errors import CepError, DataError, InputMissing, NotAllowed, TemporaryFailure, UsageError
+from cep.hub.limits import retry_after
 
 log = logging.getLogger(__name__)
 
@@ -26,13 +26,17 @@ class Refusal(CepError):
         code: Upper-case words with underscores.
         message: A sentence for people.
         args_: Ids and names that the sentence is about.
+        retry_after_s: When to come again, in seconds.
     """
 
-    def __init__(self, status: int, code: str, message: str, *args_: str) -> None:
+    def __init__(
+        self, status: int, code: str, message: str, *args_: str, retry_after_s: int | None = None
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
         self.error_args = list(args_)
+        self.retry_after_s = retry_after_s
 
 
 def bad_request(message: str) -> Refusal:
@@ -52,8 +56,17 @@ def too_large(limit_bytes: int) -> Refusal:
     )
 
 
+def too_many(message: str, wait_s: float) -> Refusal:
+    """More than one client or address may ask for."""
+    return Refusal(429, "TOO_MANY_REQUESTS", message, retry_after_s=retry_after(wait_s))
+
+
 def error_response(
-    status: int, code: str, message: str, args: list[str] | None = None
+    status: int,
+    code: str,
+    message: str,
+    args: list[str] | None = None,
+    retry_after_s: int | None = None,
 ) -> JSONResponse:
     """Answer with the error shape."""
     body = {
@@ -64,7 +77,9 @@ def error_response(
         "reason": message,
         "error_args": args or [],
     }
-    headers: Mapping[str, str] = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
+    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
+    if retry_after_s is not None:
+        headers["Retry-After"] = str(retry_after_s)
     return JSONResponse(body, status_code=status, headers=headers)
 
 
@@ -77,11 +92,14 @@ _STATUS_OF_ERROR: tuple[tuple[type[CepError], int, str], ...] = (
 )
 
 
-async def on_cep_error(_request: Request, error: Exception) -> Response:
+async def on_cep_error(request: Request, error: Exception) -> Response:
     """Answer an error of ours."""
     assert isinstance(error, CepError)
     if isinstance(error, Refusal):
-        return error_response(error.status, error.code, error.message, error.error_args)
+        request.app.state.services.audit.refused(request, error.status, error.code)
+        return error_response(
+            error.status, error.code, error.message, error.error_args, error.retry_after_s
+        )
     for kind, status, code in _STATUS_OF_ERROR:
         if isinstance(error, kind):
             return error_response(status, code, str(error))

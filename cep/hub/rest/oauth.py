@@ -15,8 +15,8 @@ from starlette.routing import Route
 
 from cep.errors import NotAllowed
 from cep.hub.records import Client
-from cep.hub.rest.errors import Refusal, bad_request
-from cep.hub.rest.requests import any_caller, read_body, services_of
+from cep.hub.rest.errors import Refusal, bad_request, too_many
+from cep.hub.rest.requests import any_caller, limits_of, read_body, services_of, wrong_login
 from cep.wire.envelope import read_uuid
 
 _FORM_LIMIT = 64 * 1024
@@ -48,17 +48,22 @@ def _refused_client(message: str) -> Refusal:
     return Refusal(401, "INVALID_CLIENT", message)
 
 
-def _check_client(request: Request, form: dict[str, str]) -> Client:
+async def _check_client(request: Request, form: dict[str, str]) -> Client:
     client_id, secret = _login(request, form)
+    request.state.caller = client_id  # for the audit: who it says it is
     try:
-        return services_of(request).access.check_secret(client_id, secret)
+        client = await services_of(request).access.check_secret(client_id, secret)
     except NotAllowed as exc:
-        raise _refused_client(exc.message) from exc
+        raise wrong_login(request, _refused_client(exc.message)) from exc
+    wait_s = limits_of(request).requests.take(client.client_id)
+    if wait_s:
+        raise too_many("This client sends too many requests.", wait_s)
+    return client
 
 
 async def _token(request: Request) -> Response:
     form = await _form(request)
-    client = _check_client(request, form)
+    client = await _check_client(request, form)
     grant = form.get("grant_type", "")
     if grant != "client_credentials":
         raise Refusal(
@@ -67,13 +72,16 @@ async def _token(request: Request) -> Response:
             f"The grant type {grant[:64]!r} is not served: this hub knows client credentials "
             "only (GLOBUS_COMPUTE_CLIENT_ID and GLOBUS_COMPUTE_CLIENT_SECRET).",
         )
-    answer = await services_of(request).access.issue(client, form.get("scope", ""))
+    services = services_of(request)
+    services.audit.require()
+    answer = await services.access.issue(client, form.get("scope", ""))
+    services.audit.note("login", request)
     return JSONResponse(answer, headers=_NO_STORE)
 
 
 async def _revoke(request: Request) -> Response:
     form = await _form(request)
-    _check_client(request, form)
+    await _check_client(request, form)
     await services_of(request).access.revoke(form.get("token", ""))
     return JSONResponse({"active": False})
 
@@ -104,7 +112,7 @@ async def _identities(request: Request) -> Response:
         for name in ("ids", "usernames")
         for one in request.query_params.get(name, "").split(",")
     ]
-    found = [access.known(one) for one in wanted if one is not None]
+    found = [await access.known(one) for one in wanted if one is not None]
     return JSONResponse(
         {
             "identities": [

@@ -13,7 +13,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from cep.errors import CepError, TemporaryFailure, WireError
-from cep.hub import ledger, records, topology
+from cep.hub import housekeeping, ledger, records, topology
 from cep.hub.ledger import TaskRow
 from cep.hub.records import Client, Endpoint
 from cep.hub.rest.errors import Refusal, bad_request, unprocessable
@@ -49,6 +49,14 @@ def _payloads(body: dict[str, Any]) -> list[tuple[str, str]]:
     tasks = field(body, "tasks", dict)
     if not tasks:
         raise unprocessable("The field 'tasks' is missing or empty.")
+    # Counted before anything is looked at: to check millions would hold everybody up.
+    count = sum(len(values) if isinstance(values, list) else 1 for values in tasks.values())
+    if count > _MOST_TASKS:
+        raise Refusal(
+            413,
+            "TOO_MANY_TASKS",
+            f"The submit has {count} tasks; {_MOST_TASKS} at a time are taken.",
+        )
     payloads: list[tuple[str, str]] = []
     for key, values in tasks.items():
         function_id = as_uuid(key, "A key of the field 'tasks'")
@@ -57,12 +65,6 @@ def _payloads(body: dict[str, Any]) -> list[tuple[str, str]]:
         for one in values:
             _check_arguments(one, function_id)
             payloads.append((function_id, one))
-    if len(payloads) > _MOST_TASKS:
-        raise Refusal(
-            413,
-            "TOO_MANY_TASKS",
-            f"The submit has {len(payloads)} tasks; {_MOST_TASKS} at a time are taken.",
-        )
     return payloads
 
 
@@ -181,14 +183,16 @@ class _SubmitAnswer(JSONResponse):
 
 async def _submit(request: Request) -> Response:
     client = await compute_client(request)
-    endpoint = find_endpoint(request, client)
+    endpoint = await find_endpoint(request, client)
     raw = await read_body(request, SUBMIT_BODY)
     checked, body = await _checked_submit(request, client, endpoint, raw)
-    submitter = services_of(request).submitter
+    services = services_of(request)
+    services.audit.require()
+    submitter = services.submitter
     if await request.is_disconnected():
         # Nothing has been done yet, so that its repeat can be taken as a new submit.
         raise bad_request("The client went away before its submit was begun.")
-    attempt = submitter.begin(checked)
+    attempt = await submitter.begin(checked)
     assert attempt.outcome is not None
     gone = asyncio.get_running_loop().create_task(_watch(request, submitter, attempt))
     try:
@@ -201,6 +205,9 @@ async def _submit(request: Request) -> Response:
         else:
             submitter.orphan(attempt)
         raise
+    functions = (function_id for function_id, _ in checked.payloads)
+    pairs = list(zip(accepted.task_ids, functions, strict=True))
+    services.audit.submitted(request, endpoint.endpoint_id, accepted.task_group_id, pairs)
     ids = iter(accepted.task_ids)
     tasks = {key: [next(ids) for _ in values] for key, values in body["tasks"].items()}
     answer = {
@@ -242,7 +249,8 @@ def _task_status(row: TaskRow, online: bool) -> dict[str, Any]:
 
 async def _statuses(request: Request, rows: list[TaskRow]) -> dict[str, dict[str, Any]]:
     directory = services_of(request).directory
-    endpoints = {row.endpoint_id: directory.known(row.endpoint_id) for row in rows}
+    ids = {row.endpoint_id for row in rows}
+    endpoints = {endpoint_id: await directory.known(endpoint_id) for endpoint_id in ids}
     online = {key: one is not None and directory.is_online(one) for key, one in endpoints.items()}
 
     def build() -> dict[str, dict[str, Any]]:
@@ -253,13 +261,23 @@ async def _statuses(request: Request, rows: list[TaskRow]) -> dict[str, dict[str
     return build()
 
 
+async def _note_fetched(request: Request, rows: list[TaskRow]) -> None:
+    """From now on the results count as fetched, and are kept for a shorter time."""
+    services = services_of(request)
+    ids = [row.task_id for row in rows if row.body is not None]
+    if ids:
+        await services.store.call(housekeeping.mark_fetched, ids, services.clock())
+
+
 async def _task(request: Request) -> Response:
     client = await compute_client(request)
     task_id = path_uuid(request, "task_id", "task")
     rows = await services_of(request).store.call(ledger.find_tasks, [task_id], client.client_id)
     if not rows:
         raise Refusal(404, "TASK_NOT_FOUND", f"There is no task {task_id}.", task_id)
-    return JSONResponse((await _statuses(request, rows))[task_id])
+    answer = (await _statuses(request, rows))[task_id]
+    await _note_fetched(request, rows)
+    return JSONResponse(answer)
 
 
 async def _batch_status(request: Request) -> Response:
@@ -270,6 +288,7 @@ async def _batch_status(request: Request) -> Response:
     wanted = list(dict.fromkeys(task_ids))
     rows = await services_of(request).store.call(ledger.find_tasks, wanted, client.client_id)
     found = await _statuses(request, rows)
+    await _note_fetched(request, rows)
     for task_id in wanted:
         if task_id not in found:
             found[task_id] = {
@@ -301,11 +320,14 @@ async def _task_group(request: Request) -> Response:
 async def _result_queues(request: Request) -> Response:
     client = await compute_client(request)
     services = services_of(request)
-    url = services.addresses.amqp_url(
-        topology.client_user(client.client_id),
-        services.access.amqp_password(client),
-        request.url.hostname,
-    )
+    user, password = topology.client_user(client.client_id), services.access.amqp_password(client)
+    await services.accounts.admit_client(client.client_id, password)
+    # As for endpoints: who disables or rotates a client changes the store first.
+    present = await services.access.known(client.client_id)
+    if present is None or present.disabled or present.generation != client.generation:
+        await services.accounts.remove(user)
+        raise Refusal(401, "NOT_AUTHENTICATED", "The client was changed a moment ago.")
+    url = services.addresses.amqp_url(user, password, request.url.hostname)
     return JSONResponse(
         {"queue_prefix": topology.group_prefix(client.client_id), "connection_url": url}
     )

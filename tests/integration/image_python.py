@@ -1,0 +1,108 @@
+"""An installation of our wheel for the Python of a test image, as a site makes it.
+
+The libraries are fetched and installed once, by the image's own pip, into `.cache/`; a cluster gets
+a copy by hard links, with our wheel of now added. The copy must be mounted where the installation
+was made: its programs name their interpreter by absolute path.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.integration import docker_engine, venvs
+
+# What a container needs of the host to reach a package index: its authorities and its index.
+_AUTHORITIES = ("PIP_CERT", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")
+_DEFAULT_AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")
+_INSTALL_S = 600.0
+
+
+def install(image: str, place: str, home: Path, *, uid: int) -> Path:
+    """Put an installation of the present sources at `home / NAME` for use at `place` in `image`.
+
+    Args:
+        image: Name of the test image (a directory of `tests/integration/images`).
+        place: Absolute path of the installation inside the containers.
+        home: The directory on this host that the containers see as the parent of `place`.
+        uid: Who owns it.
+
+    Returns:
+        The installation on this host.
+    """
+    tag = docker_engine.ensure_image(image)
+    made = home / Path(place).name
+    subprocess.run(["cp", "-al", _libraries(tag, place), made], check=True)
+    wheel = _own_wheel(home)
+    _in_container(
+        tag,
+        ["pip", "install", "-qq", "--no-deps", "--no-index", f"/wheel/{wheel.name}"],
+        {made: place, home: "/wheel"},
+        place,
+    )
+    wheel.unlink()
+    subprocess.run(["chown", "-R", f"{uid}:{uid}", made], check=True)
+    return made
+
+
+def _libraries(tag: str, place: str) -> Path:
+    """The libraries alone, installed for `place`; made once per image and set of libraries."""
+    requirements = venvs.requirements()
+    key = venvs.key(tag, place, venvs.CONSTRAINTS.read_text(), *requirements)
+    kept = venvs.CACHE / f"image-python-{key}"
+    with venvs.locked(kept.name):
+        if not (kept / ".complete").exists():
+            shutil.rmtree(kept, ignore_errors=True)
+            kept.mkdir(parents=True)
+            mounts = {kept: place, venvs.CONSTRAINTS.parent: "/constraints"}
+            _run(tag, ["python3", "-m", "venv", place], mounts)
+            words = ["pip", "install", "-qq", "-c", "/constraints/constraints.txt", *requirements]
+            _in_container(tag, words, mounts, place)
+            (kept / ".complete").touch()
+    return kept
+
+
+def _own_wheel(directory: Path) -> Path:
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(directory / "wheel")
+    found = venvs.own_wheel(directory / "wheel")
+    target = directory / found.name
+    found.replace(target)
+    (directory / "wheel").rmdir()
+    return target
+
+
+def _in_container(tag: str, words: Sequence[str], mounts: dict[Path, str], place: str) -> None:
+    _run(tag, [f"{place}/bin/{words[0]}", *words[1:]], mounts)
+
+
+def _run(tag: str, argv: Sequence[str], mounts: dict[Path, str]) -> None:
+    """Run a command as root in a container that ends with it; it may reach the package index."""
+    options = ["--rm", "--entrypoint", argv[0]]
+    for name, value in docker_engine.session_labels().items():
+        options += ["--label", f"{name}={value}"]
+    for source, target in mounts.items():
+        options += ["--volume", f"{source}:{target}"]
+    authorities = next(
+        (os.environ[name] for name in _AUTHORITIES if os.environ.get(name)),
+        str(_DEFAULT_AUTHORITIES),
+    )
+    if Path(authorities).is_file():
+        options += ["--volume", f"{authorities}:/authorities.pem:ro"]
+        options += ["--env", "PIP_CERT=/authorities.pem"]
+    if index := os.environ.get("PIP_INDEX_URL"):
+        options += ["--env", f"PIP_INDEX_URL={index}"]
+    done = subprocess.run(
+        ["docker", "run", *options, tag, *argv[1:]],
+        check=False,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=_INSTALL_S,
+    )
+    if done.returncode != 0:
+        raise venvs.CannotInstall(f"{' '.join(argv)} failed:\n{done.stdout[-2000:]}")
