@@ -31,8 +31,8 @@ COMMAND_TIMEOUT_S = 90.0  # of each command; the slowest, `start`, takes a few s
 END_TIMEOUT_S = 5.0  # for a left-over process between TERM and KILL
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 _HUB_LIBRARIES = ("uvicorn", "starlette", "sqlalchemy", "pamqp")
-# The caller's own account with a service has no business in the demo.
-_FOREIGN = ("GLOBUS_", "FUNCX_", "GC_TASK_", "CEP_ENDPOINT_")
+# The caller's own account with a service, or servers of a hub, have no business in the demo.
+_FOREIGN = ("GLOBUS_", "FUNCX_", "GC_TASK_", "CEP_ENDPOINT_", "CEP_HUB_")
 
 
 @click.command()

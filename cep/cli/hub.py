@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 _SDK_ADDRESSES = ("http://localhost:5000", "http://127.0.0.1:5000")
-_LIBRARIES = ("pamqp", "sqlalchemy", "starlette", "uvicorn")  # the extra `hub`
+_LIBRARIES = ("pamqp", "sqlalchemy", "starlette", "urllib3", "uvicorn")  # the extra `hub`
 
 
 class _HubGroup(CepGroup):

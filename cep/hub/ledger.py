@@ -406,7 +406,6 @@ def forget_before(connection: Connection, before: float) -> Forgotten:
     """
     if not locks.my_turn(connection, locks.HOUSEKEEPING):
         return Forgotten(0, ())
-    locks.hold(connection, locks.GROUPS, exclusively=True)
     old = select(tasks.c.task_id).where(tasks.c.completed_at < before)
     connection.execute(delete(results).where(results.c.task_id.in_(old)))
     gone = connection.execute(delete(tasks).where(tasks.c.completed_at < before)).rowcount
@@ -416,6 +415,8 @@ def forget_before(connection: Connection, before: float) -> Forgotten:
             submits.c.submit_id.not_in(select(tasks.c.submit_id)),
         )
     )
+    # From here on nobody begins to use a group; what somebody just began to use is seen.
+    locks.hold(connection, locks.GROUPS, exclusively=True)
     idle = (
         task_groups.c.created_at < before,
         task_groups.c.task_group_id.not_in(select(tasks.c.task_group_id)),

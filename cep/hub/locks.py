@@ -32,10 +32,16 @@ def is_shared(connection: Connection) -> bool:
 
 
 def my_turn(connection: Connection, what: int) -> bool:
-    """Try to be the one who does something until this transaction ends; False: another one is."""
+    """Try to be the one who does something until this transaction ends; False: another one is.
+
+    Whose turn it is may take as long as it needs.
+    """
     if not is_shared(connection):
         return True
-    return bool(connection.execute(select(func.pg_try_advisory_xact_lock(SPACE, what))).scalar())
+    mine = connection.execute(select(func.pg_try_advisory_xact_lock(SPACE, what))).scalar()
+    if mine:
+        connection.execute(select(func.set_config("statement_timeout", "0", True)))
+    return bool(mine)
 
 
 def hold(connection: Connection, what: int, *, exclusively: bool) -> None:

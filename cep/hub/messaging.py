@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 # Below the 60 s after which the SDK gives a request up (globus-sdk transport default).
 BROKER_DEADLINE_S = 30.0
 _STOP_DEADLINE_S = 5.0
-REFUSED_RETRY_S = 10.0
+REFUSED_RETRY_S = 5.0
 _PUBLISH, _DECLARE, _CONSUME = "hub-publish", "hub-declare", "hub-"
 
 

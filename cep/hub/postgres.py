@@ -42,7 +42,7 @@ from cep.hub.locks import HUBS, SCHEMA, SPACE
 _SHARED_THREADS = 4
 _CONNECT_S = 10
 # For how long the session of a hub that was just killed may still be there.
-_SUCCESSION_S = 5
+_SUCCESSION_S = 3
 _STATEMENT_S = 60  # as long as the SDK waits for an answer at most
 _DEADLOCK, _SERIALIZATION, _NOT_PRIVILEGED = "40P01", "40001", "42501"
 # A hub whose machine vanished is noticed within half a minute, by both sides (libpq's and the

@@ -63,7 +63,8 @@ class RabbitAddress:
         """
         try:
             parts = urlsplit(amqp_url)
-            port = parts.port or _AMQP_PORTS[parts.scheme]
+            port = _AMQP_PORTS[parts.scheme] if parts.port is None else parts.port
+            scheme, management_port = _MANAGEMENT_PORTS[parts.scheme]
             host, user, password = parts.hostname, parts.username, parts.password
         except (ValueError, KeyError):
             host = user = password = None
@@ -73,7 +74,6 @@ class RabbitAddress:
                 "with amqps://; special characters of user and password are %-encoded."
             )
         shown = f"[{host}]" if ":" in host else host
-        scheme, management_port = _MANAGEMENT_PORTS[parts.scheme]
         base, login = _management(management_url or f"{scheme}://{shown}:{management_port}")
         return cls(
             url=amqp_url,

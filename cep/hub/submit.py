@@ -174,6 +174,8 @@ class Submitter:
             if self._hub is None or one.submit_id is None:
                 return one
             try:
+                if self._background:  # that its client was gone may still be on its way
+                    await asyncio.wait(set(self._background))
                 kept = await self._store.call(open_submits.keep, one.submit_id, self._hub)
             except BaseException:
                 one.orphaned = True

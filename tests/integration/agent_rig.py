@@ -135,6 +135,7 @@ class Bench:
         self.broker = broker
         self.url = broker.url  # what the next registration hands out
         self.credentials = (str(uuid4()), "bench-secret")
+        self.reports_url: str | None = None  # and for status reports, when it is another address
         self.endpoint_id = str(uuid4())
         self.tasks_queue = f"{self.endpoint_id}.tasks"
         self.results_queue = f"{self.endpoint_id}.results"
@@ -156,8 +157,12 @@ class Bench:
     def _register(self, request: dict[str, Any]) -> dict[str, Any]:
         self.registrations.append(request)
         url = self.url
+        reports = (
+            {} if self.reports_url is None else {"heartbeat_queue_info": self._reports_block()}
+        )
         return {
             **self.more_queues,
+            **reports,
             "endpoint_id": self.endpoint_id,
             "task_queue_info": {"connection_url": url, "exchange": "", "queue": self.tasks_queue},
             "result_queue_info": {
@@ -170,6 +175,19 @@ class Bench:
                     "mandatory": True,
                     "properties": {"delivery_mode": 2},
                 },
+            },
+        }
+
+    def _reports_block(self) -> dict[str, Any]:
+        return {
+            "connection_url": self.reports_url,
+            "exchange": "results",
+            "queue": self.results_queue,
+            "queue_publish_kwargs": {
+                "exchange": "results",
+                "routing_key": self.results_queue,
+                "mandatory": True,
+                "properties": {"delivery_mode": 2},
             },
         }
 

@@ -14,6 +14,7 @@ import socket
 import struct
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -22,6 +23,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pika
+import pika.exceptions
 import psutil
 
 from cep.wire.buffers import pack_buffers
@@ -60,7 +62,7 @@ class HubProcess:
             text=True,
             timeout=60,
             check=False,
-            env={**os.environ, **self.variables},
+            env={**_own_environment(), **self.variables},
         )
         assert not check or done.returncode == 0, f"{words}: {done.stderr}\n{self.log()}"
         return done
@@ -94,6 +96,11 @@ class HubProcess:
     def status(self) -> dict[str, Any]:
         """What `cep hub status --json` says."""
         return dict(json.loads(self.cep("status", "--json").stdout))
+
+
+def _own_environment() -> dict[str, str]:
+    """The variables without addresses of somebody's servers."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("CEP_HUB_")}
 
 
 class Rest:
@@ -242,6 +249,16 @@ class FakeEndpoint:
     def report(self, **state: Any) -> None:
         """Send a status report."""
         self.send("heartbeat_queue_info", pack_status_report(self.id, state))
+
+    def wait_cut_off(self, within_s: float = 10) -> None:
+        """Wait until the broker has closed the connection."""
+        deadline = time.monotonic() + within_s
+        while (left := deadline - time.monotonic()) > 0:
+            try:
+                self.connection.process_data_events(time_limit=left)
+            except pika.exceptions.AMQPError:
+                return
+        raise AssertionError(f"the connection is still there after {within_s} s")
 
     def close(self) -> None:
         """Disconnect."""

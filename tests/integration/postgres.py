@@ -79,21 +79,21 @@ class Postgres:
         login = f"{quote(user, safe='')}:{quote(password, safe='')}"
         return f"postgresql+psycopg://{login}@{self.host}:{self.port}/{database}"
 
-    def query(self, database: str, text: str) -> list[tuple[Any, ...]]:
-        """Rows of a query on a hub's database, asked as the administrator."""
+    def query(self, database: str, text: str, *, returns: bool = True) -> list[tuple[Any, ...]]:
+        """Rows of a statement on a hub's database, run as the administrator."""
 
         def ask() -> list[tuple[Any, ...]]:
             with self._connection(database) as connection:
-                return connection.execute(text).fetchall()  # type: ignore[call-overload,no-any-return]
+                cursor = connection.execute(text)  # type: ignore[call-overload]
+                return list(cursor.fetchall()) if returns else []
 
         return list(self._call(ask))
 
-    def restart(self) -> None:
-        """End every session at once and start the server again, in the same container."""
-        code, output = self.container.exec_run(
-            ["pg_ctl", "restart", "-m", "immediate", "-w", "-l", "/dev/null"], detach=False
+    def end_sessions(self) -> None:
+        """End every session of the hubs' user, as a server's restart would."""
+        self._execute(
+            f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{USER}'"
         )
-        assert code == 0, output.decode()
 
     def remove(self) -> None:
         """Remove the container with its volumes."""

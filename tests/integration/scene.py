@@ -37,7 +37,10 @@ HERE = Path(__file__).resolve().parent
 SDK_CLIENT = HERE / "sdk_client.py"
 HUB_URL = "http://localhost:5000"
 # Variables that lead a command to somebody's account, or to another service than the scene's.
-FOREIGN = ("GLOBUS_", "FUNCX_", "GC_TASK_", "CEP_ENDPOINT", "XDG_", "PYTHONPATH", "VIRTUAL_ENV")
+FOREIGN = (
+    *("GLOBUS_", "FUNCX_", "GC_TASK_", "CEP_ENDPOINT", "CEP_HUB_"),
+    *("XDG_", "PYTHONPATH", "VIRTUAL_ENV"),
+)
 
 ENGINES = {
     "threads": "engine:\n  type: ThreadPoolEngine\n  max_workers: 2\n",

@@ -22,6 +22,7 @@ from pamqp import commands, frame
 
 from cep.hub.broker import Broker, Identity, Limits
 from cep.hub.broker.connection import Connection
+from cep.hub.door import Door, Visitor
 from tests.fuzz.target import Source, Target
 from tests.fuzz.targets.amqp_script import (
     DAMAGE,
@@ -52,6 +53,7 @@ UNREAD_LIMIT = 4 * LIMITS.outbound_bytes + 2 * LIMITS.body_bytes
 MOST_CHUNKS = 500  # what is left after them comes at once
 CHUNKS = (1 << 20, 1, 2, 3, 7, 8, 13, 1000)
 BYSTANDER = "bystander"
+_DOOR = Door(limit=16, name="fuzzed broker")  # nobody comes in through it; it is asked only
 CHECK_EVERY, RESTART_EVERY = 16, 400
 
 
@@ -257,7 +259,7 @@ class Rig:
 
 
 async def _made(broker: Broker) -> Connection:
-    return Connection(broker)
+    return Connection(broker, Visitor(_DOOR, lambda _visitor: asyncio.Protocol()))
 
 
 async def _fed(connection: Connection, wire: MemoryTransport, data: bytes, step: int) -> None:
