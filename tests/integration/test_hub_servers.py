@@ -243,8 +243,9 @@ def test_hub_env_speaks_of_one_client_at_every_hub(pair: Pair) -> None:
 
 
 def test_a_hub_with_its_own_broker_shares_its_database_with_none(
-    tmp_path: Path, postgres: Postgres
+    tmp_path: Path, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("cep.hub.postgres._SUCCESSION_S", 1)  # the other one is not about to end
     address = postgres.url(postgres.database())
     with HubProcess(tmp_path / "first", {"CEP_HUB_DATABASE_URL": address}) as first:
         for shared in (False, True):

@@ -25,7 +25,7 @@ PAGE = (ROOT / "docs" / "network.md").read_text(encoding="utf-8")
 ROWS = [
     [cell.strip() for cell in line.strip("|").split("|")]
     for line in PAGE.splitlines()
-    if line.startswith("|") and not line.startswith(("|---", "| from"))
+    if line.count("|") == 7 and not line.startswith(("|---", "| from"))
 ]
 HTEX: Mapping[str, Any] = {key.name: key.default for key in HTEX_PASSED}
 
@@ -117,6 +117,18 @@ def test_a_hub_listens_where_the_page_says() -> None:
     for cells in ROWS:
         for option in re.findall(r"`(--[a-z-]+)`", cells[5]):
             assert option in options
+
+
+def test_the_servers_of_a_hub_are_asked_where_the_page_says() -> None:
+    from cep.hub.rabbitmq import RabbitAddress
+
+    broker, management = row("the hub, SDK", "RabbitMQ"), row("the hub", "management API")
+    plain = RabbitAddress.of("amqp://hub:secret@rabbit.example/", None)
+    secure = RabbitAddress.of("amqps://hub:secret@rabbit.example/", None)
+    assert numbers(broker.port) == [plain.port, secure.port]
+    urls = (plain.management_url, secure.management_url)
+    assert numbers(management.port) == [int(url.rsplit(":", 1)[1].strip("/")) for url in urls]
+    assert numbers(row("the hub", "PostgreSQL").port) == [5432]
 
 
 def test_nothing_else_in_the_code_opens_a_listening_socket() -> None:

@@ -278,15 +278,25 @@ async def _turns(count: int) -> None:
         await asyncio.sleep(0)
 
 
+def _busy(broker: Broker) -> bool:
+    """Whether somebody waits for the store."""
+    store = broker.store
+    return bool(
+        store._writing
+        or store._pending.puts
+        or store._pending.changes
+        or any(connection._loading for connection in broker.connections)
+        or any(queue._paging for queue in broker.queues.values())
+    )
+
+
 async def _stored(broker: Broker) -> None:
     """Wait until everything asked of the store so far is written and answered."""
-    asked = asyncio.get_running_loop().create_future()
-    broker.store.load([], asked.set_result)
-    await asked
-    while broker.store._writing or broker.store._pending.puts or broker.store._pending.changes:
-        again = asyncio.get_running_loop().create_future()
-        broker.store.load([], again.set_result)
-        await again
+    while _busy(broker):
+        asked = asyncio.get_running_loop().create_future()
+        broker.store.load([], asked.set_result)
+        await asked
+        await _turns(1)
     await _turns(3)
 
 
