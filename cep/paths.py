@@ -15,6 +15,8 @@ from pathlib import Path
 from cep.errors import SoftwareError, UsageError
 
 USER_DIR_VARIABLE = "GLOBUS_COMPUTE_USER_DIR"
+#: Profiles and presets that a site's administrator adds or replaces.
+SITE_PROFILES = Path("/etc/cep/profiles")
 NAME_RULE = re.compile(r"(?!\.)[A-Za-z0-9_.-]{1,64}")
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-?[0-9a-fA-F]{4}){3}-?[0-9a-fA-F]{12}")
 
@@ -140,6 +142,16 @@ class EndpointPaths:
 def endpoint_root(base: Path, name: str) -> Path:
     """The directory of the endpoint called `name` below the user directory."""
     return base / name
+
+
+def profile_dirs(base: Path | None) -> tuple[Path, ...]:
+    """The folders with profiles of this account and of this site, in the order they are asked.
+
+    Args:
+        base: The user directory; None leaves this account's out.
+    """
+    own = () if base is None else (base / "profiles",)
+    return (*own, SITE_PROFILES)
 
 
 def control_dir() -> Path:

@@ -316,8 +316,6 @@ class _Life:
         write_atomically(paths.endpoint_json, {"endpoint_id": endpoint_id})
         journal.claim(endpoint_id)
         process.set_title(endpoint_id, paths.name)
-        for address in (registered.tasks, registered.results):
-            check_connection(address.url, port=self._settings.amqp_port)
         return registered
 
     def _trail(self, down: ExitStack) -> Trail | None:

@@ -48,6 +48,7 @@ def validate(shared: Shared, name_or_file: str, as_json: bool) -> int:
             json.dumps({"file": str(path), "valid": False, "problems": problems, "warnings": []})
         )
         return exc.exit_code
+    warnings = [*loaded.warnings, *_about_variables(shared, path)]
     if as_json:
         click.echo(
             json.dumps(
@@ -55,12 +56,28 @@ def validate(shared: Shared, name_or_file: str, as_json: bool) -> int:
                     "file": str(path),
                     "valid": True,
                     "problems": [],
-                    "warnings": list(loaded.warnings),
+                    "warnings": warnings,
                 }
             )
         )
         return 0
-    for warning in loaded.warnings:
+    for warning in warnings:
         click.echo(warning, err=True)
     click.echo(f"The configuration {path} is valid.")
     return 0
+
+
+def _about_variables(shared: Shared, path: Path) -> list[str]:
+    """What is wrong with the variables that `configure` keeps for the endpoint's next update."""
+    from cep.profiles import endpoint, making
+    from cep.profiles.search import SearchPath
+
+    earlier = endpoint.read_record(path.parent)
+    if path.name != "config.yaml" or earlier.profile is None:
+        return []
+    wish = making.Wish(service_url=earlier.service_url, ca_file=earlier.ca_file)
+    try:
+        making.make(wish, earlier, SearchPath.of(shared.base), origin=str(path))
+    except CepError as exc:
+        return [f"The next `configure --update` would be refused. {exc.message}"]
+    return []

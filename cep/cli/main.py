@@ -20,6 +20,8 @@ from cep.errors import CepError, UsageError
 #: Command -> where it is, and what it does in a few words.
 COMMANDS: dict[str, tuple[str, str]] = {
     "configure": ("cep.cli.configure:configure", "Make an endpoint's configuration."),
+    "profiles": ("cep.cli.profiles:profiles", "Show the kinds of sites and the known sites."),
+    "render": ("cep.cli.render:render", "Show what would be submitted for an endpoint."),
     "validate": ("cep.cli.about:validate", "Check a configuration without starting anything."),
     "start": ("cep.cli.lifecycle:start", "Start an endpoint."),
     "stop": ("cep.cli.lifecycle:stop", "Stop an endpoint."),

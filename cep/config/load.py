@@ -81,17 +81,18 @@ def read_here(path: Path, *, strange: bool = False) -> Loaded:
     return loaded
 
 
-def load_text(text: str, origin: str) -> EndpointSettings:
+def load_text(text: str, origin: str, *, unset_allowed: bool = False) -> EndpointSettings:
     """Check a configuration given as text.
 
     Args:
         text: YAML.
         origin: What to call it in messages, usually its path.
+        unset_allowed: Let placeholders of values pass that the user still has to write.
 
     Raises:
         ConfigError: The text is wrong; the message lists every problem.
     """
-    return read_text(text, origin).settings
+    return read_text(text, origin, unset_allowed=unset_allowed).settings
 
 
 def read(path: Path) -> Loaded:
@@ -120,9 +121,9 @@ def read(path: Path) -> Loaded:
     return loaded
 
 
-def read_text(text: str, origin: str) -> Loaded:
+def read_text(text: str, origin: str, *, unset_allowed: bool = False) -> Loaded:
     """As `load_text`, with the warnings about old keys."""
-    walk = Walk(origin)
+    walk = Walk(origin, unset_allowed)
     values = walk.block(parse(text, origin), TOP, "", "the configuration", retired.TOP)
     settings = _endpoint(walk, values, text)
     walk.finish()

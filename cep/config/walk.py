@@ -17,6 +17,7 @@ from cep.config.document import Lines
 from cep.config.kinds import Block, Component, Key, WrongValue
 from cep.config.settings import ComponentSettings
 from cep.config.tables import ENGINES, JOB_STATUS, TOP
+from cep.config.unset import refusal, unset_name
 from cep.errors import ConfigError
 
 Known: TypeAlias = Mapping[str, Key]
@@ -31,9 +32,15 @@ _BRIEF.maxlevel, _BRIEF.maxlist, _BRIEF.maxdict = 2, 4, 4
 
 @dataclass(slots=True)
 class Walk:
-    """One pass over one file: the problems and warnings so far."""
+    """One pass over one file: the problems and warnings so far.
+
+    Attributes:
+        origin: What to call the file.
+        unset_allowed: Values that the user still has to write are no problem.
+    """
 
     origin: str
+    unset_allowed: bool = False
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -85,6 +92,10 @@ class Walk:
     def value(self, key: Key, value: Any, where: str, line: int | None) -> Any:
         """Return the clean value of one key, or WRONG after noting the problem."""
         kind = key.kind
+        unset = unset_name(value)
+        if unset is not None and not self.unset_allowed:
+            self.problem(where, line, refusal(unset))
+            return WRONG
         if isinstance(value, Lines) and isinstance(kind, Component):
             return self.component(kind.family, value, where, line)
         if isinstance(value, Lines) and isinstance(kind, Block):

@@ -70,7 +70,7 @@ def open_session(
         log.warning("%s", NOT_ENCRYPTED, extra={"event": "htex.not-encrypted"})
     # setproctitle would write over the mark in /proc/PID/environ without SPT_NOENV.
     mark = {MARK_VARIABLE: str(run_dir), "SPT_NOENV": "1"}
-    label = f"{settings.label or DEFAULT_LABEL}{EXECUTOR_SUFFIX}"
+    label = label_of(settings)
     try:
         process = InterchangeProcess(run_dir / label, mark)
     except OSError as error:
@@ -79,7 +79,7 @@ def open_session(
     try:
         parsl_parts.import_in_agent()
         provider = provider_of(settings, mark=mark, run_dir=run_dir)
-        executor = _executor(settings, label, provider, process, run_dir)
+        executor = executor_of(settings, provider, process, run_dir)
         executor.start()
     except BaseException as error:
         if executor is not None:
@@ -92,9 +92,19 @@ def open_session(
     return _session(settings, run, executor, deliver, died)
 
 
-def _executor(
-    settings: HtexSettings, label: str, provider: Any, process: InterchangeProcess, run_dir: Path
+def label_of(settings: HtexSettings) -> str:
+    """The executor's label, which names its directory and its jobs."""
+    return f"{settings.label or DEFAULT_LABEL}{EXECUTOR_SUFFIX}"
+
+
+def executor_of(
+    settings: HtexSettings, provider: Any, process: InterchangeProcess, run_dir: Path
 ) -> Executor:
+    """Build the executor; nothing is started.
+
+    Raises:
+        ConfigError: Parsl refuses the settings.
+    """
     from cep.engines.htex_executor import Executor
 
     container = container_of(settings)
@@ -106,7 +116,7 @@ def _executor(
             local=settings.provider.type == LOCAL,
             container=container,
             run_dir=run_dir,
-            label=label,
+            label=label_of(settings),
             provider=provider,
             address=address,
             encrypted=settings.encrypted,

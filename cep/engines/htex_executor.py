@@ -175,6 +175,25 @@ class Executor(HighThroughputExecutor):  # type: ignore[misc]
         # Without a peer, a send would wait for ever.
         self.outgoing_q.zmq_socket.setsockopt(zmq.SNDTIMEO, SEND_TIMEOUT_MS)
 
+    def prepare_unstarted(self, worker_port: int) -> None:
+        """Compose the launch command as `start` does, without starting or writing anything.
+
+        For showing what would be submitted. The certificates that the command names are made by
+        `start`.
+
+        Args:
+            worker_port: Stands for the port that the interchange chooses.
+        """
+        self.cert_dir = f"{self.logdir}/certificates" if self.encrypted else None
+        self.logconf_path = None
+        self.worker_port = worker_port
+        self.launch_cmd = self._compose_launch_command()
+        self.initialize_scaling()
+
+    def launch_command(self, block: str) -> str:
+        """The command that starts the workers of a block, container included."""
+        return self._get_launch_command(block)
+
     def _start_result_queue_thread(self) -> None:
         """Parsl's thread would unpickle results; `listen` does this work."""
 

@@ -67,8 +67,7 @@ class LocalBlocks(LocalProvider):  # type: ignore[misc]
         """
         name = f"{job_name}.{time.time()}"
         path = Path(self.script_dir) / f"{name}.sh"
-        launched = self.launcher(command, tasks_per_node, self.nodes_per_block, self.script_dir)
-        path.write_text(f"{self.worker_init}\nexport JOBNAME={name}\n{launched}")
+        path.write_text(self.script(command, tasks_per_node, name))
         life, theirs = os.pipe()
         try:
             with Path(f"{path}.out").open("wb") as out, Path(f"{path}.err").open("wb") as err:
@@ -92,6 +91,17 @@ class LocalBlocks(LocalProvider):  # type: ignore[misc]
         self._scripts[job] = _Script(process, path, life, waiter)
         waiter.start()
         return job
+
+    def script(self, command: str, tasks_per_node: int, name: str) -> str:
+        """The text of a block's script.
+
+        Args:
+            command: What starts the workers.
+            tasks_per_node: How often on each node.
+            name: The block's name, which the script exports.
+        """
+        launched = self.launcher(command, tasks_per_node, self.nodes_per_block, self.script_dir)
+        return f"{self.worker_init}\nexport JOBNAME={name}\n{launched}"
 
     def _wait(self, job: str, process: subprocess.Popen[bytes]) -> None:
         process.wait()

@@ -18,7 +18,8 @@ from typing import Any
 from cep.errors import CantCreate
 from cep.safety.files import make_parents
 
-_RECORD = "profile.json"
+#: In an endpoint's directory: how its configuration was made.
+RECORD = "profile.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,9 @@ class Record:
         service_url: What was written as the service's address.
         ca_file: What was written as the file of authorities to trust.
         digest: SHA-256 of the text, to notice later edits by hand.
+        site: The preset's name, if one was used.
+        written: The text itself, to tell a later edit from what was written; empty in records
+            of earlier versions.
     """
 
     profile: str | None = None
@@ -38,18 +42,36 @@ class Record:
     service_url: str | None = None
     digest: str = ""
     ca_file: str | None = None
+    site: str | None = None
+    written: str = ""
+
+    @classmethod
+    def of(
+        cls,
+        text: str,
+        *,
+        profile: str | None = None,
+        values: Mapping[str, Any] | None = None,
+        service_url: str | None = None,
+        ca_file: str | None = None,
+        site: str | None = None,
+    ) -> Record:
+        """The record of a text that is about to be written."""
+        return cls(profile, dict(values or {}), service_url, digest(text), ca_file, site, text)
 
 
 def read_record(root: Path) -> Record:
     """Return the record of a directory; an empty one when there is none to be read."""
     try:
-        found = json.loads((root / _RECORD).read_text(encoding="utf-8"))
+        found = json.loads((root / RECORD).read_text(encoding="utf-8"))
         return Record(
             profile=found.get("profile"),
             values=dict(found.get("values") or {}),
             service_url=found.get("service_url"),
             digest=str(found.get("digest") or ""),
             ca_file=found.get("ca_file"),
+            site=found.get("site"),
+            written=str(found.get("written") or ""),
         )
     except (OSError, ValueError, AttributeError, TypeError, RecursionError):
         return Record()
@@ -77,7 +99,7 @@ def create(root: Path, text: str, record: Record) -> None:
         fresh = Path(tempfile.mkdtemp(prefix=".new-", dir=root.parent))
         try:
             _write(fresh / "config.yaml", text)
-            _write(fresh / _RECORD, _as_json(record))
+            _write(fresh / RECORD, _as_json(record))
             _move_in_place(fresh, root)
         except BaseException:
             for file in fresh.iterdir():
@@ -106,7 +128,7 @@ def change(root: Path, text: str, record: Record, *, keep_old: bool) -> Path | N
             kept = root / "config.yaml.backup"
             _write(kept, config.read_text(encoding="utf-8"))
         _write(config, text)
-        _write(root / _RECORD, _as_json(record))
+        _write(root / RECORD, _as_json(record))
     except OSError as exc:
         raise CantCreate(f"The configuration {config} cannot be written: {exc}.") from exc
     return kept
@@ -139,5 +161,7 @@ def _as_json(record: Record) -> str:
         "service_url": record.service_url,
         "ca_file": record.ca_file,
         "digest": record.digest,
+        "site": record.site,
+        "written": record.written,
     }
     return json.dumps(content, indent=2) + "\n"

@@ -1,99 +1,178 @@
-"""Profile + variables -> the text of a config.yaml, checked before anybody writes it. No effects.
+"""Profile + values -> the text of a config.yaml, checked before anybody writes it. No effects.
 
 Templates run in jinja's sandbox with undefined variables as errors; every text passes a filter
-that makes it safe YAML.
+that makes it safe for its place (`cep.profiles.filters`).
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import yaml
-from jinja2 import StrictUndefined, TemplateError
-from jinja2.sandbox import SandboxedEnvironment
+from jinja2 import (
+    BaseLoader,
+    Environment,
+    StrictUndefined,
+    TemplateError,
+    TemplateNotFound,
+    meta,
+)
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from cep.config.load import load_text
-from cep.errors import SoftwareError, UsageError
-from cep.profiles.catalog import Profile, Variable
+from cep.errors import ConfigError
+from cep.profiles import filters
+from cep.profiles.catalog import Profile, damaged
+from cep.profiles.search import BUILT_IN, Found, SearchPath
+from cep.profiles.values import Values
+
+#: What a template of a site may run into beyond jinja's own errors.
+_WRONG_TEMPLATE = (
+    ArithmeticError,  # with the sandbox's bound of a range
+    AttributeError,
+    LookupError,
+    OSError,
+    RecursionError,  # it includes itself
+    TypeError,
+    ValueError,
+)
 
 
-def chosen(profile: Profile, assignments: Iterable[str]) -> dict[str, Any]:
-    """Return the values of `--set NAME=VALUE` words, by name.
+class _OnSearchPath(BaseLoader):
+    """Finds a profile's template and its partials, and keeps in mind where they came from."""
 
-    Raises:
-        UsageError: A word is no assignment, or names no variable of the profile.
-    """
-    values: dict[str, Any] = {}
-    for word in assignments:
-        name, equals, text = word.partition("=")
-        if not equals or not name:
-            raise UsageError(f"--set takes NAME=VALUE, not {word!r}.")
-        values[name] = _variable(profile, name).read(text)
-    return values
+    def __init__(self, search: SearchPath) -> None:
+        self._search = search
 
+    def get_source(
+        self, environment: Environment, template: str
+    ) -> tuple[str, str, Callable[[], bool]]:
+        """The text of a template, as jinja wants it."""
+        del environment
+        found = self._search.find(template)
+        if found is None:
+            raise TemplateNotFound(template)
+        path, changed = found.path, found.path.stat().st_mtime_ns
 
-def check_names(profile: Profile, values: Mapping[str, Any]) -> None:
-    """Check that all values belong to variables of the profile.
+        def unchanged() -> bool:
+            now = self._search.find(template)
+            return now is not None and (now.path, now.path.stat().st_mtime_ns) == (path, changed)
 
-    Raises:
-        UsageError: One does not.
-    """
-    for name in values:
-        _variable(profile, name)
+        return path.read_text(encoding="utf-8"), str(path), unchanged
 
 
 def render(
     profile: Profile,
-    values: Mapping[str, Any],
+    given: Mapping[str, Any],
     *,
-    service_url: str | None,
-    service_is_hub: bool,
+    service_url: str | None = None,
+    service_is_hub: bool = False,
     ca_file: str | None = None,
     origin: str,
 ) -> str:
-    """Return the configuration's text, which `cep validate` would accept.
+    """Return the configuration's text for values that nobody has checked yet.
 
     Args:
         profile: The profile.
-        values: What was chosen; the rest has the schema's defaults.
+        given: What was chosen; the rest has the schema's defaults.
         service_url: Written into the file when not None.
         service_is_hub: The service says its AMQP port itself.
         ca_file: Written into the file as `ssl_ca_file` when not None.
         origin: What to call the result in messages, usually its path.
 
     Raises:
+        UsageError: Values are missing or wrong.
         ConfigError: The values do not make a valid configuration.
     """
-    variables = {name: variable.default for name, variable in profile.variables.items()}
-    variables.update({name: value for name, value in values.items() if value is not None})
-    environment = SandboxedEnvironment(
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,  # the result is YAML; every text goes through the filter
+    values = Values(profile)
+    values.add(given)
+    return text_of(
+        profile,
+        values.finish(),
+        service_url=service_url,
+        service_is_hub=service_is_hub,
+        ca_file=ca_file,
+        origin=origin,
     )
-    environment.filters["yaml"] = as_yaml
+
+
+def text_of(
+    profile: Profile,
+    values: Mapping[str, Any],
+    *,
+    service_url: str | None = None,
+    service_is_hub: bool = False,
+    ca_file: str | None = None,
+    origin: str,
+) -> str:
+    """Return the configuration's text, which `cep validate` accepts but for placeholders.
+
+    Args:
+        profile: The profile.
+        values: Of every variable, as `Values.finish` returns them.
+        service_url: Written into the file when not None.
+        service_is_hub: The service says its AMQP port itself.
+        ca_file: Written into the file as `ssl_ca_file` when not None.
+        origin: What to call the result in messages, usually its path.
+
+    Raises:
+        ConfigError: The values do not make a valid configuration, or a site's template is wrong.
+        SoftwareError: A shipped template is damaged.
+    """
     try:
-        template = environment.from_string(profile.template.read_text(encoding="utf-8"))
+        template = _environment(profile.search).get_template(profile.template.name)
         text = template.render(
-            **variables, service_url=service_url, service_is_hub=service_is_hub, ca_file=ca_file
+            **values, service_url=service_url, service_is_hub=service_is_hub, ca_file=ca_file
         )
-    except (OSError, TemplateError) as exc:
-        raise SoftwareError(f"The template of profile {profile.name} is damaged: {exc}.") from exc
-    load_text(text, origin)
+    except (TemplateError, *_WRONG_TEMPLATE) as exc:
+        raise damaged(_culprit(profile, exc), exc) from exc
+    _check(profile, text, origin)
     return text
 
 
-def as_yaml(value: Any) -> str:
-    """A value as one line of YAML, quoted where it has to be."""
-    if isinstance(value, str) and ("\n" in value or value != value.strip()):
-        dumped = yaml.safe_dump(value, default_style='"', width=2**20, allow_unicode=True)
-    else:
-        dumped = yaml.safe_dump(value, width=2**20, allow_unicode=True)
-    return dumped.removesuffix("\n").removesuffix("\n...").strip()
+@functools.lru_cache(maxsize=8)
+def _environment(search: SearchPath) -> Environment:
+    environment = ImmutableSandboxedEnvironment(
+        loader=_OnSearchPath(search),
+        undefined=StrictUndefined,
+        finalize=filters.only_placed,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,
+    )
+    environment.filters["yaml"] = filters.as_yaml
+    environment.filters["block"] = filters.as_block
+    environment.filters["quote"] = filters.quoted
+    environment.filters["path"] = filters.home_path
+    environment.filters["script"] = filters.as_script
+    return environment
+
+
+def files_of(profile: Profile) -> dict[str, str]:
+    """Every file that a profile is made of, parts included, and where each came from.
+
+    Raises:
+        ConfigError: A site's template is wrong.
+        SoftwareError: A shipped template is damaged.
+    """
+    environment = _environment(profile.search)
+    files = dict(profile.origins)
+    open_ones = [profile.template.name]
+    while open_ones:
+        found = profile.search.find(name := open_ones.pop())
+        if found is None:
+            continue  # rendering tells
+        files[name] = found.origin
+        try:
+            parsed = environment.parse(found.path.read_text(encoding="utf-8"))
+        except (OSError, TemplateError, UnicodeDecodeError) as exc:
+            raise damaged(found, exc) from exc
+        included = (other for other in meta.find_referenced_templates(parsed) if other)
+        open_ones += [other for other in included if other not in files]
+    return files
 
 
 def difference(old: str, new: str, path: str) -> str:
@@ -108,12 +187,23 @@ def difference(old: str, new: str, path: str) -> str:
     )
 
 
-def _variable(profile: Profile, name: str) -> Variable:
-    if name not in profile.variables:
-        close = difflib.get_close_matches(name, profile.variables, n=1)
-        hint = f"Did you mean {close[0]}?" if close else None
-        listed = ", ".join(profile.variables)
-        raise UsageError(
-            f"The profile {profile.name} has no variable {name!r}; it has {listed}.", hint=hint
-        )
-    return profile.variables[name]
+def _check(profile: Profile, text: str, origin: str) -> None:
+    try:
+        load_text(text, origin, unset_allowed=True)
+    except ConfigError as exc:
+        origins = sorted(set(profile.origins.values()))
+        raise ConfigError(
+            exc.message, hint=f"The file would come from the profile {profile.name} ({origins[0]})."
+        ) from exc
+
+
+def _culprit(profile: Profile, error: Exception) -> Found:
+    """The file to name for an error: the one jinja names, else the first that is not shipped."""
+    named = profile.search.find(getattr(error, "name", None) or "")
+    if named is not None:
+        return named
+    main = Found(profile.template, profile.origins[profile.template.name])
+    if main.origin != BUILT_IN:
+        return main
+    foreign = (name for name, origin in files_of(profile).items() if origin != BUILT_IN)
+    return next((found for name in foreign if (found := profile.search.find(name))), main)

@@ -1,8 +1,9 @@
 """Words for terminals, logs and audit lines: no control characters, no secrets.
 
 Names, messages and tracebacks come from other people's machines. A terminal obeys the escape
-sequences in what it shows, and a line break in a name would forge a line of the log. Pure
-functions but for the secrets that were told to `hide`; from any thread.
+sequences in what it shows, and a line break in a name would forge a line of the log. Scripts are
+shown to people too, who paste them into tickets. Pure functions but for the secrets that were told
+to `hide`; from any thread.
 """
 
 from __future__ import annotations
@@ -25,6 +26,20 @@ _SECRETS = (
 )
 
 
+# Names that scripts and options of programs give to secrets; too many for messages and logs, where
+# a sentence with `auth: ` or `credentials = ` in it tells no secret.
+_NAMES = (
+    r"[A-Za-z0-9_.-]*(?:token|secret|passw(?:or)?d|passphrase|api[_-]?key|access[_-]?key|private[_-]?key"
+    r"|credentials?|auth)[A-Za-z0-9_]*"
+)
+_OPTION = re.compile(rf"(?i)(--?{_NAMES}[ =])('[^'\n]*'|\"[^\"\n]*\"|[^\s'\"]+)")
+_ASSIGNMENT = re.compile(
+    rf"(?i)\b({_NAMES})(\s*[=:]\s*|\s+(?=['\"]))"
+    r"('[^'\n]*'|\"(?:[^\"\\\n]|\\.)*\"|[^\s'\",;&|]+)"
+)
+#: Names that look like one of those and hold no secret.
+_HARMLESS = frozenset({"authentication_policy", "cert_dir"})
+
 # Secrets of this process that have no form to be known by; filled once, before threads are started.
 _known: list[str] = []
 _SHORTEST_KNOWN = 8  # a shorter one would blot out ordinary words
@@ -42,6 +57,19 @@ def redact(text: str) -> str:
     for pattern, replacement in _SECRETS:
         text = pattern.sub(replacement, text)
     return text
+
+
+def redact_script(text: str) -> str:
+    """As `redact`, and with what scripts, commands and configurations give to secret names.
+
+    Args:
+        text: Something that a shell or YAML reads; quoted values go as a whole.
+    """
+
+    def assignment(match: re.Match[str]) -> str:
+        return match[0] if match[1].lower() in _HARMLESS else f"{match[1]}{match[2]}***"
+
+    return _ASSIGNMENT.sub(assignment, _OPTION.sub(r"\1***", redact(text)))
 
 
 def printable(text: str, *, keep: str = "") -> str:

@@ -49,10 +49,11 @@ def write_lease(root: Path, **changes: Any) -> None:
 
 
 def documented(heading: str) -> set[str]:
-    """The field names that docs/cli.md lists in the table below a heading."""
-    text = DOCUMENT.read_text()
+    """The field names that docs/cli.md lists for JSON in the tables below a heading."""
+    text = DOCUMENT.read_text().split("\n## JSON\n", 1)[1]
     section = text.split(f"### {heading}\n", 1)[1].split("\n### ", 1)[0].split("\n## ", 1)[0]
-    return set(re.findall(r"^\| `([a-z_.]+)` \|", section, flags=re.MULTILINE))
+    cells = re.findall(r"^\| (`[a-z_.]+`(?:, `[a-z_.]+`)*) \|", section, flags=re.MULTILINE)
+    return {name for cell in cells for name in re.findall(r"`([a-z_.]+)`", cell)}
 
 
 def names(value: Any, prefix: str = "") -> set[str]:
@@ -289,6 +290,28 @@ def test_the_json_names_of_validate_are_those_of_the_document(rig: Rig) -> None:
 
 def test_the_json_names_of_version_are_those_of_the_document(rig: Rig) -> None:
     assert names(json.loads(rig.run("version", "--json").out)) == documented("version")
+
+
+def test_the_json_names_of_profiles_are_those_of_the_document(rig: Rig) -> None:
+    told = json.loads(rig.run("profiles", "list", "--json").out)
+    assert set(told) == {"profiles", "presets"}
+    rows = [{"profiles": {**one, "files": None}} for one in told["profiles"]]
+    assert names(rows) | {"presets"} == documented("profiles list")
+    profile = json.loads(rig.run("profiles", "show", "slurm", "--json").out)
+    # The keys below these are names of files and variables.
+    free = ("files.", "variables.default.", "variables.example.", "variables.required_when.")
+    shown = {one for one in names(profile) if not one.startswith((*free, "variables.rules."))}
+    preset = json.loads(rig.run("profiles", "show", "polaris", "--json").out)
+    assert shown | set(preset) == documented("profiles show")
+    assert set(told["presets"][0]) == set(preset)
+
+
+def test_the_json_names_of_render_are_those_of_the_document(rig: Rig) -> None:
+    rig.run("configure", "ep", "--profile", "slurm", "--set", "partition=p")
+    told = [{"accepted": True, "answer": ""}]  # a scheduler is asked in tests of its own
+    for option in ([], ["--submit-script"]):
+        told.append(json.loads(rig.run("render", "ep", *option, "--json").out))
+    assert {name for one in told for name in one} == documented("render")
 
 
 def test_the_agent_s_picture_has_the_documented_names() -> None:

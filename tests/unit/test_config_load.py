@@ -560,3 +560,12 @@ def test_loading_has_no_effects_and_takes_milliseconds(tmp_path: Path) -> None:
     for _ in range(10):
         load(file)
     assert time.perf_counter() - before < 1.0
+
+
+def test_a_value_that_is_still_to_be_written_is_refused_with_its_line() -> None:
+    text = "engine:\n  type: GlobusComputeEngine\n  provider:\n    type: SlurmProvider\n"
+    text += "    account: <SET account>\n"
+    with pytest.raises(ConfigError, match=r"line 5: engine\.provider\.account: is not set yet"):
+        load_text(text, "x")
+    found = load_text(text, "x", unset_allowed=True).engine
+    assert found.provider.arguments["account"] == "<SET account>"  # type: ignore[union-attr]

@@ -156,7 +156,7 @@ def test_a_template_that_others_can_write_is_refused(
     folder.mkdir()
     (folder / "site.yaml.j2").write_text(CONFIG)
     (folder / "site.schema.yaml").write_text("summary: x\nvariables: {}\n")
-    monkeypatch.setattr(catalog, "templates_dir", lambda: tmp_path)
+    monkeypatch.setattr("cep.paths.templates_dir", lambda: tmp_path)
     assert catalog.find("site").name == "site"
     (folder / "site.yaml.j2").chmod(0o666)
     with pytest.raises(ConfigError, match=r"site\.yaml\.j2 can be changed by everybody"):

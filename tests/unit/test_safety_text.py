@@ -9,7 +9,7 @@ import pytest
 from cep.cli import listing, status
 from cep.safety import text as text_module
 from cep.safety.logs import SafeFormatter
-from cep.safety.text import printable
+from cep.safety.text import printable, redact_script
 
 
 @pytest.mark.parametrize(
@@ -62,6 +62,26 @@ def test_a_secret_without_a_form_is_hidden_once_it_is_told(
     monkeypatch.setattr(text_module, "_known", [])
     text_module.hide("kept-by-nobody", "short")
     assert formatted("answer: 'kept-by-nobody' in short") == "INFO answer: '***' in short"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("export MY_TOKEN='a b'", "export MY_TOKEN=***"),
+        ('API_KEY="a \\" b" next', "API_KEY=*** next"),
+        ("tool --auth abc --name x", "tool --auth *** --name x"),
+        ("curl https://me:pw@host/", "curl https://me:***@host/"),
+        ("curl -H 'Authorization: Bearer abcdefgh'", "curl -H 'Authorization: *** ***'"),
+        ("told-to-hide", "***"),
+        ("credentials: /a/b", "credentials: ***"),
+        ("authentication_policy: 1f0e9a52", "authentication_policy: 1f0e9a52"),
+    ],
+)
+def test_a_script_is_shown_without_what_it_gives_to_secret_names(
+    text: str, shown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(text_module, "_known", ["told-to-hide"])
+    assert redact_script(text) == shown
 
 
 def test_status_and_list_show_hostile_names_harmlessly(
