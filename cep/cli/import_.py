@@ -11,6 +11,7 @@ import click
 from cep import paths
 from cep.cli.command import CepCommand, Shared
 from cep.errors import CantCreate, ConfigError, UsageError
+from cep.safety.files import check_trusted
 from cep.safety.text import printable, redact
 
 if TYPE_CHECKING:
@@ -109,6 +110,8 @@ def _from_files(files: tuple[str, ...]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for file in files:
         path = Path(file).expanduser()
+        if path.is_file():  # not a pipe or a terminal
+            check_trusted(path, ConfigError, "The variables file", any_owner=True)
         try:
             found.update(parse(path.read_text(encoding="utf-8"), str(path)))
         except (OSError, UnicodeDecodeError) as exc:

@@ -8,7 +8,6 @@ Writes tests/unit/scheduler_outputs/detect/*.json; run it after a change of the 
 from __future__ import annotations
 
 import json
-import os
 import shlex
 from typing import Any
 
@@ -23,6 +22,7 @@ class Recorder:
 
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
+        self.user = ACCOUNT
         self.commands: dict[str, Any] = {}
         self.there: list[str] = []
 
@@ -59,7 +59,6 @@ def record(cluster: Cluster, name: str, what: str) -> None:
 
 def main() -> None:
     """Record all clusters."""
-    os.environ["LOGNAME"] = ACCOUNT  # whose accounts are asked for
     FOLDER.mkdir(parents=True, exist_ok=True)
     with Cluster(nodes=2) as cluster:
         record(cluster, "slurm-24.11", "a login node and two nodes, without accounting")

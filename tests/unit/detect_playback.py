@@ -29,6 +29,7 @@ class Playback:
     def __init__(self, commands: Mapping[str, Any], which: list[str]) -> None:
         self.commands = dict(commands)
         self.there = list(which)
+        self.user = USER
         self.asked: list[str] = []
 
     @classmethod

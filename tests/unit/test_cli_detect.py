@@ -13,7 +13,7 @@ from cep.profiles.detect import commands, host, network
 from cep.profiles.detect.facts import Facts, Host, Interface, Tool
 from cep.profiles.endpoint import read_record
 from tests.unit.cli_rig import Rig, rig
-from tests.unit.detect_playback import USER, Playback
+from tests.unit.detect_playback import Playback
 
 __all__ = ["rig"]
 
@@ -27,7 +27,6 @@ HERE = Host("login1", 8, 16000, (), Tool("python", "/usr/bin/python3", "3.12.1")
 @pytest.fixture
 def at(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Playback]:
     """Puts the program on a site of the corpus, with these interfaces."""
-    monkeypatch.setenv("LOGNAME", USER)
 
     def put(site: Playback, *interfaces: Interface, containers: tuple[Tool, ...] = ()) -> Playback:
         from dataclasses import replace

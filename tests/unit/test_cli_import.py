@@ -371,6 +371,48 @@ def test_what_cannot_be_imported_leaves_nothing_behind(
     assert not rig.base.exists()
 
 
+@pytest.mark.parametrize("name", ["config.yaml", "user_config_template.yaml.j2", "endpoint.json"])
+def test_a_file_that_others_can_change_is_refused(name: str, rig: Rig, tmp_path: Path) -> None:
+    source = of_4_x(tmp_path / "four")
+    (source / "endpoint.json").write_text(json.dumps({"endpoint_id": UUID}))
+    (source / name).chmod(0o666)
+    done = rig.run("import", str(source))
+    assert (done.code, "can be changed by everybody" in done.err) == (78, True), done.err
+    assert not rig.base.exists()
+
+
+def test_a_configuration_of_the_time_of_funcx_is_read(rig: Rig, tmp_path: Path) -> None:
+    program = (
+        "from funcx_endpoint.endpoint.utils.config import Config\n"
+        "from funcx_endpoint.executors import HighThroughputExecutor\n"
+        "from parsl.providers import LocalProvider\n"
+        "config = Config(\n"
+        "    executors=[HighThroughputExecutor(worker_mode='no_container', provider=\n"
+        "        LocalProvider(init_blocks=1, min_blocks=0, max_blocks=1))],\n"
+        "    funcx_service_address='https://api.funcx.org/v2',\n"
+        ")\n"
+        "meta = {'name': 'old', 'visible_to': []}\n"
+    )
+    answer = told(rig, str(old(tmp_path / "funcx", config__py=program)))
+    assert [one["key"] for one in answer["left_out"]] == [
+        "funcx_service_address",
+        "engine.worker_mode",
+    ]
+    provider = load(rig.base / "funcx" / "config.yaml").engine.provider  # type: ignore[union-attr]
+    assert provider.arguments == {"init_blocks": 1, "min_blocks": 0, "max_blocks": 1}
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_list_of_executors_in_yaml_is_taken_when_it_is_one(
+    count: int, rig: Rig, tmp_path: Path
+) -> None:
+    text = "executors:\n" + "- {type: ThreadPoolEngine, max_workers: 2}\n" * count
+    done = rig.run("import", str(old(tmp_path / "x", config__yaml=text)))
+    assert done.code == (0 if count == 1 else 78)
+    if count == 1:
+        assert load(rig.base / "x" / "config.yaml").engine.max_workers == 2  # type: ignore[union-attr]
+
+
 def test_a_source_that_is_not_there_is_66(rig: Rig, tmp_path: Path) -> None:
     assert rig.run("import", str(tmp_path / "gone")).code == 66
 

@@ -9,12 +9,7 @@ import pytest
 
 from cep.profiles.detect import others, pbs, slurm, survey
 from cep.profiles.detect.facts import Account, Queue, Scheduler, seconds_of, walltime
-from tests.unit.detect_playback import FOLDER, USER, Playback
-
-
-@pytest.fixture(autouse=True)
-def _as_the_user_of_the_recordings(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LOGNAME", USER)
+from tests.unit.detect_playback import FOLDER, Playback
 
 
 def found(scheduler: Scheduler | None) -> Scheduler:

@@ -18,6 +18,7 @@ from cep.errors import ConfigError
 
 _LONGEST = 80  # characters of an expression in a message
 _LARGEST = 256 * 1024  # characters of a program; thousands of keys
+_MOST = 50_000  # values, one with two names counted twice
 _BOUND = 10**15  # of what a sum or product may come to
 _NO_RUN = "would have to be run to be known"
 #: The name of the argument that these take without a name. Source: their published signatures.
@@ -67,6 +68,10 @@ def read_python(text: str, origin: str) -> tuple[Lines, Findings]:
         raise ConfigError(
             f"{origin} has no `config = Config(...)` at its top level, so there is nothing to read."
         )
+    try:
+        _measure(found, {})
+    except (RecursionError, ValueError) as exc:
+        raise ConfigError(f"{origin}: `config` holds itself, or more than {_MOST} values.") from exc
     configuration = Lines()
     for name, value in found.items():
         if name != "type":
@@ -246,14 +251,16 @@ class _Reader:
             if not isinstance(value, str | int | float):
                 return _unread(node)
             parts.append(str(value))
-        return "".join(parts)
+        whole = sum(len(part) for part in parts)
+        return "".join(parts) if whole <= _LARGEST else _unread(node)
 
     def _sum(self, node: ast.BinOp) -> Any:
         left, right = self.value(node.left), self.value(node.right)
         if isinstance(node.op, ast.Add):
-            if isinstance(left, str) and isinstance(right, str):
-                return left + right
-            if isinstance(left, list) and isinstance(right, list):
+            texts = isinstance(left, str) and isinstance(right, str)
+            lists = isinstance(left, list) and isinstance(right, list)
+            # Doubling again and again makes a short program stand for a huge value.
+            if (texts or lists) and len(left) + len(right) <= _LARGEST:
                 return left + right
         if _is_number(left) and _is_number(right):
             if isinstance(node.op, ast.Add | ast.Sub):
@@ -271,6 +278,24 @@ class _Reader:
         if isinstance(owner, list) and isinstance(key, int) and -len(owner) <= key < len(owner):
             return owner[key]
         return _unread(node)
+
+
+def _measure(value: Any, known: dict[int, int]) -> int:
+    """Count what a value stands for; refuse what names make endless or too large."""
+    if not isinstance(value, list | Lines):
+        return 1
+    before = known.get(id(value))
+    if before is not None:
+        if not before:
+            raise ValueError("it holds itself")
+        return before
+    known[id(value)] = 0
+    inner = value.values() if isinstance(value, Lines) else value
+    size = 1 + sum(_measure(part, known) for part in inner)
+    if size > _MOST:
+        raise ValueError("too large")
+    known[id(value)] = size
+    return size
 
 
 def _put(block: Lines, name: str, value: Any, line: int) -> None:

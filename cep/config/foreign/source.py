@@ -18,6 +18,7 @@ from cep.config.foreign.findings import Findings, Remark
 from cep.config.foreign.python_file import read_python
 from cep.config.foreign.template import Variables, render
 from cep.errors import ConfigError, DataError, InputMissing, UsageError
+from cep.safety.files import check_trusted
 
 _PROGRAM, _FILE = "config.py", "config.yaml"
 _TEMPLATES = ("user_config_template.yaml.j2", "user_config_template.yaml")
@@ -193,6 +194,8 @@ def _endpoint_id(directory: Path) -> str | None:
 
 
 def _text(path: Path) -> str:
+    # Whose file it is, is the user's choice: a colleague's is as good as one's own.
+    check_trusted(path, ConfigError, "The file", any_owner=True)
     try:
         if path.stat().st_size > _LARGEST:
             raise ConfigError(f"{path} has more than {_LARGEST} bytes; that is no configuration.")

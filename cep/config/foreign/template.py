@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from cep.errors import ConfigError, UsageError
+from cep.safety.files import check_trusted
 
 #: Names that the published endpoint gives to each template; the bare ones are their old form.
 _RESERVED = ("_GC", "parent_config", "user_runtime", "mapped_identity")
@@ -157,6 +158,7 @@ def render(path: Path, variables: Variables, parent: Mapping[str, Any]) -> str:
     environment = ImmutableSandboxedEnvironment(
         loader=FileSystemLoader(path.parent), undefined=StrictUndefined, autoescape=False
     )
+    check_trusted(path, ConfigError, "The template", any_owner=True)
     try:
         source = path.read_text(encoding="utf-8")
         names = _needed(environment, source)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pwd
 import shutil
 import signal
 import subprocess
@@ -51,13 +52,27 @@ class Answer:
 
 
 class Site(Protocol):
-    """How commands are found and run; tests have one that plays back."""
+    """How commands are found and run; tests have one that plays back.
+
+    Attributes:
+        user: Name of the account that commands run as.
+    """
+
+    user: str
 
     def which(self, name: str) -> str | None:
         """Where a command is; None for nowhere."""
 
     def ask(self, *argv: str) -> Answer:
         """Run a command to its end."""
+
+
+def _account_name() -> str:
+    """The name of this process's account, whatever variables say; its number without a name."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())
 
 
 class ThisHost:
@@ -69,6 +84,7 @@ class ThisHost:
 
     def __init__(self, timeout_s: float = TIMEOUT_S) -> None:
         self.timeout_s = timeout_s
+        self.user = _account_name()
 
     def which(self, name: str) -> str | None:
         """Where a command is; None for nowhere."""

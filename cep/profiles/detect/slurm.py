@@ -5,7 +5,6 @@ The parsers are pure. Source of the formats: the manuals of 22.05 and 24.11, and
 
 from __future__ import annotations
 
-import getpass
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -52,7 +51,7 @@ def find(site: Site) -> Scheduler | None:
 
 
 def _accounts(site: Site, found: Scheduler) -> None:
-    user = getpass.getuser()
+    user = site.user
     if "sacctmgr" in found.commands:
         answer = site.ask(
             "sacctmgr", "-n", "-P", "show", "assoc", f"user={user}", "format=Account,Partition,QOS"
