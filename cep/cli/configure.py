@@ -228,6 +228,13 @@ def _from_profile(shared: Shared, asked: _Asked, root: Path, old: str | None) ->
     from cep.service.address import of_url
 
     earlier = endpoint.read_record(root)
+    if old is not None and earlier.digest and not (earlier.profile or asked.profile or asked.site):
+        raise UsageError(
+            f"The configuration of {root.name} was taken from a file (by import, or by "
+            "--endpoint-config), so no profile says how to change it.",
+            hint=f"Change {root / 'config.yaml'} itself, or name a profile to replace all of it: "
+            "--profile PROFILE",
+        )
     address, url = named_service(asked.service)
     if url is None and earlier.service_url is not None:
         address = of_url(earlier.service_url)

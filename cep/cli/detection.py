@@ -167,6 +167,8 @@ def tell(values: Values) -> None:
     scheduler = scheduler_of(ThisHost(_SECONDS), values.profile.name)
     if scheduler is None:
         return
+    if not scheduler.answers:
+        _say(f"Nothing is known of this site's values: {'; '.join(scheduler.troubles)}")
     found = {}
     for name, one in propose.of_scheduler(scheduler, values.whole()).items():
         if one.only is not None:

@@ -228,6 +228,15 @@ def test_a_missing_variable_of_a_named_profile_is_told_with_what_the_scheduler_s
     assert "Found here: batch (default, at most 00:10:00)." in done.err
 
 
+def test_a_scheduler_that_hangs_is_told_beside_a_missing_variable(rig: Rig, at: At) -> None:
+    site = at(Playback.of("pbspro-2022.1"))
+    site.commands["qstat --version"] = {"hangs": True}
+    done = rig.run("configure", "ep", "--profile", "pbs")
+    assert done.code == 64
+    assert "queue is missing" in done.err
+    assert "qstat did not answer within 10 s" in done.err
+
+
 def test_nothing_is_looked_for_where_nothing_is_missing(rig: Rig, at: At) -> None:
     site = at(Playback.of("slurm-24.11"))
     assert rig.run("configure", "ep", "--profile", "slurm", "--set", "partition=x").code == 0

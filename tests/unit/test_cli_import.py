@@ -413,6 +413,19 @@ def test_a_list_of_executors_in_yaml_is_taken_when_it_is_one(
         assert load(rig.base / "x" / "config.yaml").engine.max_workers == 2  # type: ignore[union-attr]
 
 
+def test_an_update_without_a_profile_does_not_replace_what_was_imported(
+    rig: Rig, tmp_path: Path
+) -> None:
+    rig.run("import", str(old(tmp_path / "x", config__yaml=OF_2_19)))
+    before = picture(rig.base)
+    done = rig.run("configure", "x", "--update", "--display-name", "new")
+    assert (done.code, "--profile PROFILE" in done.err) == (64, True)
+    assert picture(rig.base) == before
+    done = rig.run("configure", "x", "--update", "--profile", "local")
+    assert done.code == 0, done.err
+    assert (rig.base / "x" / "config.yaml.backup").is_file()
+
+
 def test_a_source_that_is_not_there_is_66(rig: Rig, tmp_path: Path) -> None:
     assert rig.run("import", str(tmp_path / "gone")).code == 66
 
