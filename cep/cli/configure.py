@@ -85,7 +85,7 @@ def _refuse_all(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.command(cls=CepCommand)
 @click.argument("name", default="default")
-@click.option("--profile", metavar="PROFILE", help="Kind of site: local, slurm, pbs, ...")
+@click.option("--profile", metavar="PROFILE", help="Kind of site: local, slurm, ...; auto.")
 @click.option("--site", metavar="PRESET", help="A site whose values are known, e.g. polaris.")
 @click.option(
     "--set",
@@ -222,19 +222,28 @@ class _New:
 
 
 def _from_profile(shared: Shared, asked: _Asked, root: Path, old: str | None) -> _New:
+    from cep.cli import detection
     from cep.profiles import endpoint, making
     from cep.profiles.search import SearchPath
     from cep.service.address import of_url
 
     earlier = endpoint.read_record(root)
+    if old is not None and earlier.digest and not (earlier.profile or asked.profile or asked.site):
+        raise UsageError(
+            f"The configuration of {root.name} was taken from a file (by import, or by "
+            "--endpoint-config), so no profile says how to change it.",
+            hint=f"Change {root / 'config.yaml'} itself, or name a profile to replace all of it: "
+            "--profile PROFILE",
+        )
     address, url = named_service(asked.service)
     if url is None and earlier.service_url is not None:
         address = of_url(earlier.service_url)
         url = address.url
     origin = str(root / "config.yaml")
+    profile, ask = detection.profile_of(shared, asked.profile, asked.site, _ask)
     made = making.make(
         making.Wish(
-            profile=asked.profile,
+            profile=profile,
             site=asked.site,
             files=tuple(Path(file).expanduser() for file in asked.files),
             assignments=asked.assignments,
@@ -247,7 +256,7 @@ def _from_profile(shared: Shared, asked: _Asked, root: Path, old: str | None) ->
         earlier,
         SearchPath.of(shared.base, asked.profile_dir),
         origin=origin,
-        ask=_ask if interactive() else lambda _values: None,
+        ask=ask,
     )
     if old is None:
         return _New(made.text, made.record, _unset_notes(shared, made.text, made.required, root))
@@ -264,6 +273,11 @@ def _from_profile(shared: Shared, asked: _Asked, root: Path, old: str | None) ->
 
 def _ask(values: Values) -> None:
     """Ask on the terminal for what is missing; an empty answer leaves what a preset leaves open."""
+    from cep.cli import detection
+
+    detection.tell(values)
+    if not interactive():
+        return
     asked: set[str] = set()
     # An answer may make another variable needed.
     while open_ones := [one for one in values.missing() if one.name not in asked]:

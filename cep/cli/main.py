@@ -20,6 +20,7 @@ from cep.errors import CepError, UsageError
 #: Command -> where it is, and what it does in a few words.
 COMMANDS: dict[str, tuple[str, str]] = {
     "configure": ("cep.cli.configure:configure", "Make an endpoint's configuration."),
+    "import": ("cep.cli.import_:import_", "Take over an endpoint of an older version."),
     "profiles": ("cep.cli.profiles:profiles", "Show the kinds of sites and the known sites."),
     "render": ("cep.cli.render:render", "Show what would be submitted for an endpoint."),
     "validate": ("cep.cli.about:validate", "Check a configuration without starting anything."),
@@ -48,7 +49,7 @@ REFUSED: dict[str, str] = {
     ),
     "python-exec": "Run a module with the interpreter itself: python3 -m MODULE",
     "self-diagnostic": "Use `status NAME` and `logs NAME`.",
-    "update_funcx_config": "A config.py is not run here; make a config.yaml with: configure NAME",
+    "update_funcx_config": "A config.py is not run here; it is read by: import DIR --as NAME",
     "_start-user-endpoint": "There are no per-user endpoints here; use: start NAME",
 }
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cep.cli.command import HELP_OPTIONS, CepCommand, CepGroup, Shared
+from cep.cli.detection import detect
 from cep.cli.table import draw
 
 if TYPE_CHECKING:
@@ -82,6 +83,9 @@ def show_profile(shared: Shared, *, name: str, profile_dir: str | None, as_json:
     click.echo(
         json.dumps(profile.as_json(files)) if as_json else _profile_text(profile, files, shared)
     )
+
+
+profiles.add_command(detect)
 
 
 def _search(shared: Shared, profile_dir: str | None) -> SearchPath:

@@ -105,8 +105,8 @@ def read(path: Path) -> Loaded:
             raise ConfigError(
                 f"The endpoint in {path.parent} has only a {old_style.name}, which is a program "
                 "and is never run here.",
-                hint=f"Write its values into {path} (`cep configure` shows the form) and "
-                "start again.",
+                hint=f"Have it read as text, into an endpoint of another name: cep import "
+                f"{path.parent} --as NAME",
             ) from exc
         raise InputMissing(
             f"There is no configuration {path}.",

@@ -94,7 +94,7 @@ class Walk:
         kind = key.kind
         unset = unset_name(value)
         if unset is not None and not self.unset_allowed:
-            self.problem(where, line, refusal(unset))
+            self.problem(where, line, refusal(value))
             return WRONG
         if isinstance(value, Lines) and isinstance(kind, Component):
             return self.component(kind.family, value, where, line)
@@ -104,6 +104,8 @@ class Walk:
         try:
             return kind.clean(value)
         except WrongValue as exc:
+            if unset is not None:  # allowed, and of a kind that no text fits
+                return WRONG
             self.problem(where + exc.within, line, f"{exc.reason}, not {show(value)}")
             return WRONG
 

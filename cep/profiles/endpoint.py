@@ -87,8 +87,14 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def create(root: Path, text: str, record: Record) -> None:
+def create(root: Path, text: str, record: Record, *, endpoint_id: str | None = None) -> None:
     """Make a new endpoint's directory with its configuration.
+
+    Args:
+        root: The directory.
+        text: The configuration.
+        record: How it was made.
+        endpoint_id: UUID that the endpoint is registered with already.
 
     Raises:
         CantCreate: The directory exists, or cannot be made; nothing was changed.
@@ -100,6 +106,8 @@ def create(root: Path, text: str, record: Record) -> None:
         try:
             _write(fresh / "config.yaml", text)
             _write(fresh / RECORD, _as_json(record))
+            if endpoint_id is not None:
+                _write(fresh / "endpoint.json", json.dumps({"endpoint_id": endpoint_id}))
             _move_in_place(fresh, root)
         except BaseException:
             for file in fresh.iterdir():

@@ -13,10 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import yaml
-
 from cep.config.document import parse
-from cep.config.kinds import FloatText, IntText
+from cep.config.written import dump
 from cep.errors import ConfigError
 
 _ABSENT: Any = object()
@@ -59,7 +57,7 @@ def merge(base: str, mine: str, new: str, asked: frozenset[str] = frozenset()) -
         text = _merged_lines(base, mine, new, prefer_new=prefer_new)
         if _same(text, wanted):
             return Merge(text, kept, replaced, False)
-    text = yaml.dump(_plain(wanted), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    text = dump(wanted)
     return Merge(text, kept, replaced, True)
 
 
@@ -168,31 +166,3 @@ def _overlap(one: Any, other: Any) -> bool:
 def _changes(old: list[str], new: list[str]) -> list[tuple[int, int, list[str]]]:
     matcher = difflib.SequenceMatcher(None, old, new, autojunk=False)
     return [(a, b, new[c:d]) for tag, a, b, c, d in matcher.get_opcodes() if tag != "equal"]
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(name): _plain(inner) for name, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    return value
-
-
-class _Dumper(yaml.SafeDumper):
-    """Writes texts of several lines as blocks, which people can edit."""
-
-
-def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    style = "|" if "\n" in text else None
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
-
-
-def _represent_number(dumper: yaml.SafeDumper, number: IntText | FloatText) -> yaml.ScalarNode:
-    """A number as it was written: an account `007` is not 7."""
-    kind = "int" if isinstance(number, IntText) else "float"
-    return dumper.represent_scalar(f"tag:yaml.org,2002:{kind}", number.written)
-
-
-_Dumper.add_representer(str, _represent_text)
-_Dumper.add_representer(IntText, _represent_number)
-_Dumper.add_representer(FloatText, _represent_number)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import pytest
@@ -45,3 +46,23 @@ def test_two_hundred_functions_run_in_batch_jobs_on_the_compute_nodes(site: Slur
         assert set(site.sdk("hosts", endpoint_id, "40")["hosts"]) <= {"c1", "c2"}
         assert site.cluster.jobs(), "the tasks ran in jobs of the scheduler"
     assert site.cluster.jobs() == [], "a stop leaves no job"
+
+
+def test_detection_on_the_login_node_proposes_what_is_certain_and_lists_the_rest(
+    site: SlurmSite,
+) -> None:
+    told = json.loads(site.cep("profiles", "detect", "--json").stdout)
+    assert told["profile"]["value"] == "slurm"  # the PBS commands there are Slurm's own
+    values = told["values"]["slurm"]
+    assert values["interface"]["value"] == "eth0"
+    assert (
+        "the way from here to the compute node c1" in values["interface"]["candidates"][0]["reason"]
+    )
+    assert [one["value"] for one in values["partition"]["candidates"]] == ["debug", "long"]
+    assert told["host"]["modules"]["name"] == "environment-modules"
+    done = site.cep("configure", "auto", "--profile", "auto", check=False)
+    assert done.returncode == 64
+    assert "--set partition=VALUE" in done.stderr
+    site.cep("configure", "auto", "--profile", "auto", "--set", "partition=debug")
+    with site.running("auto") as endpoint_id:
+        assert set(site.sdk("hosts", endpoint_id, "4")["hosts"]) <= {"c1", "c2"}

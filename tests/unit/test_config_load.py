@@ -314,7 +314,7 @@ def test_only_a_config_py_is_never_run_and_says_what_to_do(tmp_path: Path) -> No
     with pytest.raises(ConfigError) as caught:
         load(tmp_path / "config.yaml")
     assert "never run" in str(caught.value)
-    assert "cep configure" in str(caught.value)
+    assert "cep import" in str(caught.value)
     assert not mark.exists()
 
 

@@ -18,6 +18,7 @@ WHERE = {
     "control": f"{_HERE}.control",
     "config": f"{_HERE}.config",
     "profile": f"{_HERE}.profile",
+    "imports": f"{_HERE}.imports",
 }
 
 
