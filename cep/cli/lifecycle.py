@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from cep.cli import naming
+from cep.cli import foreground, naming
 from cep.cli.command import CepCommand, Shared, interactive, set_up_logging
 from cep.errors import CepError, InputMissing, Unavailable, UsageError
 from cep.paths import EndpointPaths, looks_like_uuid
@@ -174,11 +174,15 @@ def _options(
 
 def _start(shared: Shared, name: str, options: StartOptions) -> int:
     set_up_logging(shared)
-    root = naming.find_root(shared.base, name)
-    settings = _settings(root)
-    _log_in(shared.base, settings)
     if options.foreground:
-        return _stay(root, settings, options)
+        with foreground.reasons_told():
+            foreground.check_reachable(shared.base, name)
+            root = naming.find_root(shared.base, name)
+            settings = _settings(root)
+            _log_in(shared.base, settings)
+            return _stay(root, settings, options)
+    root = naming.find_root(shared.base, name)
+    _log_in(shared.base, _settings(root))
     from cep.agent.launch import start as launch
 
     endpoint_id = launch(shared.base, root.name, options, _note)
@@ -212,7 +216,7 @@ def _log_in(base: Path, settings: EndpointSettings) -> None:
     from cep.service.address import resolve_service
     from cep.service.auth import Login, client_identity
 
-    if client_identity() is not None:
+    if client_identity(foreground.service_environment()) is not None:
         return  # the agent logs in by itself
     with Login(resolve_service(settings), base=base, interactive=interactive()) as login:
         login.ensure()
