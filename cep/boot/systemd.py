@@ -82,10 +82,13 @@ class Manager:
         """Whether it starts at boot."""
         return self.ask("is-enabled", "--quiet", unit).returncode == 0
 
+    def property(self, unit: str, name: str) -> str:
+        """One property of a unit, as text; empty where there is none."""
+        return self.ask("show", f"--property={name}", "--value", unit).stdout.strip()
+
     def main_pid(self, unit: str) -> int | None:
         """The service's process, if it runs."""
-        done = self.ask("show", "--property=MainPID", "--value", unit)
-        text = done.stdout.strip()
+        text = self.property(unit, "MainPID")
         return int(text) if text.isdigit() and text != "0" else None
 
     def verify(self, unit: str, text: str) -> None:

@@ -13,9 +13,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jinja2 import StrictUndefined, TemplateError
-from jinja2.sandbox import SandboxedEnvironment
-
 from cep import paths
 from cep.errors import SoftwareError, UsageError
 
@@ -115,6 +112,10 @@ def render(plan: UnitPlan) -> str:
         UsageError: A value cannot be written in a unit file.
         SoftwareError: The template is damaged.
     """
+    # Whoever only looks for a unit does without it.
+    from jinja2 import StrictUndefined, TemplateError
+    from jinja2.sandbox import SandboxedEnvironment
+
     environment = SandboxedEnvironment(
         undefined=StrictUndefined,
         trim_blocks=True,

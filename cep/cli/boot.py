@@ -13,7 +13,7 @@ import click
 
 from cep.cli import naming
 from cep.cli.command import CepCommand, Shared, set_up_logging
-from cep.errors import Unavailable, UsageError
+from cep.errors import CepError, Unavailable, UsageError
 
 if TYPE_CHECKING:
     from cep.boot.install import Credentials
@@ -90,7 +90,7 @@ def enable_on_boot(
     # It may be another account's, whose agent looks itself at who can change it.
     settings = read(root / "config.yaml").settings
     boot_facts.check_hardening(settings, wanted.hardening)
-    return _Enabling(shared, root, settings, wanted, scope).run()
+    return _Enabling(root, settings, wanted, scope).run()
 
 
 class _Enabling:
@@ -98,7 +98,6 @@ class _Enabling:
 
     def __init__(
         self,
-        shared: Shared,
         root: Path,
         settings: EndpointSettings,
         wanted: Wanted,
@@ -107,7 +106,6 @@ class _Enabling:
         from cep.boot import systemd
         from cep.cli import boot_facts
 
-        self._shared = shared
         self._root = root
         self._settings = settings
         self._wanted = wanted
@@ -124,7 +122,7 @@ class _Enabling:
                 f"A user unit is {self._who.name}'s own business.",
                 hint="Run the same command as that account, without sudo.",
             )
-        if self._wanted.run_as is not None and scope == "user":
+        if scope == "user" and self._who.uid != os.getuid():
             raise UsageError("--run-as is for system units; a user unit runs as its user.")
         return scope == "user" or (scope is None and not root)
 
@@ -145,7 +143,13 @@ class _Enabling:
             refusal = self._why_no_user_unit(manager)
             if refusal is not None:
                 return self._offer_sudo(self._text(replace(plan, user=False)), refusal)
-        return self._install(plan, manager)
+        try:
+            path, changed = self._install(plan, manager)
+        except CepError:
+            self._take_back()
+            raise
+        self._say(path, manager, changed)
+        return 0
 
     def _plan(self) -> UnitPlan:
         from cep.boot.unit import USUAL_VERSION, Mark, UnitPlan, unit_name
@@ -182,16 +186,24 @@ class _Enabling:
     # -- what stands in the way --------------------------------------------------------------------
 
     def _why_no_user_unit(self, manager: Manager) -> str | None:
+        """Let the account's services run without a login; what stands in the way of that."""
         from cep.boot import systemd
 
-        if not manager.answers():
-            return "This account has no service manager of its own here (systemctl --user)."
-        if systemd.lingers(self._who.name):
+        if not systemd.lingers(self._who.name):
+            self._lingers_by_us = systemd.set_lingering(True)
+            if not self._lingers_by_us:
+                return "This site does not let services of accounts run without a login (linger)."
+        if manager.answers():
             return None
-        self._lingers_by_us = systemd.set_lingering(True)
+        self._take_back()
+        return "This account has no service manager of its own here (systemctl --user)."
+
+    def _take_back(self) -> None:
+        """Undo what was changed for a unit that is not installed after all."""
+        from cep.boot import systemd
+
         if self._lingers_by_us:
-            return None
-        return "This site does not let services of accounts run without a login (linger)."
+            systemd.set_lingering(False)
 
     def _offer_cron(self) -> int:
         from cep.cli import boot_facts
@@ -235,7 +247,8 @@ class _Enabling:
 
     # -- the changes -------------------------------------------------------------------------------
 
-    def _install(self, plan: UnitPlan, manager: Manager) -> int:
+    def _install(self, plan: UnitPlan, manager: Manager) -> tuple[Path, bool]:
+        """Write what is needed; returns the unit file, and whether it changed."""
         from cep.boot import install, systemd
 
         folder = systemd.user_units(self._who.home) if self._user else systemd.SYSTEM_UNITS
@@ -266,8 +279,7 @@ class _Enabling:
         changed = install.put(path, text)
         if changed:
             manager.do("daemon-reload")
-        self._say(path, manager, changed)
-        return 0
+        return path, changed
 
     def _identity(self) -> ClientIdentity | None:
         """The client that the service logs in as; None: with the account's own login."""

@@ -49,12 +49,16 @@ WantedBy=multi-user.target
 class SystemdHost:
     """See the module. Use it with `with`.
 
+    Args:
+        image: The test image, which decides the version of systemd.
+
     Attributes:
         home: The account's home directory, as the machine of the tests sees it.
         environment: What `hub env` printed: a client's id and secret, among others.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, image: str = "systemd") -> None:
+        self.image = image
         self.root = Path(tempfile.mkdtemp(prefix="cep-systemd-", dir="/tmp"))
         self.home = self.root / "home" / ACCOUNT
         self.environment: dict[str, str] = {}
@@ -80,11 +84,11 @@ class SystemdHost:
     # --- life -------------------------------------------------------------------------------------
 
     def _start(self) -> None:
-        image = docker_engine.ensure_image("systemd")
+        image = docker_engine.ensure_image(self.image)
         self.home.mkdir(parents=True)
         self.root.chmod(0o755)
         os.chown(self.home, UID, UID)
-        image_python.install("systemd", INSTALLATION, self.home, uid=UID)
+        image_python.install(self.image, INSTALLATION, self.home, uid=UID)
         shutil.copy(SDK_CLIENT, self.home / SDK_CLIENT.name)
         self._engine = docker_engine.client()
         # SYS_ADMIN and a cgroup namespace are what systemd needs; the image does the rest.
