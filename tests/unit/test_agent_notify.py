@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import queue
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 
 from cep.agent.notify import STATUS_LENGTH, Notify
 from cep.agent.watch import CameRound, Watch
+from cep.amqp.loop import AmqpLoop
 from cep.errors import ConfigError
 
 
@@ -211,6 +214,43 @@ def test_a_part_is_asked_once_until_it_answers(rig: Rig) -> None:
     rig.look_at(25)
     rig.look_at(50)
     assert len(rig.echoes["engine"]) == 1
+
+
+def test_an_amqp_thread_that_is_stuck_does_not_come_round_and_one_that_is_not_does(
+    manager: Manager,
+) -> None:
+    notify = voice(manager, WATCHDOG_USEC="100000000")
+    now, heard = [0.0], queue.SimpleQueue[CameRound]()
+    loop = AmqpLoop()
+    watch = Watch(notify, {"amqp": loop.call}, heard.put, lambda _s: None, lambda: now[0])
+    loop.start()
+    release = threading.Event()
+    try:
+        watch.begin()
+        assert manager.hears() == ["WATCHDOG=1"]
+        watch.came_round(heard.get(timeout=5))
+
+        loop.call(lambda: assert_released(release))
+        watch.look()
+        assert manager.hears() == ["WATCHDOG=1"]
+        now[0] = 60.0
+        watch.look()
+        assert manager.hears() == ["STATUS=stuck: amqp did not come round for 60 s"]
+        assert heard.empty()
+
+        release.set()
+        watch.came_round(heard.get(timeout=5))
+        watch.look()
+        assert manager.hears() == ["WATCHDOG=1"]
+    finally:
+        release.set()
+        loop.stop(5.0)
+        close(notify)
+
+
+def assert_released(release: threading.Event) -> None:
+    """Stand still until the test goes on."""
+    assert release.wait(30)
 
 
 def test_without_a_watchdog_nobody_is_asked() -> None:
