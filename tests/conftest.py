@@ -1,10 +1,11 @@
-"""Rules of every test run: five parts in order, no skip in CI, nothing left behind.
+"""Rules of every test run: six parts in order, no skip in CI, nothing left behind.
 
 Each test belongs to one part: `unit`, `main_job` (a user's way from configure to stop), `faults`
-(what must not lose a task), `sites` (schedulers and containers) or `rest`. They run in that order
-in one pytest process, and the summary tells the time of each. With the environment variable CI set,
-a skip counts as a failure: there everything a test needs is installed by the test command. What a
-run leaves behind (processes, containers, files in the home directory) fails it as well.
+(what must not lose a task), `systemd`, `sites` (schedulers, servers) or `rest`. They run in
+that order in one pytest process, and the summary tells the time of each. With the environment
+variable CI set, a skip counts as a failure: there everything a test needs is installed by the test
+command. What a run leaves behind (processes, containers, files in the home directory) fails it as
+well.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ PARTS = {
     "unit": "tests of one module, without a network",
     "main_job": "the main job end to end: configure, start, run functions, stop",
     "faults": "kill -9, lost links, full disks: what must not lose a task",
-    "sites": "schedulers and containers as sites have them",
+    "systemd": "endpoints as services of a real systemd",
+    "sites": "schedulers, servers and other programs as sites have them",
     "rest": "the other scenarios on real parts",
 }
 # The files of tests/integration that make up the main job, in the order they run.
@@ -48,7 +50,17 @@ FAULTS = (
     "test_link.py",
     "test_link_faults.py",
 )
-SITES = ("test_slurm.py",)
+SYSTEMD = ("test_systemd.py",)
+# Schedulers, servers and other programs as sites have them.
+SITES = (
+    "test_agent_connections.py",
+    "test_htex_contract.py",
+    "test_htex_life.py",
+    "test_hub_rabbitmq.py",
+    "test_hub_servers.py",
+    "test_published_endpoint.py",
+    "test_slurm.py",
+)
 HERE = Path(__file__).resolve().parent
 RUN_MARK = f"{leftovers.RUN_VARIABLE}={uuid.uuid4()}"
 
@@ -84,6 +96,8 @@ def part_of(path: Path) -> str:
         return "main_job"
     if "faults" in relative.parts or relative.name in FAULTS:
         return "faults"
+    if relative.name in SYSTEMD:
+        return "systemd"
     return "sites" if relative.name in SITES else "rest"
 
 

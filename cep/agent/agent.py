@@ -25,8 +25,9 @@ from cep.agent.intake import Intake
 from cep.agent.launch import Announcer
 from cep.agent.lease_keeper import LeaseKeeper
 from cep.agent.links import Links
-from cep.agent.loop import MainLoop
+from cep.agent.loop import START_LIMIT_S, MainLoop
 from cep.agent.mailbox import Mailbox, Signalled, Timers
+from cep.agent.notify import Notify
 from cep.agent.options import StartOptions
 from cep.agent.outbox import Outbox
 from cep.agent.parts import Desk, Parts
@@ -53,6 +54,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 REPORT_FAILURE_S = 5.0
+# Each step of the start may take so long before the service manager gives up on it: logins and the
+# registration try again for some seconds, a large journal and the interchange take a while.
+START_STEP_S = 120.0
 RUNS_AS_ROOT = "This endpoint runs as root: every task it receives will run as root, too."
 
 
@@ -106,7 +110,9 @@ def run(
         CepError: Why it could not start or had to stop; its exit code is the process's.
     """
     os.umask(0o077)
-    secrets = {**credentials.take(), **secrets}
+    taken = credentials.take()
+    notify = Notify.of(taken)
+    secrets = {**credentials.from_directory(taken), **taken, **secrets}
     hide(*credentials.secrets_in(secrets))
     logs.set_up(
         paths.log,
@@ -121,17 +127,19 @@ def run(
         note(RUNS_AS_ROOT)
     log.info("cep %s starts endpoint %s", __version__, paths.name, extra={"event": "agent.start"})
     try:
-        _Life(paths, settings, options, ready, secrets).run()
+        _Life(paths, settings, options, ready, secrets, notify=notify).run()
     except process.StopRequested:
         log.info("stopped before it was ready", extra={"event": "agent.stopped"})
     except LeaseLost as error:
         log.critical("%s", error, extra={"event": "agent.fenced"})
+        notify.failed(error)
         note(str(error))
         # An ordinary exit would still close the journal's database, and so write to it.
         logging.shutdown()
         os._exit(error.exit_code)
     except CepError as error:
         log.critical("%s", error, extra={"event": "agent.failed"})
+        notify.failed(error)
         raise
     return 0
 
@@ -146,7 +154,10 @@ class _Life:
         options: StartOptions,
         ready: Callable[[str], None],
         secrets: Mapping[str, str],
+        *,
+        notify: Notify,
     ) -> None:
+        self._notify = notify
         self._paths = paths
         self._secrets = secrets
         self._settings = settings
@@ -159,6 +170,7 @@ class _Life:
     def run(self) -> None:
         """Everything, inside the lease."""
         self._signals.install()
+        self._notify.extend(START_STEP_S, "starting")
         check_disk(self._paths)
         held = lease.acquire(
             self._paths,
@@ -186,6 +198,7 @@ class _Life:
 
     def _tear_down(self) -> None:
         if self._paths.teardown_due.exists():
+            self._notify.extend(self._settings.endpoint_setup_timeout_s, "endpoint_teardown runs")
             script = self._settings.endpoint_teardown
             hooks.run_teardown(script, self._paths.root, self._paths.teardown_due)
 
@@ -193,7 +206,9 @@ class _Life:
         settings, paths = self._settings, self._paths
         service = self._service()
         if settings.endpoint_setup:
-            hooks.run_setup(settings.endpoint_setup, paths.root, paths.teardown_due)
+            limit_s = settings.endpoint_setup_timeout_s
+            self._notify.extend(limit_s + START_STEP_S, "starting: endpoint_setup runs")
+            hooks.run_setup(settings.endpoint_setup, paths.root, paths.teardown_due, limit_s)
         elif settings.endpoint_teardown:
             paths.teardown_due.touch(mode=0o600)
         try:
@@ -238,6 +253,7 @@ class _Life:
         trail = self._trail(down)
         journal = Journal.open(paths.journal, paths.journal_bodies)
         down.callback(self._close, journal)
+        self._notify.extend(START_STEP_S, "starting: registering")
         register = self._registration(service)
         service.check_version()
         registered = self._registered(register, journal)
@@ -281,7 +297,9 @@ class _Life:
         reporter = Reporter(endpoint_id, settings)
         self._recover(journal, dispatcher, outbox, endpoint_id, audit)
         agent_links.start()
+        self._notify.extend(START_STEP_S, "starting: the engine starts")
         self._start_engine(engine, endpoint_id, agent_links, reporter)
+        self._notify.extend(START_LIMIT_S + START_STEP_S, "starting: waiting for the task queue")
         control = ControlServer(socket_path(paths), mailbox.put)
         down.callback(control.stop)
         control.start()
@@ -306,6 +324,7 @@ class _Life:
                 audit=audit,
                 register=register,
                 ready=self._ready,
+                notify=self._notify,
             )
         )
 

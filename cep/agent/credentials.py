@@ -15,6 +15,8 @@ import re
 from collections.abc import Iterable, Mapping, MutableMapping
 from pathlib import Path
 
+from cep.errors import NotAllowed
+
 #: Beside the secrets, the ids that are of no use (and an error in the SDK) without them, and what
 #: systemd means for the service's main process only (systemd.exec(5), sd_notify(3)).
 NAMES = frozenset(
@@ -32,6 +34,11 @@ NAMES = frozenset(
         "LISTEN_PID",
     )
 )
+#: Names of the files in `CREDENTIALS_DIRECTORY` that stand for variables.
+FILES = {
+    "client-id": "GLOBUS_COMPUTE_CLIENT_ID",
+    "client-secret": "GLOBUS_COMPUTE_CLIENT_SECRET",
+}
 #: Others of the service's and our own that are named as credentials. What other programs use (a
 #: user's cloud keys, say) is the user's to hand to tasks, or not.
 _PATTERN = re.compile(r"(GLOBUS|FUNCX|CEP)_\w*(SECRET|TOKEN|PASSWORD|PASSPHRASE|CREDENTIAL)\w*")
@@ -53,6 +60,34 @@ def split(environ: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
     """Return the environment without the credentials, and the credentials."""
     plain = {name: value for name, value in environ.items() if not is_credential(name)}
     return plain, {name: value for name, value in environ.items() if name not in plain}
+
+
+def from_directory(taken: Mapping[str, str]) -> dict[str, str]:
+    """What the service manager laid out in `CREDENTIALS_DIRECTORY` (systemd's LoadCredential=).
+
+    Args:
+        taken: The variables that were taken out of the environment.
+
+    Returns:
+        The same as environment variables would have said.
+
+    Raises:
+        NotAllowed: A credential is there and cannot be read.
+    """
+    directory = taken.get("CREDENTIALS_DIRECTORY")
+    if not directory:
+        return {}
+    found = {}
+    for name, variable in FILES.items():
+        path = Path(directory) / name
+        try:
+            # Who may read it is systemd's care: it may be root's, with an access list for us.
+            found[variable] = path.read_text(encoding="utf-8").strip()
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError) as error:
+            raise NotAllowed(f"The credential {path} cannot be read: {error}.") from error
+    return found
 
 
 def take(environ: MutableMapping[str, str] = os.environ) -> dict[str, str]:

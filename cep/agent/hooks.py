@@ -20,15 +20,28 @@ log = logging.getLogger(__name__)
 SHOWN_LINES = 20
 
 
-def run_setup(script: str, cwd: Path, due_mark: Path) -> None:
+def run_setup(script: str, cwd: Path, due_mark: Path, limit_s: float | None = None) -> None:
     """Run `endpoint_setup`; from its first moment on a teardown is owed.
+
+    Args:
+        script: The shell script.
+        cwd: Where it runs.
+        due_mark: File that says that a teardown is owed.
+        limit_s: Seconds that it may take.
 
     Raises:
         ConfigError: The script ended with another status than 0; the message has its status and
             its last lines.
     """
     due_mark.touch(mode=0o600)
-    status, output = _run(script, cwd)
+    try:
+        status, output = _run(script, cwd, limit_s)
+    except subprocess.TimeoutExpired as exc:
+        due_mark.unlink()
+        raise ConfigError(
+            f"endpoint_setup did not end within {limit_s:g} s (endpoint_setup_timeout) and was "
+            "ended, so the endpoint was not started."
+        ) from exc
     if status != 0:
         due_mark.unlink()
         raise ConfigError(
@@ -54,17 +67,17 @@ def run_teardown(script: str | None, cwd: Path, due_mark: Path) -> None:
     due_mark.unlink(missing_ok=True)
 
 
-def _run(script: str, cwd: Path) -> tuple[int, str]:
+def _run(script: str, cwd: Path, limit_s: float | None = None) -> tuple[int, str]:
     # The script may hold what is nobody else's business, and `ps` shows everybody's arguments.
     file = os.memfd_create("script")
     try:
         os.write(file, script.encode())
-        return _run_file(f"/dev/fd/{file}", file, cwd)
+        return _run_file(f"/dev/fd/{file}", file, cwd, limit_s)
     finally:
         os.close(file)
 
 
-def _run_file(path: str, descriptor: int, cwd: Path) -> tuple[int, str]:
+def _run_file(path: str, descriptor: int, cwd: Path, limit_s: float | None) -> tuple[int, str]:
     with subprocess.Popen(
         ["/bin/sh", path],
         pass_fds=(descriptor,),
@@ -77,9 +90,9 @@ def _run_file(path: str, descriptor: int, cwd: Path) -> tuple[int, str]:
         errors="replace",
     ) as child:
         try:
-            output, _ = child.communicate()
+            output, _ = child.communicate(timeout=limit_s)
         except BaseException:
-            # A stop request ends the wait; the script must not go on without us.
+            # A stop request or the limit ends the wait; the script must not go on without us.
             os.killpg(child.pid, signal.SIGTERM)
             raise
     return child.returncode, output

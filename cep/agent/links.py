@@ -95,6 +95,10 @@ class Links:
         """Send a status report now if connected, else as soon as possible; newest wins."""
         self._reports.publish([(UNTRACKED, message)], self._report_route)
 
+    def beat(self, echo: Callable[[], None]) -> None:
+        """Have the AMQP thread call this when it comes round, connected or not."""
+        self._loop.call(echo)
+
     def readdress(self, registered: Registered) -> None:
         """Use new credentials and addresses, keeping what is unconfirmed."""
         self.consumer.readdress(registered.tasks)

@@ -11,10 +11,9 @@ import logging
 import signal
 import time
 from collections.abc import Callable
-from datetime import datetime, timezone
 from typing import Any
 
-from cep.agent import disk_hold, logs, reregistration
+from cep.agent import disk_hold, logs, reregistration, standing, watch
 from cep.agent import links as link_names
 from cep.agent.disk_hold import DiskHold
 from cep.agent.idle import IdleWatch
@@ -27,10 +26,10 @@ from cep.agent.mailbox import (
     Signalled,
 )
 from cep.agent.parts import Parts
-from cep.agent.picture import picture
-from cep.agent.report import write_atomically
 from cep.agent.reregistration import Reregistration
 from cep.agent.retention import Swept
+from cep.agent.standing import Standing
+from cep.agent.watch import CameRound
 from cep.amqp import events as amqp
 from cep.engines.base import EngineDown, Outcomes, SlotsChanged
 from cep.errors import (
@@ -67,7 +66,6 @@ class MainLoop:
 
     def __init__(self, parts: Parts) -> None:
         self._p = parts
-        self._since = datetime.now(timezone.utc)
         self._is_ready = False
         self._consuming = False
         self._reregistration = Reregistration(parts.register, parts.mailbox.put, parts.timers)
@@ -76,6 +74,7 @@ class MainLoop:
         self._flushed = False
         self._lease_checked_at = time.monotonic()
         self._moved = 0
+        self._standing = Standing(parts, self._word, lambda: self._disk.trouble)
         self._disk = DiskHold(
             journal=parts.journal,
             audit=parts.audit,
@@ -83,7 +82,7 @@ class MainLoop:
             dispatcher=parts.dispatcher,
             outbox=parts.outbox,
             timers=parts.timers,
-            tell=self._write_status,
+            tell=self._standing.write,
         )
         self._idle = IdleWatch(
             parts.settings.idle_heartbeats_soft, parts.settings.idle_heartbeats_hard
@@ -114,6 +113,7 @@ class MainLoop:
             RegistrationFailed: self._on_registration_failed,
             Swept: parts.retention.swept,
             LeaseGone: self._on_lease_gone,
+            CameRound: self._standing.watch.came_round,
         }
         self._on_timer: dict[str, Callable[[], None]] = {
             "heartbeat": self._heartbeat,
@@ -123,6 +123,9 @@ class MainLoop:
             disk_hold.TIMER: self._disk.look,
             "refused": parts.outbox.retry_refused,
             reregistration.TIMER: self._reregistration.ask,
+            watch.TIMER: self._standing.watch.look,
+            standing.TIMER: self._standing.follow,
+            standing.STOP_TIMER: self._standing.still_stopping,
         }
 
     # -- the loop ------------------------------------------------------------------------------
@@ -145,6 +148,7 @@ class MainLoop:
             for name in parts.timers.take_due():
                 self._on_timer[name]()
             self._turn()
+            self._standing.follow()
         self._finish()
 
     def _turn(self) -> None:
@@ -264,7 +268,7 @@ class MainLoop:
         self._p.timers.cancel("start")
         log.info("ready to take tasks", extra={"event": "agent.ready"})
         self._report()
-        self._write_status()
+        self._standing.ready()
         self._p.ready(self._p.endpoint_id)
 
     def _start_took_too_long(self) -> None:
@@ -299,7 +303,7 @@ class MainLoop:
         self._compact()
         self._clean_up()
         logs.keep_bounded()
-        self._write_status()
+        self._standing.write()
         self._perhaps_idle()
 
     def _compact(self) -> None:
@@ -338,7 +342,7 @@ class MainLoop:
     def _on_control(self, event: ControlRequest) -> None:
         verb = event.request.get("do")
         if verb == "status":
-            event.reply(self.status())
+            event.reply(self._standing.picture())
         elif verb in ("pause", "resume"):
             self._pause(event, paused=verb == "pause")
         elif verb in ("stop", "drain"):
@@ -360,7 +364,7 @@ class MainLoop:
             self._p.intake.hold(HOLD_PAUSED)
         else:
             self._p.intake.release(HOLD_PAUSED)
-        event.reply(self.status())
+        event.reply(self._standing.picture())
 
     def _on_stop_request(self, event: ControlRequest) -> None:
         drain_s = event.request.get("drain_s", DEFAULT_DRAIN_S)
@@ -384,7 +388,7 @@ class MainLoop:
         self._p.intake.hold(HOLD_STOPPING)
         self._p.dispatcher.close(keep_lost=self._p.settings.on_restart == "retry")
         self._p.timers.set("drain", drain_s)
-        self._write_status()
+        self._standing.stopping()
 
     def _drain_ends(self) -> None:
         """Time is up for running tasks: the engine goes down, and they are answered."""
@@ -422,7 +426,7 @@ class MainLoop:
         parts.links.stop(LINKS_CLOSE_S)
         parts.engine.stop(ENGINE_STOP_S)
         self._take_late_confirms()
-        self._write_status()
+        self._standing.write()
         log.info(
             "stopped; %d tasks and %d results stay in the journal for the next start",
             parts.dispatcher.unfinished,
@@ -439,10 +443,6 @@ class MainLoop:
 
     # -- the picture ---------------------------------------------------------------------------
 
-    def status(self) -> dict[str, Any]:
-        """What `status.json` and the control socket show."""
-        return picture(self._p, self._word(), self._since, self._disk.trouble)
-
     def _word(self) -> str:
         if self._stopping:
             return "stopping"
@@ -451,9 +451,3 @@ class MainLoop:
         if HOLD_PAUSED in self._p.intake.held():
             return "paused"
         return "running" if all(self._p.links.up.values()) else "disconnected"
-
-    def _write_status(self) -> None:
-        try:
-            write_atomically(self._p.paths.status_json, self.status())
-        except OSError as exc:
-            log.debug("status.json could not be written: %s", exc)

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 
 from cep.agent.lease_keeper import LeaseGone
 from cep.agent.retention import Swept
+from cep.agent.watch import CameRound
 from cep.amqp.events import AmqpEvent
 from cep.engines.base import EngineEvent
 from cep.errors import CepError
@@ -62,6 +63,7 @@ AgentEvent: TypeAlias = (
     | RegistrationFailed
     | Swept
     | LeaseGone
+    | CameRound
 )
 
 

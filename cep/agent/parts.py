@@ -11,6 +11,7 @@ from cep.agent.intake import Intake
 from cep.agent.lease_keeper import LeaseKeeper
 from cep.agent.links import Links
 from cep.agent.mailbox import Mailbox, Timers
+from cep.agent.notify import Notify
 from cep.agent.outbox import Outbox
 from cep.agent.report import Reporter
 from cep.agent.retention import Retention
@@ -43,6 +44,7 @@ class Parts:
     audit: Unaudited
     register: Callable[[], Registered]
     ready: Callable[[str], None]
+    notify: Notify
 
 
 class Desk:

@@ -61,6 +61,25 @@ def picture(
     }
 
 
+def line(parts: Parts, state: str, trouble: str | None = None) -> str:
+    """Say in one line how the agent stands, for `systemctl status`.
+
+    E.g. `connected; tasks 12 run/3 wait; blocks 2/4, 8 workers, 0 idle`.
+
+    Args:
+        parts: The agent.
+        state: As in `picture`.
+        trouble: What is wrong with the journal's disk.
+    """
+    told = summary("connected" if state == "running" else state, parts.intake.held(), trouble)
+    if state == "disconnected":
+        reasons = parts.links.troubles.items()
+        told += "".join(f" ({link}: {reason})" for link, reason in list(reasons)[:1])
+    tasks = f"tasks {parts.dispatcher.given} run/{parts.dispatcher.waiting} wait"
+    engine = parts.engine.status().summary
+    return "; ".join([told, tasks, *([engine] if engine else [])])
+
+
 def summary(state: str, holds: Sequence[str], trouble: str | None) -> str:
     """Say in one line what the agent does, for a service manager's status text and for people.
 

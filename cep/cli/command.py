@@ -49,6 +49,11 @@ class Shared:
         """The user directory, which holds all endpoints of this account."""
         return paths.user_dir(self.config_dir)
 
+    @property
+    def base_is_chosen(self) -> bool:
+        """Whether an option or a variable names the user directory."""
+        return self.config_dir is not None or paths.USER_DIR_VARIABLE in os.environ
+
     def tell(self, error: CepError) -> int:
         """Print an error, sentence and hint; return its exit code."""
         if error.message.startswith(_REGISTRATION_BLOCKED):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from cep.cli import naming
+from cep.cli import managed, naming
 from cep.cli.command import CepCommand, Shared, interactive, set_up_logging
 from cep.errors import AlreadyRunning, CantCreate, CepError, InputMissing, UsageError
 from cep.paths import EndpointPaths, looks_like_uuid
@@ -31,6 +31,12 @@ def delete(shared: Shared, *, name: str, yes: bool, force: bool, local_only: boo
             raise
         _delete_registration_only(shared, name, yes)
         return
+    unit = managed.unit_of(found.root)
+    if unit is not None:
+        raise AlreadyRunning(
+            f"Endpoint {found.name} is a service of this host: {unit.words}.",
+            hint=f"Remove that first: {shared.program} disable-on-boot {found.name} --now",
+        )
     _refuse_running(shared, found, force)
     endpoint_id = naming.registered_id(found.root)
     _ask(f"Delete endpoint <{found.name}> and its directory {found.root}?", yes)

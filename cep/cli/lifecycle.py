@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from cep.cli import naming
+from cep.cli import foreground, managed, naming
 from cep.cli.command import CepCommand, Shared, interactive, set_up_logging
 from cep.errors import CepError, InputMissing, Unavailable, UsageError
 from cep.paths import EndpointPaths, looks_like_uuid
@@ -77,8 +77,15 @@ def restart(
     """Stop an endpoint and start it again."""
     if foreground and detach:
         raise UsageError("--foreground and --detach contradict each other.")
+    from cep.config.load import read
+
     options = _options(shared, foreground, endpoint_uuid, take_over, die_with_parent)
     root = naming.find_root(shared.base, name)
+    unit = managed.unit_of(root)
+    if unit is not None and unit.owns and not options.foreground:
+        set_up_logging(shared)
+        read(root / "config.yaml")  # root may ask for another account's; its agent looks closer
+        return _start_unit(unit, root, "restart", options)
     _settings(root)  # a wrong configuration must not cost the endpoint that runs
     _stop_one(naming.find(shared.base, name), _DRAIN_S, now=False)
     return _start(shared, name, options)
@@ -174,15 +181,34 @@ def _options(
 
 def _start(shared: Shared, name: str, options: StartOptions) -> int:
     set_up_logging(shared)
-    root = naming.find_root(shared.base, name)
-    settings = _settings(root)
-    _log_in(shared.base, settings)
     if options.foreground:
-        return _stay(root, settings, options)
+        with foreground.reasons_told():
+            foreground.check_reachable(shared.base, name)
+            root = naming.find_root(shared.base, name)
+            settings = _settings(root)
+            _log_in(shared.base, settings)
+            return _stay(root, settings, options)
+    root = naming.find_root(shared.base, name)
+    unit = managed.unit_of(root)
+    if unit is not None and unit.owns:
+        return _start_unit(unit, root, "start", options)
+    _log_in(shared.base, _settings(root))
     from cep.agent.launch import start as launch
 
     endpoint_id = launch(shared.base, root.name, options, _note)
     _say_started(endpoint_id)
+    return 0
+
+
+def _start_unit(unit: managed.Unit, root: Path, verb: str, options: StartOptions) -> int:
+    """Have systemd start the endpoint that it runs: there must never be a second copy."""
+    if options.endpoint_uuid or options.take_over:
+        raise UsageError(
+            f"Endpoint {root.name} is run by systemd, as {unit.name}, without options.",
+            hint=f"For once by hand: cep disable-on-boot {root.name} --now",
+        )
+    unit.do(verb, root.name)
+    _say_started(naming.registered_id(root) or "")
     return 0
 
 
@@ -212,7 +238,7 @@ def _log_in(base: Path, settings: EndpointSettings) -> None:
     from cep.service.address import resolve_service
     from cep.service.auth import Login, client_identity
 
-    if client_identity() is not None:
+    if client_identity(foreground.service_environment()) is not None:
         return  # the agent logs in by itself
     with Login(resolve_service(settings), base=base, interactive=interactive()) as login:
         login.ensure()
@@ -221,10 +247,26 @@ def _log_in(base: Path, settings: EndpointSettings) -> None:
 def _stop_one(found: EndpointPaths, drain_s: float, *, now: bool) -> None:
     from cep.agent.stop import stop as stop_agent
 
-    if stop_agent(found, drain_s=drain_s, now=now):
+    stopped = stop_agent(found, drain_s=drain_s, now=now)
+    if _stop_unit(found.root, stopped) or stopped:
         click.echo(f"> Endpoint <{found.name}> is now stopped")
     else:
         click.echo("Endpoint not active.")
+
+
+def _stop_unit(root: Path, stopped: bool) -> bool:
+    """End a service that waits for its next try, or that has just ended; whether there was one.
+
+    The agent itself was asked before: it knows how long its tasks may take, and systemd does not
+    start again what ended in order.
+    """
+    unit = managed.unit_of(root)
+    if unit is None or not unit.is_going:
+        return False
+    if stopped and not unit.waits and not unit.is_ours:
+        return True  # it ends just now, and only root could wait for that
+    unit.do("stop", root.name)
+    return True
 
 
 def _stop_all(shared: Shared, drain_s: float, now: bool) -> int:
@@ -234,7 +276,8 @@ def _stop_all(shared: Shared, drain_s: float, now: bool) -> int:
     code, stopped = 0, 0
     for root in naming.roots(shared.base):
         try:
-            if stop_agent(naming.find(shared.base, root.name), drain_s=drain_s, now=now):
+            found = stop_agent(naming.find(shared.base, root.name), drain_s=drain_s, now=now)
+            if _stop_unit(root, found) or found:
                 click.echo(f"> Endpoint <{root.name}> is now stopped")
                 stopped += 1
         except CepError as exc:

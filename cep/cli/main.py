@@ -33,6 +33,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "status": ("cep.cli.status:status", "Show what an endpoint is doing."),
     "logs": ("cep.cli.logs:logs", "Show an endpoint's log."),
     "delete": ("cep.cli.delete:delete", "Delete an endpoint, here and at the service."),
+    "enable-on-boot": ("cep.cli.boot:enable_on_boot", "Start an endpoint when the host boots."),
+    "disable-on-boot": ("cep.cli.boot_off:disable_on_boot", "No longer start it at boot."),
     "login": ("cep.cli.account:login", "Log in to the service."),
     "logout": ("cep.cli.account:logout", "Forget the login."),
     "whoami": ("cep.cli.account:whoami", "Show who is logged in."),

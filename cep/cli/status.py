@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from cep.cli import naming
+from cep.cli import managed, naming
 from cep.cli.command import CepCommand, Shared, interactive
 from cep.errors import CepError
 from cep.paths import EndpointPaths
@@ -52,6 +52,7 @@ def describe(found: EndpointPaths) -> dict[str, Any]:
 
     seen = observe(found)
     runs = seen.state is EndpointState.RUNNING
+    unit = managed.unit_of(found.root)
     return {
         "name": found.name,
         "id": seen.endpoint_id,
@@ -62,6 +63,7 @@ def describe(found: EndpointPaths) -> dict[str, Any]:
         "paused": found.paused_mark.exists(),
         "agent": _agent(found, seen.here) if runs else None,
         "service": None,
+        "unit": None if unit is None else unit.words,
     }
 
 
@@ -100,6 +102,8 @@ def sentences(picture: dict[str, Any]) -> list[str]:
         f"ID:        {picture['id']}",
         f"Status:    {_state(picture)}",
     ]
+    if picture.get("unit") is not None:
+        lines.append(f"Unit:      {picture['unit']}")
     if picture["service"] is not None:
         lines.append(f"Service:   {picture['service']}")
     agent = picture["agent"]

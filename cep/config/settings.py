@@ -149,6 +149,7 @@ class EndpointSettings:
     idle_heartbeats_soft: int = 0
     idle_heartbeats_hard: int = 5760
     endpoint_setup: str | None = None
+    endpoint_setup_timeout_s: float = 3600.0  # ours
     endpoint_teardown: str | None = None
     service_url: str | None = None  # ours; None: from `environment` or the hosted service
     environment: str | None = None

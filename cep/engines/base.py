@@ -1,7 +1,7 @@
-"""What an engine is: five verbs, and the events it sends to the agent's mailbox.
+"""What an engine is: five verbs, a sign of life, and the events it sends to the agent's mailbox.
 
-An engine runs tasks somewhere. It owns its threads and child processes; the agent calls the five
-verbs from its main thread only, and they never block on the work itself. Everything the engine
+An engine runs tasks somewhere. It owns its threads and child processes; the agent calls them
+from its main thread only, and they never block on the work itself. Everything the engine
 has to say arrives through the `deliver` callable it was built with, from any thread.
 """
 
@@ -104,6 +104,13 @@ class Engine(Protocol):
 
     def status(self) -> EngineStatus:
         """A picture of now; cheap, no round trip to other processes."""
+
+    def beat(self, echo: Callable[[], None]) -> None:
+        """Call `echo`, from any thread, once the thread that all tasks pass through comes round.
+
+        For the watchdog: an engine that mends itself is alive, one whose thread is stuck is not.
+        Never blocks; an engine that has ended need not answer.
+        """
 
     def stop(self, deadline_s: float) -> None:
         """End workers and blocks; running tasks become LOST. Returns within the deadline.

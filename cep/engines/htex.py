@@ -93,6 +93,15 @@ class GlobusComputeEngine:
             return EngineStatus(0, 0, 0, summary="the interchange is being replaced")
         return session.status()
 
+    def beat(self, echo: Callable[[], None]) -> None:
+        """See `Engine.beat`."""
+        with self._lock:
+            session = self._session
+            if session is not None:
+                session.beat(echo)
+                return
+        echo()  # the interchange is being replaced
+
     def stop(self, deadline_s: float) -> None:
         """Cancel the blocks and end everything; what is unanswered becomes lost."""
         until = time.monotonic() + deadline_s

@@ -163,6 +163,10 @@ class Session:
         if flights:
             self._request("cancel", ids=sorted(flights))
 
+    def beat(self, echo: Callable[[], None]) -> None:
+        """Have the submit thread call this when it comes round."""
+        self._outbox.put(("beat", echo))
+
     def _request(self, verb: str, **what: Any) -> None:
         self._outbox.put((verb, what))
 
@@ -184,6 +188,8 @@ class Session:
                 verb, what = item
                 if verb == "send":
                     self._send_flights()
+                elif verb == "beat":
+                    what()
                 else:
                     self._executor.request(verb, **what)
         except Exception as error:

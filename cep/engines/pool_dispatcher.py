@@ -54,7 +54,14 @@ class Stop:
 
 
 # Tasks, sequence numbers to cancel, or the end.
-Command: TypeAlias = Submission | Sequence[int] | Stop
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """Call this when the thread comes round."""
+
+    echo: Callable[[], None]
+
+
+Command: TypeAlias = Submission | Sequence[int] | Stop | Beat
 
 
 class Dispatcher:
@@ -150,6 +157,8 @@ class Dispatcher:
                 self._stop = command
             elif isinstance(command, Submission):
                 self._take(command.tasks)
+            elif isinstance(command, Beat):
+                command.echo()
             else:
                 self._cancel(set(command))
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from cep.config.settings import ProcessPoolSettings
 from cep.engines.base import EngineEvent, EngineRun, Submission
 from cep.engines.local import worker_context
-from cep.engines.pool_dispatcher import Command, Dispatcher, Stop
+from cep.engines.pool_dispatcher import Beat, Command, Dispatcher, Stop
 from cep.engines.pool_link import PoolLink
 from cep.errors import EngineError
 from cep.model import EngineStatus
@@ -93,6 +93,10 @@ class ProcessPoolEngine:
         if self._dispatcher is None:
             return EngineStatus(slots=0, workers=0, idle_workers=0, summary="not started")
         return self._dispatcher.status()
+
+    def beat(self, echo: Callable[[], None]) -> None:
+        """See `Engine.beat`."""
+        self._tell(Beat(echo))
 
     def stop(self, deadline_s: float) -> None:
         """See `Engine.stop`."""

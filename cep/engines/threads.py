@@ -133,6 +133,10 @@ class ThreadPoolEngine:
             summary=f"threads {busy}/{alive} busy",
         )
 
+    def beat(self, echo: Callable[[], None]) -> None:
+        """See `Engine.beat`. All threads here run users' functions, which may last."""
+        echo()
+
     def stop(self, deadline_s: float) -> None:
         """End idle threads, abandon busy ones; see `Engine.stop`."""
         from cep.worker import environ

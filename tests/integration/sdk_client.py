@@ -59,6 +59,19 @@ def host() -> str:
     return socket.gethostname()
 
 
+def variables() -> dict[str, str]:
+    import os
+
+    return dict(os.environ)
+
+
+def environment(endpoint_id: str) -> dict[str, str]:
+    """Tell which variables a function sees."""
+    with Executor(endpoint_id=endpoint_id) as executor:
+        seen: dict[str, str] = executor.submit(variables).result(timeout=TIMEOUT_S)
+        return seen
+
+
 def hosts(endpoint_id: str, number: str) -> dict[str, Any]:
     """Tell on which hosts functions run."""
     with Executor(endpoint_id=endpoint_id) as executor:
@@ -216,6 +229,7 @@ def waves(endpoint_id: str, plan: str, gate: str, witness: str) -> dict[str, Any
 
 VERBS = {
     "many": many,
+    "environment": environment,
     "hosts": hosts,
     "exception": exception,
     "shell": shell,

@@ -164,6 +164,13 @@ def test_a_failed_setup_is_a_configuration_error_with_its_output(scene: Bench) -
     assert "the disk is on fire" in scene.words[-1]["error"]
 
 
+def test_a_setup_that_does_not_end_is_ended_after_its_time(scene: Bench) -> None:
+    scene.configure(THREADS + "endpoint_setup: sleep 600\nendpoint_setup_timeout: 1\n")
+    agent = scene.start(crash="none:1")
+    assert agent.wait(30) == 78
+    assert "within 1 s (endpoint_setup_timeout)" in scene.words[-1]["error"]
+
+
 def test_a_teardown_that_a_crash_prevented_runs_at_the_next_start(
     scene: Bench, tmp_path: Path
 ) -> None:

@@ -21,7 +21,7 @@ import pytest
 from cep.amqp.probe import check_connection
 from cep.errors import NotAllowed
 from cep.wire.result import error_result, pack_result, unpack_result
-from tests.integration.hub_places import EMBEDDED, PLACES, addresses
+from tests.integration.hub_places import EMBEDDED, PLACES, PLACES_IF_LONG, addresses
 from tests.integration.hub_rig import FakeEndpoint, HubProcess, Rest
 from tests.integration.scene import until
 
@@ -42,10 +42,16 @@ def hub(
         yield process
 
 
+@pytest.fixture(params=PLACES_IF_LONG)  # test_two_hubs.py kills hubs on the servers each time
+def other_place(request: pytest.FixtureRequest) -> str:
+    """Where a hub keeps its messages and rows that is started for one scenario."""
+    return str(request.param)
+
+
 @pytest.fixture
-def other_hub(place: str, tmp_path: Path, request: pytest.FixtureRequest) -> HubProcess:
+def other_hub(other_place: str, tmp_path: Path, request: pytest.FixtureRequest) -> HubProcess:
     """A hub that is not started yet, for a scenario that ends it."""
-    return HubProcess(tmp_path / "with a space", addresses(place, request))
+    return HubProcess(tmp_path / "with a space", addresses(other_place, request))
 
 
 @pytest.fixture
@@ -54,9 +60,9 @@ def rest(hub: HubProcess, request: pytest.FixtureRequest) -> Rest:
     return hub.client(f"{request.node.name}-{uuid.uuid4()}")
 
 
-def test_serve_status_env_and_stop_as_commands(other_hub: HubProcess, place: str) -> None:
+def test_serve_status_env_and_stop_as_commands(other_hub: HubProcess, other_place: str) -> None:
     hub = other_hub
-    kept = ("hub.db", "hub.key", "env-client.json") if place == EMBEDDED else ()
+    kept = ("hub.db", "hub.key", "env-client.json") if other_place == EMBEDDED else ()
     for command in ("status", "env"):
         assert hub.cep(command, check=False).returncode == 69
     assert "not running" in hub.cep("stop").stderr

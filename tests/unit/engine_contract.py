@@ -90,6 +90,14 @@ class EngineContract:
         rig.add(add, 1, 2)  # demand, for engines that start workers on demand
         rig.pump_until(lambda: rig.slots > 0, "SlotsChanged")
 
+    def test_a_sign_of_life_comes_while_nothing_else_happens(
+        self, rigs: Callable[..., Rig]
+    ) -> None:
+        rig = rigs().start()
+        came_round = threading.Event()
+        rig.engine.beat(came_round.set)
+        assert came_round.wait(self.deadline_s)
+
     def test_a_task_runs_and_its_result_says_where(self, rigs: Callable[..., Rig]) -> None:
         rig = rigs().start()
         outcome = rig.call(add, 40, b=2)

@@ -12,7 +12,7 @@ import pytest
 
 from cep.agent import credentials, launch
 from cep.agent.options import StartOptions
-from cep.errors import ConfigError
+from cep.errors import ConfigError, NotAllowed
 
 SECRETS = {
     "GLOBUS_COMPUTE_CLIENT_ID": "the-id",
@@ -99,3 +99,23 @@ def test_the_detached_agent_is_started_without_credentials_in_its_environment(
     assert "hunter2" not in environ
     assert json.loads(handed + "}") == SECRETS
     assert "hunter2" not in argv
+
+
+def test_credentials_of_the_service_manager_stand_for_the_variables(tmp_path: Path) -> None:
+    (tmp_path / "client-id").write_text("the-id\n")
+    (tmp_path / "client-secret").write_text("the-secret\n")
+    assert credentials.from_directory({"CREDENTIALS_DIRECTORY": str(tmp_path)}) == {
+        "GLOBUS_COMPUTE_CLIENT_ID": "the-id",
+        "GLOBUS_COMPUTE_CLIENT_SECRET": "the-secret",
+    }
+
+
+def test_without_credentials_of_the_service_manager_there_are_none(tmp_path: Path) -> None:
+    assert credentials.from_directory({}) == {}
+    assert credentials.from_directory({"CREDENTIALS_DIRECTORY": str(tmp_path)}) == {}
+
+
+def test_a_credential_that_cannot_be_read_is_an_error_that_names_it(tmp_path: Path) -> None:
+    (tmp_path / "client-secret").mkdir()
+    with pytest.raises(NotAllowed, match="client-secret"):
+        credentials.from_directory({"CREDENTIALS_DIRECTORY": str(tmp_path)})

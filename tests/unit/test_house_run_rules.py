@@ -40,6 +40,7 @@ def test_a_skip_stays_a_skip_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("unit/test_x.py", "unit"),
         ("integration/test_main_job.py", "main_job"),
+        ("integration/test_systemd.py", "systemd"),
         ("integration/test_x.py", "rest"),
     ],
 )

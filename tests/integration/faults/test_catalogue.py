@@ -83,6 +83,12 @@ CATALOGUE: dict[str, tuple[str, ...]] = {
         "unit/test_agent_state.py::test_a_pid_that_another_process_has_now_is_not_our_agent",
         "unit/test_cli_lifecycle.py::test_stop_on_the_wrong_host_is_73_and_says_where",
     ),
+    "13: the unit is active while nothing works, restarts for ever, and sets no PATH and no user": (
+        "integration/test_systemd.py::test_what_will_not_mend_itself_is_not_started_again",
+        "integration/test_systemd.py::test_start_returns_when_a_function_can_be_run",
+        "unit/test_boot_unit.py"
+        "::test_fault_13_a_unit_tells_the_truth_and_stops_trying_what_cannot_work",
+    ),
     "14: blocks that fail are submitted for ever": (
         "unit/test_htex_scaler.py"
         "::test_fault_14_blocks_that_never_register_are_tried_ever_more_slowly",

@@ -1,0 +1,293 @@
+"""A host run by systemd, in a container, with cep installed for an account and a hub beside it.
+
+Everything runs inside; so `localhost:5000`, the one address the SDK knows, is the host's own. Two
+ordinary accounts exist; the first, which owns the endpoints, may use sudo.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import shlex
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import pytest
+
+from tests.integration import docker_engine, image_python
+from tests.integration.scene import SDK_CLIENT, exports, until
+
+ACCOUNT = "researcher"
+UID = 1500
+HOME = f"/home/{ACCOUNT}"
+INSTALLATION = f"{HOME}/cep"
+CEP = f"{INSTALLATION}/bin/cep"
+PYTHON = f"{INSTALLATION}/bin/python3"
+BARE = {"HOME": HOME, "USER": ACCOUNT, "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
+OWN = {"XDG_RUNTIME_DIR": f"/run/user/{UID}"}
+BOOT_S = 60.0
+
+_HUB_UNIT = f"""\
+[Unit]
+Description=A hub for the tests
+[Service]
+User={ACCOUNT}
+Environment=HOME={HOME}
+ExecStart={CEP} hub serve
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+class SystemdHost:
+    """See the module. Use it with `with`.
+
+    Args:
+        image: The test image, which decides the version of systemd.
+
+    Attributes:
+        home: The account's home directory, as the machine of the tests sees it.
+        environment: What `hub env` printed: a client's id and secret, among others.
+    """
+
+    def __init__(self, image: str = "systemd") -> None:
+        self.image = image
+        self.root = Path(tempfile.mkdtemp(prefix="cep-systemd-", dir="/tmp"))
+        self.home = self.root / "home" / ACCOUNT
+        self.environment: dict[str, str] = {}
+        self._container: Any = None
+        self._engine: Any = None
+
+    def __enter__(self) -> SystemdHost:
+        try:
+            self._start()
+        except BaseException:
+            self._remove()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._remove()
+
+    # --- life -------------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        image = docker_engine.ensure_image(self.image)
+        self.home.mkdir(parents=True)
+        self.root.chmod(0o755)
+        os.chown(self.home, UID, UID)
+        image_python.install(self.image, INSTALLATION, self.home, uid=UID)
+        shutil.copy(SDK_CLIENT, self.home / SDK_CLIENT.name)
+        self._engine = docker_engine.client()
+        # SYS_ADMIN and a cgroup namespace are what systemd needs; the image does the rest.
+        self._container = self._engine.containers.run(
+            image,
+            detach=True,
+            hostname="node1",
+            name=f"cep-systemd-{secrets.token_hex(4)}",
+            labels=docker_engine.session_labels(),
+            cap_add=["SYS_ADMIN"],
+            cgroupns="private",
+            tmpfs={"/run": "", "/run/lock": ""},
+            volumes={str(self.root / "home"): {"bind": "/home", "mode": "rw"}},
+        )
+        self._wait_booted()
+        self.write_root("/etc/systemd/system/test-hub.service", _HUB_UNIT)
+        self.sudo("systemctl", "daemon-reload")
+        self.sudo("systemctl", "enable", "--now", "test-hub")
+        self._wait_hub()
+        said = self.cep("hub", "env").stdout
+        self.environment.update(exports(said))
+        file = self.home / "client.env"
+        file.touch(mode=0o600)
+        file.write_text(said)
+        os.chown(file, UID, UID)
+
+    def reboot(self) -> None:
+        """Go down in order and come up again."""
+        self._container.restart(timeout=30)
+        self._wait_booted()
+        self._wait_hub()
+
+    def _wait_booted(self) -> None:
+        def booted() -> bool:
+            said = self.sudo("systemctl", "is-system-running", check=False).stdout.strip()
+            return said in ("running", "degraded")
+
+        until(booted, within_s=BOOT_S, what="the host has booted")
+
+    def _wait_hub(self) -> None:
+        until(
+            lambda: self.cep("hub", "env", check=False).returncode == 0,
+            within_s=BOOT_S,
+            what="the hub answers",
+        )
+
+    def _remove(self) -> None:
+        if self._container is not None:
+            with contextlib.suppress(Exception):
+                self._container.remove(force=True, v=True)
+        if self._engine is not None:
+            self._engine.close()
+        shutil.rmtree(self.root, ignore_errors=True)
+
+    # --- commands ---------------------------------------------------------------------------------
+
+    def sudo(
+        self, *argv: str, check: bool = True, timeout_s: float = 100.0
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command as root."""
+        return self._exec([], argv, check=check, timeout_s=timeout_s)
+
+    def run(
+        self,
+        *argv: str,
+        env: Mapping[str, str] | None = None,
+        check: bool = True,
+        timeout_s: float = 100.0,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command as the account, with hardly any environment and `env` on top."""
+        return self._exec(*self._as_account(argv, env), check=check, timeout_s=timeout_s)
+
+    def _as_account(
+        self, argv: Sequence[str], env: Mapping[str, str] | None
+    ) -> tuple[list[str], list[str]]:
+        variables = [f"{name}={value}" for name, value in {**BARE, **(env or {})}.items()]
+        return ["--user", ACCOUNT, "--workdir", HOME], ["env", "-i", *variables, *argv]
+
+    def cep(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run a cep command as the account, in a shell that knows no credentials."""
+        return self.run(CEP, *words, check=check, env=OWN)
+
+    def cep_as_client(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """The same in a shell that was pointed at the hub (`source <(cep hub env)`)."""
+        return self.run(CEP, *words, check=check, env={**OWN, **self.environment})
+
+    def sudo_cep(
+        self, *words: str, check: bool = True, with_credentials: bool = True
+    ) -> subprocess.CompletedProcess[str]:
+        """The account calls cep by sudo, as docs/service.md has it."""
+        option = ["--credentials", f"{HOME}/client.env"] if with_credentials else []
+        return self.run("sudo", CEP, *words, *option, check=check)
+
+    def systemctl(
+        self, *words: str, user: bool = False, check: bool = True
+    ) -> subprocess.CompletedProcess[str]:
+        """Run systemctl as root, or as the account for its own manager."""
+        if user:
+            return self.run("systemctl", "--user", *words, env=OWN, check=check)
+        return self.sudo("systemctl", *words, check=check)
+
+    def show(self, unit: str, name: str, *, user: bool = False) -> str:
+        """One property of a unit."""
+        return self.systemctl("show", "-P", name, unit, user=user).stdout.strip()
+
+    def _exec(
+        self, options: Sequence[str], argv: Sequence[str], *, check: bool, timeout_s: float
+    ) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            ["docker", "exec", *options, self._container.id, *argv],
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            stdin=subprocess.DEVNULL,
+        )
+        if check and done.returncode != 0:
+            pytest.fail(
+                f"{shlex.join(argv)} ended with {done.returncode}.\n{done.stdout}\n{done.stderr}\n"
+                f"{self.journal()}",
+                pytrace=False,
+            )
+        return done
+
+    def journal(self, lines: int = 60) -> str:
+        """The end of the host's log."""
+        done = subprocess.run(
+            ["docker", "exec", self._container.id, "journalctl", "--no-pager", f"-n{lines}"],
+            check=False,
+            capture_output=True,
+            text=True,
+        )
+        return done.stdout + done.stderr
+
+    # --- files and endpoints ----------------------------------------------------------------------
+
+    def write_root(self, path: str, text: str) -> None:
+        """Write a file of root's."""
+        folder = str(Path(path).parent)
+        words = f"mkdir -p {shlex.quote(folder)} && cat > {shlex.quote(path)}"
+        subprocess.run(
+            ["docker", "exec", "-i", self._container.id, "sh", "-c", words],
+            input=text,
+            text=True,
+            check=True,
+        )
+
+    def read(self, path: str) -> str:
+        """A file's content, as root."""
+        return self.sudo("cat", path).stdout
+
+    def files(self) -> set[str]:
+        """All files where units and their credentials are."""
+        places = ("/etc/systemd", "/etc/cep", f"{HOME}/.config", "/var/lib/systemd/linger")
+        said = self.sudo("find", *places, "!", "-type", "d", check=False).stdout
+        return set(said.split())
+
+    def configure(self, name: str, more: str = "") -> None:
+        """Make an endpoint with one worker process."""
+        self.cep("configure", name, "--service", "http://localhost:5000")
+        path = self.home / ".globus_compute" / name / "config.yaml"
+        path.write_text(
+            "service_url: http://localhost:5000\n"
+            "engine: {type: ProcessPoolEngine, max_workers: 1}\n"
+            f"heartbeat_period: 5\n{more}"
+        )
+
+    def endpoint_id(self, name: str) -> str:
+        """The id it was registered under."""
+        path = self.home / ".globus_compute" / name / "endpoint.json"
+        return str(json.loads(path.read_text())["endpoint_id"])
+
+    def sdk_command(self, *words: str) -> list[str]:
+        """The command line, on this machine, that runs `sdk_client.py` in there."""
+        options, argv = self._as_account([PYTHON, SDK_CLIENT.name, *words], self.environment)
+        return ["docker", "exec", *options, self._container.id, *argv]
+
+    def sdk(self, *words: str) -> Any:
+        """Run `sdk_client.py`; return what it told as JSON."""
+        done = subprocess.run(
+            self.sdk_command(*words), check=False, capture_output=True, text=True, timeout=100
+        )
+        if done.returncode != 0:
+            pytest.fail(
+                f"The SDK's script failed.\n{done.stdout}\n{done.stderr}\n{self.journal()}",
+                pytrace=False,
+            )
+        return json.loads(done.stdout.splitlines()[-1])
+
+    def wait_active(self, unit: str, *, other_than: str = "0", user: bool = False) -> str:
+        """Wait until a unit is active with another process than this; return the process."""
+
+        def active() -> bool:
+            said = self.systemctl(
+                "show", "--property=ActiveState,MainPID", unit, user=user, check=False
+            ).stdout
+            facts = dict(line.split("=", 1) for line in said.split())
+            process = facts.get("MainPID", "0")
+            return facts.get("ActiveState") == "active" and process not in ("0", other_than)
+
+        until(active, within_s=60, what=f"{unit} is active\n{self.journal(20)}")
+        return self.show(unit, "MainPID", user=user)
