@@ -38,7 +38,7 @@ def the_sdk_gets_its_results_from_a_restarted_hub(scene: Scene) -> None:
     assert sorted(witness.heard) == [str(number) for number in range(6)]
 
 
-# The SDK waits up to 10 s before it tries again; test_two_hubs.py has it meet a killed hub each time.
+# The SDK waits up to 10 s before it tries again; test_two_hubs.py has it meet a killed hub, too.
 if LONG:
     test_the_sdk_gets_its_results_from_a_restarted_hub = (
         the_sdk_gets_its_results_from_a_restarted_hub
