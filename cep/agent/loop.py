@@ -45,7 +45,6 @@ from cep.journal import crash
 
 log = logging.getLogger(__name__)
 
-DEFAULT_DRAIN_S = 10.0  # what a signal means; source: the published endpoint waits 10 s
 FLUSH_S = 10.0  # results still unconfirmed after this stay in the journal for the next start
 LINKS_CLOSE_S = 5.0
 ENGINE_STOP_S = 15.0
@@ -332,12 +331,14 @@ class MainLoop:
     # -- requests ------------------------------------------------------------------------------
 
     def _on_signal(self, event: Signalled) -> None:
+        drain_s = self._p.settings.drain_timeout_s
         log.info(
-            "signal %s: stopping",
+            "signal %s: stopping; running tasks get %g s",
             signal.Signals(event.number).name,
+            0 if self._stopping else drain_s,
             extra={"event": "agent.signal"},
         )
-        self._begin_stop(DEFAULT_DRAIN_S)
+        self._begin_stop(drain_s)
 
     def _on_control(self, event: ControlRequest) -> None:
         verb = event.request.get("do")
@@ -367,7 +368,7 @@ class MainLoop:
         event.reply(self._standing.picture())
 
     def _on_stop_request(self, event: ControlRequest) -> None:
-        drain_s = event.request.get("drain_s", DEFAULT_DRAIN_S)
+        drain_s = event.request.get("drain_s", self._p.settings.drain_timeout_s)
         if not isinstance(drain_s, int | float) or not 0 <= drain_s < float("inf"):
             event.reply({"error": f"drain_s must be a number of seconds, not {drain_s!r}."})
             return

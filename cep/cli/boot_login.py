@@ -18,10 +18,11 @@ def main(argv: list[str]) -> int:
 
     base, name = argv
     try:
-        return 0 if has_login(Path(base), load(Path(base) / name / "config.yaml")) else 77
+        there = has_login(Path(base), load(Path(base) / name / "config.yaml"))
     except CepError as error:
         print(error, file=sys.stderr)
-        return error.exit_code or NotAllowed.exit_code
+        return error.exit_code
+    return 0 if there else NotAllowed.exit_code
 
 
 if __name__ == "__main__":

@@ -151,6 +151,7 @@ class EndpointSettings:
     endpoint_setup: str | None = None
     endpoint_setup_timeout_s: float = 3600.0  # ours
     endpoint_teardown: str | None = None
+    drain_timeout_s: float = 10.0  # ours; the published endpoint waits 10 s
     service_url: str | None = None  # ours; None: from `environment` or the hosted service
     environment: str | None = None
     local_compute_services: bool = False

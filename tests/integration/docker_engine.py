@@ -35,6 +35,8 @@ os.environ.setdefault("DOCKER_BUILDKIT", "0")
 
 SOCKET = Path("/var/run/docker.sock")
 IMAGES_DIR = Path(__file__).parent / "images"
+# Only the long form of the tests (LONG=1) starts containers from these.
+LONG_ONLY = frozenset({"systemd-252"})
 SESSION_LABEL = "cep.tests.pid"  # value: pid of the test process on this host
 ENGINE_START_S = 60.0
 PULL_S = 120.0
@@ -302,13 +304,15 @@ def prepare(names: Sequence[str] | None = None) -> dict[str, str]:
     """Have the engine and images ready, several images at a time.
 
     Args:
-        names: Image names; default all.
+        names: Image names; default all that this form of the tests needs.
 
     Returns:
         Tag of each image by name.
     """
     ensure_engine()
-    wanted = list(names) if names else image_names()
+    wanted = list(names or image_names())
+    if not names and not os.environ.get("LONG"):
+        wanted = [name for name in wanted if name not in LONG_ONLY]
     with ThreadPoolExecutor(max_workers=4, thread_name_prefix="image") as pool:
         return dict(zip(wanted, pool.map(ensure_image, wanted), strict=True))
 

@@ -146,6 +146,19 @@ def test_unstarted_tasks_survive_a_stop_and_running_ones_are_answered(
     scene.stop(agent)
 
 
+def test_a_stop_signal_gives_running_tasks_the_configured_time(
+    scene: Bench, tmp_path: Path
+) -> None:
+    scene.configure(THREADS + "drain_timeout: 0\n")
+    agent = scene.start()
+    (blocked,) = scene.submit(wait_for_file, ["x"], str(tmp_path / "gate"))
+    scene.collect(1, within_s=1)
+    assert scene.stop(agent) == 0
+    (tmp_path / "gate").touch()
+    assert set(scene.collect(1, within_s=5).answers) == {blocked}
+    assert "signal SIGTERM: stopping; running tasks get 0 s" in scene.log()
+
+
 def test_a_stop_request_with_a_wrong_time_is_refused_and_the_agent_goes_on(scene: Bench) -> None:
     agent = scene.start()
     for wrong in ("soon", None, -1, float("inf")):

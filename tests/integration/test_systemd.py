@@ -15,6 +15,9 @@ from tests.integration.faults.settings import LONG
 from tests.integration.scene import Witness, until
 from tests.integration.systemd_host import CEP, HOME, UID, SystemdHost
 
+# The first test may have to wait for the image, and for cep's libraries in it.
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(400)]
+
 UNIT = "globus-compute-endpoint-site.service"
 OWN_UNIT = "globus-compute-endpoint-own.service"
 PATH = f"/etc/systemd/system/{UNIT}"

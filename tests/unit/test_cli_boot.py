@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.cli_rig import Rig, rig
+from tests.unit.test_service_auth import store_published_login
 
 __all__ = ["rig"]
 
@@ -94,6 +95,24 @@ def test_disabling_what_is_not_enabled_is_no_error(rig: Rig) -> None:
     done = rig.run("disable-on-boot", "ep", "--now")
     assert done.code == 0
     assert "has no unit" in done.err
+
+
+def test_an_accounts_own_login_is_enough_for_a_service(rig: Rig) -> None:
+    from cep.cli.boot_login import main
+
+    rig.endpoint()
+    assert main([str(rig.base), "ep"]) == 77
+    assert not (rig.base / "storage.db").exists()
+    store_published_login(rig.base, with_identity=True)
+    assert main([str(rig.base), "ep"]) == 0
+
+
+def test_a_login_at_another_service_is_not(rig: Rig) -> None:
+    from cep.cli.boot_login import main
+
+    rig.endpoint(text="service_url: http://localhost:1\nengine: {type: ThreadPoolEngine}\n")
+    store_published_login(rig.base, with_identity=True)
+    assert main([str(rig.base), "ep"]) == 77
 
 
 def test_a_file_of_credentials_must_be_private(tmp_path: Path) -> None:
