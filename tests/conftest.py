@@ -48,7 +48,7 @@ FAULTS = (
     "test_link.py",
     "test_link_faults.py",
 )
-SITES = ("test_slurm.py",)
+SITES = ("test_slurm.py", "test_slurm_blocks.py", "test_slurm_accounting.py")
 HERE = Path(__file__).resolve().parent
 RUN_MARK = f"{leftovers.RUN_VARIABLE}={uuid.uuid4()}"
 
