@@ -103,6 +103,9 @@ class EngineStatus:
         report: The engine's part of a status report's `global_state` (the names of the
             published endpoint).
         blocks: One mapping per block (`block`, `job`, `state`, ...); empty without blocks.
+        ended_blocks: The same for the last few that have ended, oldest first.
+        silence: Why the scheduler did not answer the last question; empty when it did.
+        breaker: Whether more blocks are asked for, and why not; None without blocks.
         summary: One phrase for `status` and systemd, e.g. `blocks 0/1, first starts with the
             first task`.
     """
@@ -113,6 +116,9 @@ class EngineStatus:
     report: Mapping[str, Any] = field(default_factory=dict)
     blocks: Sequence[Mapping[str, Any]] = ()
     summary: str = ""
+    ended_blocks: Sequence[Mapping[str, Any]] = ()
+    breaker: Mapping[str, Any] | None = None
+    silence: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -129,6 +129,11 @@ class EndpointPaths:
         return self.state / "status.json"
 
     @property
+    def blocks_file(self) -> Path:
+        """What the endpoint has learned about failing blocks; survives restarts."""
+        return self.state / "blocks.json"
+
+    @property
     def start_slots(self) -> Path:
         """One small memory-mapped file per worker on this host: the tasks it has begun."""
         return self.state / "start-slots"

@@ -60,6 +60,8 @@ SITES = (
     "test_hub_servers.py",
     "test_published_endpoint.py",
     "test_slurm.py",
+    "test_slurm_accounting.py",
+    "test_slurm_blocks.py",
 )
 HERE = Path(__file__).resolve().parent
 RUN_MARK = f"{leftovers.RUN_VARIABLE}={uuid.uuid4()}"

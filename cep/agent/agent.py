@@ -298,7 +298,7 @@ class _Life:
         self._recover(journal, dispatcher, outbox, endpoint_id, audit)
         agent_links.start()
         self._notify.extend(START_STEP_S, "starting: the engine starts")
-        self._start_engine(engine, endpoint_id, agent_links, reporter)
+        self._start_engine(engine, endpoint_id, agent_links, reporter, held)
         self._notify.extend(START_LIMIT_S + START_STEP_S, "starting: waiting for the task queue")
         control = ControlServer(socket_path(paths), mailbox.put)
         down.callback(control.stop)
@@ -367,7 +367,12 @@ class _Life:
         begin_slots(start_slots, settings.engine)
 
     def _start_engine(
-        self, engine: Engine, endpoint_id: str, agent_links: Links, reporter: Reporter
+        self,
+        engine: Engine,
+        endpoint_id: str,
+        agent_links: Links,
+        reporter: Reporter,
+        held: lease.HeldLease,
     ) -> None:
         """Start it; a failure is told to the service, which fails the users' waiting futures."""
         paths = self._paths
@@ -378,6 +383,8 @@ class _Life:
             run_dir=paths.run,
             start_slots=paths.start_slots if local else None,
             oversized_results=paths.oversized_results,
+            life=held.token[:8],
+            blocks_file=paths.blocks_file,
         )
         try:
             engine.start(run, self._mailbox.put)

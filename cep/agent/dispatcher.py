@@ -19,6 +19,7 @@ from cep.errors import BodyLost, DiskUnfit
 from cep.journal.journal import Journal
 from cep.model import Outcome, OutcomeKind, Task
 from cep.wire.result import (
+    BLOCKS_PAUSED,
     REMOTE_EXECUTION_ERROR,
     UNKNOWN_TASK_FAILURE,
     WORKER_LOST,
@@ -70,6 +71,7 @@ class Dispatcher:
         self._bytes = 0
         self._closed = False
         self._keep_lost = False
+        self._refusal = ""  # why waiting tasks have no hope
         self.counters: Counter[str] = Counter()
 
     # -- the picture ---------------------------------------------------------------------------
@@ -133,6 +135,34 @@ class Dispatcher:
         self._keep_lost = keep_lost
         if self._given:
             self._engine.cancel(sorted(self._given))
+
+    def refuse(self, reason: str) -> None:
+        """Answer what waits, now and from now on, with this reason; an empty one ends that."""
+        self._refusal = reason
+
+    def refused(self) -> list[tuple[int, int]]:
+        """Answer the waiting tasks that have no hope.
+
+        Returns:
+            (sequence number, size of the result in bytes) of each.
+        """
+        if not self._refusal or self._closed:
+            return []
+        answered = []
+        while self._waiting:
+            seq = self._waiting.popleft()
+            entry = self._entries[seq]
+            result = error_result(
+                entry.task_id,
+                BLOCKS_PAUSED,
+                _history([*entry.losses, f"BLOCKS_PAUSED: {self._refusal}"]),
+                details={"endpoint_id": self._endpoint_id},
+            )
+            self.counters["refused"] += 1
+            self._audit.ended(seq, BLOCKS_PAUSED)
+            self._finish(seq, result)
+            answered.append((seq, len(result)))
+        return answered
 
     def choose(self) -> None:
         """Pick what fits the window and mark it given in the journal's buffer."""

@@ -31,7 +31,7 @@ from cep.agent.retention import Swept
 from cep.agent.standing import Standing
 from cep.agent.watch import CameRound
 from cep.amqp import events as amqp
-from cep.engines.base import EngineDown, Outcomes, SlotsChanged
+from cep.engines.base import EngineDown, HasBlocks, Outcomes, SlotsChanged, WaitingRefused
 from cep.errors import (
     CepError,
     ConfigError,
@@ -106,6 +106,7 @@ class MainLoop:
             Outcomes: lambda event: self._finished(parts.dispatcher.take_outcomes(event.outcomes)),
             SlotsChanged: lambda event: parts.dispatcher.slots_changed(event.slots, event.firm),
             EngineDown: self._on_engine_down,
+            WaitingRefused: self._on_waiting_refused,
             Signalled: self._on_signal,
             ControlRequest: self._on_control,
             RegisteredAgain: self._on_registered_again,
@@ -153,6 +154,7 @@ class MainLoop:
     def _turn(self) -> None:
         parts = self._p
         if not self._disk.held:
+            self._finished(parts.dispatcher.refused())
             parts.dispatcher.choose()
         if not self._disk.commit():
             return
@@ -286,10 +288,22 @@ class MainLoop:
         if event.rebuilding:
             # The engine says itself what became of each task; those handed over meanwhile too.
             self._p.dispatcher.slots_changed(0)
+            self._p.dispatcher.refuse("")
             return
         self._finished(self._p.dispatcher.engine_down(event.reason))
         reason = f"The engine broke and cannot mend itself: {event.reason}"
         self._begin_stop(0.0, EngineError(reason))
+
+    def _on_waiting_refused(self, event: WaitingRefused) -> None:
+        reason = event.reason
+        if reason:
+            log.error("waiting tasks are refused: %s", reason, extra={"event": "engine.refuses"})
+            reason += (
+                " Its operator has to mend that and then say: "
+                f"cep blocks {self._p.paths.name} resume"
+            )
+        self._p.dispatcher.refuse(reason)
+        self._standing.write()
 
     # -- heartbeat -----------------------------------------------------------------------------
 
@@ -346,6 +360,8 @@ class MainLoop:
             event.reply(self._standing.picture())
         elif verb in ("pause", "resume"):
             self._pause(event, paused=verb == "pause")
+        elif verb == "blocks":
+            self._on_blocks_request(event)
         elif verb in ("stop", "drain"):
             self._on_stop_request(event)
         else:
@@ -365,6 +381,20 @@ class MainLoop:
             self._p.intake.hold(HOLD_PAUSED)
         else:
             self._p.intake.release(HOLD_PAUSED)
+        event.reply(self._standing.picture())
+
+    def _on_blocks_request(self, event: ControlRequest) -> None:
+        """`list`, `pause` or `resume`: no more blocks are asked for, or again."""
+        engine, action = self._p.engine, event.request.get("action")
+        if not isinstance(engine, HasBlocks):
+            kind = engine.status().report.get("engine_type", "engine")
+            event.reply({"error": f"The endpoint's {kind} has no blocks."})
+            return
+        if action in ("pause", "resume"):
+            engine.pause_blocks(action == "pause")
+        elif action != "list":
+            event.reply({"error": f"Blocks can be listed, paused or resumed, not {action!r}."})
+            return
         event.reply(self._standing.picture())
 
     def _on_stop_request(self, event: ControlRequest) -> None:

@@ -57,6 +57,9 @@ def picture(
             "encrypted": getattr(parts.settings.engine, "encrypted", None),
             "summary": engine.summary,
             "blocks": [dict(block) for block in engine.blocks],
+            "ended_blocks": [dict(block) for block in engine.ended_blocks],
+            "scheduler": engine.silence,
+            "breaker": None if engine.breaker is None else dict(engine.breaker),
         },
     }
 

@@ -13,6 +13,7 @@ import signal
 import time
 
 from cep.agent.control import call
+from cep.agent.leftover_jobs import cancel_leftover_jobs
 from cep.agent.state import EndpointState, observe
 from cep.errors import AlreadyRunning, CepError, NotAllowed, SoftwareError
 from cep.paths import EndpointPaths
@@ -41,6 +42,8 @@ def stop(paths: EndpointPaths, *, drain_s: float = 10.0, now: bool = False) -> b
         SoftwareError: It could not be ended.
     """
     seen = observe(paths)
+    if seen.state is EndpointState.DISCONNECTED:
+        _end_jobs(paths, seen.endpoint_id)
     if seen.state is not EndpointState.RUNNING:
         return False
     pid = _local_pid(paths)
@@ -55,10 +58,22 @@ def stop(paths: EndpointPaths, *, drain_s: float = 10.0, now: bool = False) -> b
         log.warning("the agent (pid %s) did not end in time and is killed", pid)
         signal.pidfd_send_signal(process, signal.SIGKILL)
         if _ended(process, KILLED_END_S):
+            _end_jobs(paths, seen.endpoint_id)
             return True
     finally:
         os.close(process)
     raise SoftwareError(f"The agent of endpoint {paths.name} (pid {pid}) could not be ended.")
+
+
+def _end_jobs(paths: EndpointPaths, endpoint_id: str | None) -> None:
+    """Cancel the batch jobs of an agent that could not do it itself."""
+    try:
+        jobs = cancel_leftover_jobs(paths, endpoint_id)
+    except CepError as exc:
+        log.warning("jobs that it has left behind cannot be looked for: %s", exc)
+        return
+    if jobs:
+        log.warning("cancelled jobs that it had left behind: %s", ", ".join(jobs))
 
 
 def _local_pid(paths: EndpointPaths) -> int:

@@ -44,6 +44,7 @@ def delete(shared: Shared, *, name: str, yes: bool, force: bool, local_only: boo
         from cep.agent.stop import stop
 
         stop(found, now=True)
+    _end_jobs(found, endpoint_id)
     if endpoint_id is not None and not local_only:
         try:
             _delete_registration(found.root, shared.base, endpoint_id)
@@ -53,6 +54,19 @@ def delete(shared: Shared, *, name: str, yes: bool, force: bool, local_only: boo
             click.echo(f"The registration stays at the service: {exc.message}", err=True)
     _remove(found)
     click.echo(f"> Endpoint <{found.name}> is now deleted")
+
+
+def _end_jobs(found: EndpointPaths, endpoint_id: str | None) -> None:
+    """Batch jobs that a killed agent has left; once the directory is gone nobody knows them."""
+    from cep.agent.leftover_jobs import cancel_leftover_jobs
+
+    try:
+        jobs = cancel_leftover_jobs(found, endpoint_id)
+    except CepError as exc:
+        click.echo(f"Jobs that it may have left cannot be looked for: {exc.message}", err=True)
+        return
+    if jobs:
+        click.echo(f"Cancelled jobs that it had left behind: {', '.join(jobs)}", err=True)
 
 
 def _refuse_running(shared: Shared, found: EndpointPaths, force: bool) -> None:
@@ -109,6 +123,7 @@ def _remove(found: EndpointPaths) -> None:
             for file in database.parent.glob(f"{database.name}*"):
                 file.unlink()
             found.status_json.unlink(missing_ok=True)
+            found.blocks_file.unlink(missing_ok=True)
             for folder in (found.journal_bodies, found.start_slots):
                 if folder.exists():
                     shutil.rmtree(folder)

@@ -1,15 +1,19 @@
-"""`logs`: the end of an endpoint's log, and with -f what comes."""
+"""`logs`: the end of an endpoint's log or of what a block wrote, and with -f what comes."""
 
 from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Sequence
+from pathlib import Path
 
 import click
 
 from cep.cli import naming
 from cep.cli.command import CepCommand, Shared
+from cep.cli.status import describe, last_word
 from cep.errors import InputMissing, Unavailable
+from cep.paths import EndpointPaths
 from cep.safety.text import printable
 
 
@@ -24,20 +28,52 @@ from cep.safety.text import printable
     show_default=True,
     help="How many lines from the end.",
 )
+@click.option(
+    "--block", metavar="J", help="What this block wrote instead: its number, or its job's id."
+)
 @click.pass_obj
-def logs(shared: Shared, *, name: str, follow: bool, lines: int) -> int:
+def logs(shared: Shared, *, name: str, follow: bool, lines: int, block: str | None) -> int:
     """Show the end of an endpoint's log."""
     found = naming.find(shared.base, name)
+    if block is not None:
+        return _tail(_files_of(found, block), follow, lines, always_named=True)
     if not follow and not found.log.is_file():
         raise InputMissing(
             f"Endpoint {found.name} has no log yet: {found.log}.",
             hint=f"It gets one with: {shared.program} start {found.name}",
         )
+    return _tail([found.log], follow, lines)
+
+
+def _files_of(found: EndpointPaths, wanted: str) -> list[Path]:
+    """The files of a block that is named by its number or its job."""
+    from cep.agent.block_files import files_of_block
+
+    agent = describe(found)["agent"] or last_word(found) or {}
+    engine = agent.get("engine")
+    blocks = [
+        block
+        for key in ("ended_blocks", "blocks")
+        for block in (engine.get(key) or [] if isinstance(engine, dict) else [])
+        if isinstance(block, dict)
+    ]
+    of_job = {str(block.get("job")): str(block.get("block")) for block in blocks}
+    files = files_of_block(found, of_job.get(wanted, wanted))
+    if not files:
+        raise InputMissing(
+            f"Endpoint {found.name} has no files of a block or job {wanted}.",
+            hint=f"Show its blocks with: cep blocks {found.name}",
+        )
+    return files
+
+
+def _tail(files: Sequence[Path], follow: bool, lines: int, *, always_named: bool = False) -> int:
     program = shutil.which("tail")
     if program is None:
-        raise Unavailable(f"The program tail was not found; the log is {found.log}.")
+        raise Unavailable(f"The program tail was not found; the log is {files[0]}.")
     # tail -F waits for changes with inotify and follows the log through its rotation.
-    words = [program, "-n", str(lines), *(["-F"] if follow else []), "--", str(found.log)]
+    words = [program, "-n", str(lines), *(["-F"] if follow else [])]
+    words += [*(["-v"] if always_named else []), "--", *map(str, files)]
     with subprocess.Popen(
         words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL if follow else None
     ) as tail:

@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "resume": ("cep.cli.lifecycle:resume", "Take tasks again."),
     "list": ("cep.cli.listing:list_endpoints", "List the endpoints of this account."),
     "status": ("cep.cli.status:status", "Show what an endpoint is doing."),
+    "blocks": ("cep.cli.blocks:blocks", "List, pause or resume an endpoint's blocks."),
     "logs": ("cep.cli.logs:logs", "Show an endpoint's log."),
     "delete": ("cep.cli.delete:delete", "Delete an endpoint, here and at the service."),
     "enable-on-boot": ("cep.cli.boot:enable_on_boot", "Start an endpoint when the host boots."),

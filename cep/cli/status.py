@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from cep.cli import managed, naming
+from cep.cli.block_lines import block_lines
 from cep.cli.command import CepCommand, Shared, interactive
 from cep.errors import CepError
 from cep.paths import EndpointPaths
@@ -77,6 +78,11 @@ def _agent(found: EndpointPaths, here: bool) -> dict[str, Any] | None:
             click.echo(
                 f"The agent does not answer ({exc.message}) This is its last word:", err=True
             )
+    return last_word(found)
+
+
+def last_word(found: EndpointPaths) -> dict[str, Any] | None:
+    """What the agent said of itself last, in its status file; None when nothing is to be read."""
     try:
         written = json.loads(found.status_json.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -108,7 +114,7 @@ def sentences(picture: dict[str, Any]) -> list[str]:
         lines.append(f"Service:   {picture['service']}")
     agent = picture["agent"]
     if agent is not None:
-        lines += _agent_lines(agent)
+        lines += _agent_lines(agent, str(picture["name"]))
     elif picture["paused"]:
         lines.append("Holds:     " + _HOLDS["paused"])
     lines.append(f"Directory: {picture['directory']}")
@@ -134,7 +140,7 @@ def _part(agent: dict[str, Any], name: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _agent_lines(agent: dict[str, Any]) -> list[str]:
+def _agent_lines(agent: dict[str, Any], name: str) -> list[str]:
     engine, tasks, links = (_part(agent, name) for name in ("engine", "tasks", "links"))
     lines = [f"Since:     {agent.get('since', '')} (cep {agent.get('version', '')})"]
     down = [name for name, up in links.items() if not up]
@@ -155,6 +161,7 @@ def _agent_lines(agent: dict[str, Any]) -> list[str]:
         lines.append("           NOT ENCRYPTED between the endpoint and its workers")
     if engine.get("summary"):
         lines.append(f"           {engine['summary']}")
+    lines += block_lines(engine, name)
     lines.append(
         f"Tasks:     {tasks.get('running', 0)} running, {tasks.get('waiting', 0)} waiting, "
         f"{tasks.get('unsent', 0)} results to send, {tasks.get('answered', 0)} answered"

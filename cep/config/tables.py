@@ -204,7 +204,7 @@ PROCESSES = (
 JOB_STATUS = (
     Key("max_idletime", Number(0), 120.0, "Seconds after which an idle block is given back."),
     Key("strategy", Choice(("simple", "none")), "simple", "Scale with demand, or not at all."),
-    Key("strategy_period", Number(0), 5.0, "Seconds between looks at the blocks."),
+    Key("strategy_period", Number(0), 5.0, "Seconds between questions to a scheduler; see Blocks."),
 )
 
 #: Keys that fill a field of `HtexSettings`.

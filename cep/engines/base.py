@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 from cep.model import EngineStatus, Outcome, Task
 
@@ -49,7 +49,17 @@ class EngineDown:
     rebuilding: bool
 
 
-EngineEvent: TypeAlias = Outcomes | SlotsChanged | EngineDown
+@dataclass(frozen=True, slots=True)
+class WaitingRefused:
+    """Tasks that wait have no hope of being run, for this reason; an empty one: they have again.
+
+    What was handed over is not meant; it has an outcome of its own.
+    """
+
+    reason: str
+
+
+EngineEvent: TypeAlias = Outcomes | SlotsChanged | EngineDown | WaitingRefused
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +73,8 @@ class EngineRun:
         start_slots: Directory for the workers' begun-task marks (local disk), or None when
             workers may run on other hosts.
         oversized_results: Where a worker keeps a result above the limit.
+        life: Names this life of the endpoint, for whoever finds what it left; no secret.
+        blocks_file: Where the engine keeps what it learned about failing blocks, or None.
     """
 
     endpoint_id: str
@@ -70,6 +82,8 @@ class EngineRun:
     run_dir: Path
     start_slots: Path | None
     oversized_results: Path
+    life: str = ""
+    blocks_file: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +92,14 @@ class Submission:
 
     tasks: Sequence[Task] = field(default_factory=tuple)
     waiting: int = 0
+
+
+@runtime_checkable
+class HasBlocks(Protocol):
+    """What an engine with blocks can do beyond the five verbs. From the main thread; at once."""
+
+    def pause_blocks(self, paused: bool) -> None:
+        """Ask for no more blocks, or ask for them again, whatever failed before."""
 
 
 class Engine(Protocol):

@@ -1,4 +1,4 @@
-"""Blocks as the endpoint sees them: their records, how many are wanted, and when to stop trying.
+"""Blocks as the endpoint sees them: their records, and how many are wanted.
 
 Plain data and arithmetic without threads or Parsl; the block thread (`cep.engines.scaler`) uses it.
 """
@@ -9,14 +9,19 @@ import enum
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from typing import Any, Literal
 
-FAILURES_TO_PAUSE = 3  # consecutive blocks
-FIRST_DELAY_S = 1.0  # after one failed block, doubled by the next
-FIRST_PAUSE_S = 30.0  # after FAILURES_TO_PAUSE of them, doubled by each further one
-LONGEST_PAUSE_S = 900.0
+from cep.engines.job_words import UNKNOWN, JobWord
+
 #: A failed block whose workers lived longer than this says nothing about the next one.
 HEALTHY_LIFE_S = 60.0
+
+
+#: Workers of a job that runs usually come, or fail to, within this time.
+STARTING_S = 60.0
+#: The scheduler is asked no more often than this while its answers stay the same.
+QUIET_PERIOD_S = 30.0
 
 
 class BlockState(enum.Enum):
@@ -38,7 +43,7 @@ class Block:
         submitted_at: Clock value in seconds.
         registered_at: When its first manager came, or None.
         managers: Names of managers connected now, with their workers.
-        told_ended: The interchange knows that the provider says it is over.
+        word: What the scheduler said of its job last.
     """
 
     name: str
@@ -47,7 +52,13 @@ class Block:
     state: BlockState = BlockState.PENDING
     registered_at: float | None = None
     managers: dict[str, int] = field(default_factory=dict)
-    told_ended: bool = False
+    word: JobWord = field(default_factory=JobWord)
+
+    @property
+    def is_starting(self) -> bool:
+        """Whether its job has begun a short while ago, and no worker has come."""
+        ran_s = self.word.ran_s
+        return self.registered_at is None and ran_s is not None and 0 < ran_s < STARTING_S
 
     def describe(self) -> Mapping[str, Any]:
         """The block for `status`."""
@@ -55,8 +66,51 @@ class Block:
             "block": self.name,
             "job": self.job,
             "state": self.state.value,
+            "scheduler": None if self.word.state == UNKNOWN else self.word.state,
+            "reason": self.word.reason,
+            "nodes": self.word.nodes,
             "managers": len(self.managers),
             "workers": sum(self.managers.values()),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class BlockEnd:
+    """How a block ended.
+
+    Attributes:
+        name: Its number.
+        job: The provider's id.
+        word: The scheduler's last word.
+        failed: It counted as a failure.
+        at: Time of day in seconds.
+        came: Workers of it had come.
+        stderr: The last lines of the error output of a failed one.
+    """
+
+    name: str
+    job: str
+    word: JobWord
+    failed: bool
+    at: float
+    came: bool
+    stderr: str = ""
+
+    def describe(self) -> Mapping[str, Any]:
+        """The end for `status`."""
+        return {
+            "block": self.name,
+            "job": self.job,
+            "state": self.word.state,
+            "reason": self.word.reason,
+            "exit_code": self.word.exit_code,
+            "signal": self.word.signal,
+            "ran_s": self.word.ran_s,
+            "nodes": self.word.nodes,
+            "failed": self.failed,
+            "workers_came": self.came,
+            "ended": datetime.fromtimestamp(self.at, timezone.utc).isoformat(timespec="seconds"),
+            "stderr": self.stderr,
         }
 
 
@@ -72,7 +126,8 @@ class ScalingRules:
         nodes_per_block: Nodes of one block.
         strategy: `none` asks for the first blocks only.
         max_idle_s: An idle block is given back after this time.
-        period_s: Time between questions to the provider while there are blocks.
+        period_s: Time between questions to the scheduler while something changes; it grows to
+            `QUIET_PERIOD_S` while nothing does.
     """
 
     init_blocks: int
@@ -98,43 +153,3 @@ class ScalingRules:
             per_block = max(1, self.nodes_per_block * workers_per_node)
             needed = max(1, math.ceil(demand * self.parallelism / per_block))
         return min(self.max_blocks, max(self.min_blocks, needed))
-
-
-class BlockBreaker:
-    """Slows down after failing blocks, and pauses after several in a row."""
-
-    def __init__(self) -> None:
-        self.failures = 0
-        self.reason = ""
-        self.retry_at = 0.0
-
-    def failed(self, now: float, reason: str, *, progress: bool) -> float:
-        """Count a failed block.
-
-        Args:
-            now: Clock value in seconds.
-            reason: What went wrong, as a phrase.
-            progress: Tasks were answered, or the block lived well, since the last failure.
-
-        Returns:
-            Seconds to wait before the next block.
-        """
-        self.failures = 1 if progress else self.failures + 1
-        self.reason = reason
-        if self.failures < FAILURES_TO_PAUSE:
-            delay_s = FIRST_DELAY_S * 2.0 ** (self.failures - 1)
-        else:
-            delay_s = min(
-                LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(10, self.failures - FAILURES_TO_PAUSE)
-            )
-        self.retry_at = now + delay_s
-        return delay_s
-
-    @property
-    def paused(self) -> bool:
-        """Whether several blocks in a row failed."""
-        return self.failures >= FAILURES_TO_PAUSE
-
-    def wait_s(self, now: float) -> float:
-        """Seconds until a block may be submitted; 0 when now."""
-        return max(0.0, self.retry_at - now)

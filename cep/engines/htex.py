@@ -102,6 +102,12 @@ class GlobusComputeEngine:
                 return
         echo()  # the interchange is being replaced
 
+    def pause_blocks(self, paused: bool) -> None:
+        """Ask for no more blocks, or ask for them again."""
+        with self._lock:
+            if self._session is not None:
+                self._session.pause_blocks(paused)
+
     def stop(self, deadline_s: float) -> None:
         """Cancel the blocks and end everything; what is unanswered becomes lost."""
         until = time.monotonic() + deadline_s

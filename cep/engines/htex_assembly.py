@@ -6,6 +6,7 @@ interchange is launched before Parsl is imported here, so that both load at the 
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from cep.engines import parsl_parts
 from cep.engines.base import EngineEvent, EngineRun
 from cep.engines.begun import workers_are_local
 from cep.engines.blocks import ScalingRules
+from cep.engines.breaker import BlockBreaker
 from cep.engines.containers import container_of
 from cep.engines.interchange_process import InterchangeProcess
 from cep.engines.providers import (
@@ -78,7 +80,8 @@ def open_session(
     executor = None
     try:
         parsl_parts.import_in_agent()
-        provider = provider_of(settings, mark=mark, run_dir=run_dir)
+        tag = f"{run.endpoint_id}.{run.life}" if run.life else ""
+        provider = provider_of(settings, mark=mark, run_dir=run_dir, tag=tag)
         executor = executor_of(settings, provider, process, run_dir)
         executor.start()
     except BaseException as error:
@@ -155,6 +158,7 @@ def _session(
     session = Session(
         executor,
         rules,
+        BlockBreaker(run.blocks_file, fingerprint_of(settings)),
         provider_type=settings.provider.type,
         expected_workers_per_node=_expected_workers(settings, executor),
         context=astuple(_worker_context(settings, run)),
@@ -165,6 +169,11 @@ def _session(
     )
     session.start()
     return session
+
+
+def fingerprint_of(settings: HtexSettings) -> str:
+    """A text that changes with the engine's configuration."""
+    return hashlib.sha256(repr(settings).encode()).hexdigest()
 
 
 def _worker_context(settings: HtexSettings, run: EngineRun) -> WorkerContext:

@@ -27,6 +27,7 @@ from parsl.jobs.states import JobStatus
 
 from cep.engines.containers import Container
 from cep.engines.interchange_process import InterchangeProcess
+from cep.engines.job_words import JobWord
 from cep.engines.plain_pickle import loads as plain_loads
 from cep.errors import EngineError
 
@@ -362,10 +363,17 @@ class Executor(HighThroughputExecutor):  # type: ignore[misc]
         """
         return str(self._launch_block(block))
 
-    def job_statuses(self, jobs: Sequence[str]) -> Sequence[JobStatus]:
-        """Ask the provider about jobs, all at once."""
-        statuses: Sequence[JobStatus] = self.provider.status(list(jobs))
-        return statuses
+    def job_words(self, jobs: Sequence[str]) -> Sequence[JobWord]:
+        """Ask the provider about jobs, all at once; in the scheduler's own words where it can."""
+        if hasattr(self.provider, "words"):
+            words: Sequence[JobWord] = self.provider.words(jobs)
+            return words
+        return [_word_of(status) for status in self.provider.status(list(jobs))]
+
+    def end_leftovers(self) -> None:
+        """Cancel jobs that earlier lives of the endpoint have left, where they can be told."""
+        if hasattr(self.provider, "end_leftovers"):
+            self.provider.end_leftovers()
 
     @property
     def expected_workers_per_node(self) -> int:
@@ -394,6 +402,16 @@ class Executor(HighThroughputExecutor):  # type: ignore[misc]
             if descriptor >= 0:
                 os.close(descriptor)
         self._wake_read = self._wake_write = -1
+
+
+def _word_of(status: JobStatus) -> JobWord:
+    """What Parsl says of a job. That it is lost to its provider (UNKNOWN) ends nothing."""
+    return JobWord(
+        status.status_name,
+        status.message or "",
+        exit_code=status.exit_code,
+        stderr_path=status.stderr_path,
+    )
 
 
 def _literal(text: str) -> str:

@@ -17,18 +17,19 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from cep.engines import htex_report
-from cep.engines.base import EngineEvent, Outcomes, SlotsChanged
+from cep.engines.base import EngineEvent, Outcomes, SlotsChanged, WaitingRefused
 from cep.engines.blocks import ScalingRules
+from cep.engines.breaker import BlockBreaker
 from cep.engines.coalescing import Coalescer
 from cep.engines.htex_executor import Executor, Received
 from cep.engines.htex_report import Manager
 from cep.engines.htex_task import ENTRY, pack_bodies, place_of, unpack_answers
-from cep.engines.scaler import Scaler
+from cep.engines.scaler import Scaler, Wires
 from cep.model import EngineStatus, Outcome, OutcomeKind, Place, Task
 from cep.wire.result import BLOCK_LOST, TASK_REFUSED, WORKER_LOST
 from cep.worker.slots import begun_seqs
@@ -38,12 +39,22 @@ log = logging.getLogger(__name__)
 FLIGHTS_PER_WORKER = 2
 
 
+@dataclass(frozen=True, slots=True)
+class _Loss:
+    """Tasks that were lost with a block, for which the scheduler's word is waited for."""
+
+    tasks: tuple[Task, ...]
+    sentence: str
+    place: Place
+
+
 class Session:
     """See the module's docstring.
 
     Args:
         executor: Started; this session ends it.
         rules: How many blocks when.
+        breaker: When to ask for no more of them.
         provider_type: The provider's name in the configuration.
         expected_workers_per_node: Until the first node has come.
         context: The fields of `WorkerContext`, for each message.
@@ -61,6 +72,7 @@ class Session:
         self,
         executor: Executor,
         rules: ScalingRules,
+        breaker: BlockBreaker,
         *,
         provider_type: str,
         expected_workers_per_node: int,
@@ -83,6 +95,7 @@ class Session:
         self._specifications: dict[int, dict[str, Any]] = {}  # by sequence number
         self._flights: dict[int, tuple[Task, ...]] = {}
         self._flight_of: dict[int, int] = {}  # sequence number -> flight
+        self._unexplained: dict[str, list[_Loss]] = {}  # lost block -> what was lost with it
         self._last_flight = 0
         self._waiting = 0
         self._answered = 0
@@ -101,10 +114,15 @@ class Session:
         self._scaler = Scaler(
             rules,
             executor,
-            cancel=self._provider.cancel,
-            forget=getattr(self._provider, "forget", _nothing),
-            request=self._request,
-            failed=self._break,
+            breaker,
+            Wires(
+                cancel=self._provider.cancel,
+                forget=getattr(self._provider, "forget", _nothing),
+                request=self._request,
+                refuse=self._refuse,
+                explain=self._explain,
+                failed=self._break,
+            ),
             watched=watched,
             expected_workers_per_node=expected_workers_per_node,
         )
@@ -166,6 +184,10 @@ class Session:
     def beat(self, echo: Callable[[], None]) -> None:
         """Have the submit thread call this when it comes round."""
         self._outbox.put(("beat", echo))
+
+    def pause_blocks(self, paused: bool) -> None:
+        """Ask for no more blocks, or ask for them again."""
+        self._scaler.tell("pause" if paused else "resume")
 
     def _request(self, verb: str, **what: Any) -> None:
         self._outbox.put((verb, what))
@@ -379,9 +401,33 @@ class Session:
         block = str(event["block"])
         node = "" if manager is None else str(manager.facts["host"])
         place = Place(node=node, block=block, job=self._job_of(block))
-        reason = f"The block that ran the task was lost (block {event['block']}{host})."
+        sentence = f"The block that ran the task was lost (block {event['block']}{host})."
         tasks = [task for flight in event["ids"] for task in self._take_off(flight)]
-        return self._lost(tasks, BLOCK_LOST, reason, place)
+        if tasks:
+            self._unexplained.setdefault(block, []).append(_Loss(tuple(tasks), sentence, place))
+            self._scaler.tell("lost", block)
+        return []
+
+    def _explain(self, block: str, end: str) -> None:
+        """The block thread says how a block ended, or (with an empty text) that nobody knows."""
+        with self._lock:
+            losses = self._unexplained.pop(block, [])
+            self._tell_demand()
+            outcomes = [
+                outcome
+                for loss in losses
+                for outcome in self._lost(
+                    loss.tasks,
+                    BLOCK_LOST,
+                    f"BLOCK_LOST ({end}): {loss.sentence}" if end else loss.sentence,
+                    loss.place,
+                )
+            ]
+        if outcomes:
+            self._deliver(Outcomes(tuple(outcomes)))
+
+    def _refuse(self, reason: str) -> None:
+        self._deliver(WaitingRefused(reason))
 
     # -- status --------------------------------------------------------------------------------
 
@@ -402,6 +448,9 @@ class Session:
                 self._executor, self._provider_type, picture, managers, given=given, idle_s=idle_s
             ),
             blocks=picture.blocks,
+            ended_blocks=picture.ended,
+            breaker=picture.breaker,
+            silence=picture.silence,
             summary=htex_report.summary(picture, self._provider.max_blocks, workers, idle),
         )
 
@@ -431,6 +480,10 @@ class Session:
         with self._lock:
             flying = [task for tasks in self._flights.values() for task in tasks]
             outcomes = [*_not_begun(self._line), *self._lost(flying, code, reason)]
+            for losses in self._unexplained.values():
+                for loss in losses:
+                    outcomes += self._lost(loss.tasks, BLOCK_LOST, loss.sentence, loss.place)
+            self._unexplained.clear()
             self._line.clear()
             self._flights.clear()
             self._flight_of.clear()

@@ -47,6 +47,9 @@ PARSL_NAMES = ("_start_worker", "_stop_event", "_mp_manager")
 PARSL_GLOBALS = ("SpawnContext", "distributions", "set_file_logger", "worker", "get_arg_parser")
 #: Packages whose versions a manager reports.
 REPORTED_PACKAGES = ("cep-endpoint", "dill", "globus-compute-sdk", "parsl")
+#: Set in each job of Slurm, whose slurmstepd signals all processes of a step within this time.
+_JOB_VARIABLE = "SLURM_JOB_ID"
+KILLED_TOGETHER_S = 0.5
 #: Workers that die before they come up are replaced ever more slowly.
 LONGEST_DELAY_S = 60.0
 
@@ -106,7 +109,7 @@ class Pool(parsl_pool.Manager):  # type: ignore[misc]
         super().__init__(**config)
         self._log_directory = log_directory
         self._debug = debug
-        self._lanes = Lanes(_lost_message, self._replace)
+        self._lanes = Lanes(self._lose, self._replace)
         self.task_scheduler = self._lanes
         self.pending_task_queue = self._lanes
         self.pending_result_queue = self._lanes
@@ -148,6 +151,17 @@ class Pool(parsl_pool.Manager):  # type: ignore[misc]
     def worker_watchdog(self, procs: dict[int, Any]) -> None:
         """Nothing to watch: a broken lane tells of a dead worker (`_replace`)."""
         self._procs = procs
+
+    def _lose(self, task_id: int, worker_id: int) -> bytes:
+        """Tell of a task whose worker died, unless the whole job is being killed.
+
+        A batch system kills the processes of a job in any order; a worker that dies a moment
+        before its pool is lost with the block, for the reason that the scheduler knows.
+        """
+        if _JOB_VARIABLE in os.environ:
+            # Not on `_stop_event`: who sets that is about to end the process, and says nothing.
+            threading.Event().wait(KILLED_TOGETHER_S)
+        return _lost_message(task_id, worker_id)
 
     def _replace(self, worker_id: int, came_up: bool) -> None:
         """Start another worker in the place of one that died. Runs on the result thread."""
@@ -251,7 +265,10 @@ def main(argv: list[str] | None = None) -> None:
     bounded_file_logger(str(directory / "manager.log"), level=level)
     log.info("Python %s, arguments %s", sys.version, vars(args))
     try:
-        made.append(_build(args))
+        try:
+            made.append(_build(args))
+        except ConnectionError:
+            sys.exit(_unreachable(args))
         with bounded_output(directory / "output.log"):
             forkserver.ensure_running()
         made[0].start()
@@ -259,6 +276,17 @@ def main(argv: list[str] | None = None) -> None:
         log.critical("The worker pool ends with an error", exc_info=True)
         raise
     log.info("The worker pool ends")
+
+
+def _unreachable(args: Any) -> str:
+    """What is wrong when no address of the endpoint answers; it ends the error output."""
+    told = (
+        f"The endpoint cannot be reached from node {platform.node()} at {args.addresses}, port "
+        f"{args.port}, within {args.address_probe_timeout} s. Set engine.address in its "
+        "configuration to an address or interface of its host that the nodes can reach."
+    )
+    log.critical("%s", told)
+    return told
 
 
 def _build(args: Any) -> Pool:

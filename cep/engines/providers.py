@@ -21,12 +21,24 @@ from cep.errors import ConfigError
 log = logging.getLogger(__name__)
 
 LOCAL = "LocalProvider"
+SLURM = "SlurmProvider"
 LOOPBACK = "127.0.0.1"
+#: A node that cannot reach the endpoint says so after this time, in seconds. Parsl's 30 would hide
+#: a wrong address for minutes, while an interchange that lives answers at once.
+ADDRESS_PROBE_S = 8
 _LAUNCHER = "launcher"
 
 
-def provider_of(settings: HtexSettings, *, mark: Mapping[str, str], run_dir: Path) -> Any:
+def provider_of(
+    settings: HtexSettings, *, mark: Mapping[str, str], run_dir: Path, tag: str = ""
+) -> Any:
     """Build the provider.
+
+    Args:
+        settings: The engine's configuration.
+        mark: Environment variables for blocks of this host.
+        run_dir: The endpoint's run directory.
+        tag: Goes into the names of batch jobs: `ENDPOINT.LIFE`; empty for none.
 
     Raises:
         ConfigError: Its name or its launcher's is unknown, or Parsl refuses the arguments.
@@ -42,6 +54,10 @@ def provider_of(settings: HtexSettings, *, mark: Mapping[str, str], run_dir: Pat
         from cep.engines.local_blocks import LocalBlocks
 
         provider = _call("engine.provider", LocalBlocks, arguments, mark=mark, run_dir=run_dir)
+    elif component.type == SLURM:
+        from cep.engines.slurm_blocks import SlurmBlocks
+
+        provider = _call("engine.provider", SlurmBlocks, arguments, name=SLURM, tag=tag)
     else:
         kind = _named("engine.provider", parsl.providers, component.type, "Provider")
         provider = _call("engine.provider", kind, arguments)
@@ -103,6 +119,7 @@ def htex_arguments(settings: HtexSettings) -> dict[str, Any]:
         ConfigError: A key cannot be had together with this endpoint's own interchange.
     """
     arguments = {key: value for key, value in settings.htex.items() if value is not None}
+    arguments.setdefault("address_probe_timeout", ADDRESS_PROBE_S)
     arguments.pop("block_error_handler", None)  # blocks are judged by cep.engines.blocks
     interchange = arguments.pop("interchange_launch_cmd", None)
     if interchange is not None and list(interchange) != ["interchange.py"]:
@@ -152,8 +169,10 @@ def _unknown(where: str, name: str, known: list[str]) -> str:
     return f"{where}: {name!r} is not known. Known are: {', '.join(known)}."
 
 
-def _call(where: str, kind: Any, arguments: Mapping[str, Any], **ours: Any) -> Any:
+def _call(
+    where: str, kind: Any, arguments: Mapping[str, Any], *, name: str = "", **ours: Any
+) -> Any:
     try:
         return kind(**arguments, **ours)
     except Exception as error:
-        raise ConfigError(f"{where}: {kind.__name__} cannot be made: {error}.") from error
+        raise ConfigError(f"{where}: {name or kind.__name__} cannot be made: {error}.") from error

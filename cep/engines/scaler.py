@@ -1,38 +1,38 @@
 """Ask for blocks and give them back: one thread that submits, watches and cancels.
 
-Owns the provider and the blocks. Everything that happens is put into its queue (`tell`), so there
-are no locks; it waits without a time-out unless a block has to be asked about, an idle time runs
-out, or a pause after failures ends. `picture` is a finished value that any thread may read.
+Owns the provider, the blocks and the breaker. Everything that happens is put into its queue
+(`tell`), so there are no locks; it waits without a time-out unless the scheduler has to be asked,
+an idle time runs out, or a pause after failures ends. `picture` is a finished value that any thread
+may read. What the scheduler says of blocks is judged in `cep.engines.block_watch`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import queue
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
-from cep.engines.blocks import HEALTHY_LIFE_S, Block, BlockBreaker, BlockState, ScalingRules
+from cep.engines.block_watch import BlockWatch
+from cep.engines.blocks import (
+    HEALTHY_LIFE_S,
+    QUIET_PERIOD_S,
+    Block,
+    BlockEnd,
+    BlockState,
+    ScalingRules,
+)
+from cep.engines.breaker import BlockBreaker
+from cep.engines.job_words import JobWord
+from cep.engines.scheduler_command import SchedulerSilent
 
 log = logging.getLogger(__name__)
 
-_LAST_LINES = 5
-_LAST_BYTES = 4096
-
-
-class JobStatus(Protocol):
-    """What a provider says of a job."""
-
-    terminal: bool
-    status_name: str
-    exit_code: int | None
-    message: str | None
-    stderr_path: str | None
+_FIRST_SILENCE_S = 10.0  # before a submission that got no answer is tried again; doubles
+_LONGEST_SILENCE_S = 60.0
 
 
 class BlockSource(Protocol):
@@ -41,8 +41,11 @@ class BlockSource(Protocol):
     def launch_block(self, block: str) -> str:
         """Submit; returns the job's id."""
 
-    def job_statuses(self, jobs: Sequence[str]) -> Sequence[JobStatus]:
+    def job_words(self, jobs: Sequence[str]) -> Sequence[JobWord]:
         """Ask about jobs, all at once."""
+
+    def end_leftovers(self) -> None:
+        """Cancel jobs of earlier lives, once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +53,33 @@ class Picture:
     """The blocks at one moment, for `status`."""
 
     blocks: Sequence[Mapping[str, Any]] = ()
+    ended: Sequence[Mapping[str, Any]] = ()
+    breaker: Mapping[str, Any] | None = None
     active: int = 0
     ever: int = 0
     trouble: str = ""
+    silence: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Wires:
+    """What the scaler calls, on its own thread.
+
+    Attributes:
+        cancel: Cancels jobs by id.
+        forget: Takes a job id after its end.
+        request: Asks the interchange for something, asynchronously.
+        refuse: Takes the reason for which waiting tasks have no hope; an empty one: they have.
+        explain: Takes a lost block's number and how it ended, which may be empty.
+        failed: Takes a sentence when the thread itself fails.
+    """
+
+    cancel: Callable[[Sequence[str]], object]
+    forget: Callable[[str], None]
+    request: Callable[..., None]
+    refuse: Callable[[str], None]
+    explain: Callable[[str, str], None]
+    failed: Callable[[str], None]
 
 
 class Scaler:
@@ -61,10 +88,8 @@ class Scaler:
     Args:
         rules: How many blocks when.
         source: Submits blocks and knows their state.
-        cancel: Cancels jobs by id.
-        forget: Called with a job id after its end.
-        request: Asks the interchange for something, asynchronously.
-        failed: Called with a sentence when the thread itself fails.
+        breaker: Not loaded yet.
+        wires: What is called.
         watched: Ends of blocks are told (`ended`), so the provider need not be asked.
         expected_workers_per_node: Until the first node has come.
         clock: Seconds, monotonic.
@@ -74,38 +99,43 @@ class Scaler:
         self,
         rules: ScalingRules,
         source: BlockSource,
+        breaker: BlockBreaker,
+        wires: Wires,
         *,
-        cancel: Callable[[Sequence[str]], object],
-        forget: Callable[[str], None],
-        request: Callable[..., None],
-        failed: Callable[[str], None],
         watched: bool,
         expected_workers_per_node: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._rules = rules
         self._source = source
-        self._cancel = cancel
-        self._forget = forget
-        self._request = request
-        self._failed = failed
-        self._watched = watched
+        self._breaker = breaker
+        self._wires = wires
         self._workers_per_node = max(1, expected_workers_per_node)
         self._clock = clock
         self._inbox: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._blocks: dict[str, Block] = {}
+        self._watch = BlockWatch(
+            self._blocks,
+            ask=source.job_words,
+            ended=self._ended,
+            explain=wires.explain,
+            period_s=rules.period_s,
+            watched=watched,
+            clock=clock,
+        )
         self._count = 0
         self._initial = rules.init_blocks
-        self._breaker = BlockBreaker()
         self._demand = 0
         self._idle_since: float | None = None
-        self._next_poll: float | None = None
+        self._clean_at: float | None = None
+        self._submit_at = 0.0
+        self._silence_s = 0.0
         self._answered = 0
         self._answered_at_failure = 0
         self._told: tuple[bool, int] = (False, 0)
+        self._refused = ""
         self._stopping = False
-        self._mute = False  # the provider's failure to answer was logged
         self.picture = Picture()
 
     # -- from other threads --------------------------------------------------------------------
@@ -118,8 +148,9 @@ class Scaler:
     def tell(self, what: str, value: Any = None) -> None:
         """Put an event into the queue.
 
-        `ended` (job), `registered` ((manager, block, workers)), `gone` (manager), `retired`
-        (blocks), `look` (None): ask the provider now.
+        `ended` (job), `registered` ((manager, block, workers)), `gone` (manager), `lost` (block):
+        somebody wants to know why; `retired` (blocks), `look` (None): ask the provider now;
+        `pause`, `resume` (None): by hand.
         """
         self._inbox.put((what, value))
 
@@ -155,8 +186,7 @@ class Scaler:
 
     def _run(self) -> None:
         try:
-            self._idle_since = self._clock()
-            self._step()
+            self._begin()
             while not self._stopping:
                 try:
                     what, value = self._inbox.get(timeout=self._patience_s())
@@ -167,24 +197,36 @@ class Scaler:
                     self._step()
         except Exception as error:
             log.exception("the block thread failed", extra={"event": "blocks.thread-failed"})
-            self._failed(f"The thread that keeps the blocks failed: {error!r}.")
+            self._wires.failed(f"The thread that keeps the blocks failed: {error!r}.")
         finally:
             self._cancel_all()
+
+    def _begin(self) -> None:
+        self._idle_since = self._clean_at = self._clock()
+        self._breaker.load(self._idle_since)
+        self._step()
 
     def _note(self, what: str, value: Any) -> None:
         if what == "stop":
             self._stopping = True
         elif what == "ended":
-            self._look([block for block in self._blocks.values() if block.job == value])
+            self._watch.look([block for block in self._blocks.values() if block.job == value])
         elif what == "registered":
             self._note_registered(*value)
         elif what == "gone":
             for block in self._blocks.values():
                 block.managers.pop(value, None)
+        elif what == "lost":
+            self._watch.want_reason(value)
         elif what == "retired":
             self._end_retired(value)
         elif what == "look":
-            self._next_poll = self._clock()
+            self._watch.soon()
+        elif what == "pause":
+            self._breaker.pause(self._clock())
+        elif what == "resume":
+            self._breaker.resume(self._clock())
+            self._submit_at = 0.0
 
     def _note_registered(self, manager: str, name: str, workers: int) -> None:
         block = self._blocks.get(name)
@@ -192,9 +234,11 @@ class Scaler:
         if block is None:
             return
         block.managers[manager] = workers
+        self._breaker.came(self._clock())
         if block.registered_at is None:
             block.registered_at = self._clock()
             block.state = BlockState.RUNNING
+            self._watch.changed()
             log.info(
                 "first workers of block %s came",
                 name,
@@ -203,8 +247,11 @@ class Scaler:
 
     def _step(self) -> None:
         now = self._clock()
-        if self._next_poll is not None and now >= self._next_poll:
-            self._look(list(self._blocks.values()))
+        if self._clean_at is not None and now >= self._clean_at:
+            self._clean()
+        self._watch.work()
+        if self._breaker.failures and self._answered > self._answered_at_failure:
+            self._breaker.worked(now)
         if self._demand > 0:
             self._idle_since = None
         elif self._idle_since is None:
@@ -212,15 +259,22 @@ class Scaler:
         self._scale_out()
         if self._idle_for(now) >= self._rules.max_idle_s:
             self._scale_in()
-        self._next_poll = self._poll_time(now)
+        self._watch.plan()
+        self._perhaps_refuse()
         self._paint()
 
-    def _poll_time(self, now: float) -> float | None:
-        if self._watched or not self._blocks:
-            return None
-        if self._next_poll is None or self._next_poll <= now:
-            return now + self._rules.period_s
-        return self._next_poll
+    def _clean(self) -> None:
+        """Cancel what earlier lives have left; while the scheduler is silent, later."""
+        try:
+            self._source.end_leftovers()
+            self._clean_at = None
+        except Exception as error:
+            self._clean_at = self._clock() + QUIET_PERIOD_S
+            log.warning(
+                "jobs of an earlier life cannot be looked for: %s",
+                error,
+                extra={"event": "blocks.leftovers-unknown"},
+            )
 
     def _idle_for(self, now: float) -> float:
         return 0.0 if self._idle_since is None else now - self._idle_since
@@ -228,14 +282,14 @@ class Scaler:
     def _patience_s(self) -> float | None:
         """Seconds until something is due by itself, None when nothing is."""
         now = self._clock()
-        due: list[float] = []
-        if self._next_poll is not None:
-            due.append(self._next_poll - now)
+        due = self._watch.due()
+        if self._clean_at is not None:
+            due.append(self._clean_at)
         if self._idle_since is not None and self._excess() > 0:
-            due.append(self._idle_since + self._rules.max_idle_s - now)
-        if self._missing() > 0:
-            due.append(self._breaker.wait_s(now))
-        return max(0.0, min(due)) if due else None
+            due.append(self._idle_since + self._rules.max_idle_s)
+        if self._missing() > 0 or self._refused:
+            due += [at for at in (self._breaker.retry_at, self._submit_at) if at > now]
+        return max(0.0, min(due) - now) if due else None
 
     # -- more blocks ---------------------------------------------------------------------------
 
@@ -249,27 +303,46 @@ class Scaler:
         return wanted - len(self._active())
 
     def _scale_out(self) -> None:
-        while self._missing() > 0 and self._breaker.wait_s(self._clock()) == 0:
+        while self._missing() > 0 and self._may_launch():
             self._launch()
         if self._missing() <= 0 or self._breaker.failures:
             self._initial = 0
 
+    def _may_launch(self) -> bool:
+        now = self._clock()
+        untried = sum(block.registered_at is None for block in self._blocks.values())
+        return now >= self._submit_at and self._breaker.may_try(now, untried)
+
     def _launch(self) -> None:
         name = str(self._count)
         self._count += 1
-        now = self._clock()
         try:
             job = self._source.launch_block(name)
+        except SchedulerSilent as error:
+            self._wait_for_scheduler(error)
+            return
         except Exception as error:
+            self._watch.keep(
+                BlockEnd(name, "", JobWord("REFUSED", str(error)), True, time.time(), False)
+            )
             self._fail(name, f"it could not be submitted: {error}", progress=False)
             return
-        self._blocks[name] = Block(name, job, now)
+        self._silence_s = 0.0
+        self._blocks[name] = Block(name, job, self._clock())
+        self._watch.changed()
+        self._watch.due_at = None
         log.info(
             "block %s submitted as job %s",
             name,
             job,
             extra={"event": "blocks.submitted", "block": name, "job": job},
         )
+
+    def _wait_for_scheduler(self, error: SchedulerSilent) -> None:
+        """A submission without an answer says nothing about the block; later, then."""
+        self._silence_s = min(max(_FIRST_SILENCE_S, 2 * self._silence_s), _LONGEST_SILENCE_S)
+        self._submit_at = self._clock() + self._silence_s
+        self._watch.note_silence(str(error))
 
     # -- fewer blocks --------------------------------------------------------------------------
 
@@ -285,7 +358,7 @@ class Scaler:
         chosen = [block.name for block in self._active()][-excess:]
         for name in chosen:
             self._blocks[name].state = BlockState.RETIRING
-        self._request("retire", blocks=chosen)
+        self._wires.request("retire", blocks=chosen)
 
     def _end_retired(self, names: Sequence[str]) -> None:
         """The interchange holds these blocks; those it did not name were busy after all."""
@@ -307,7 +380,7 @@ class Scaler:
         if not jobs:
             return
         try:
-            self._cancel(jobs)
+            self._wires.cancel(jobs)
         except Exception as error:
             log.warning(
                 "cancelling jobs %s failed: %s",
@@ -316,54 +389,34 @@ class Scaler:
                 extra={"event": "blocks.cancel-failed"},
             )
         for block in blocks:
-            self._request("ended", block=block.name)
-            self._forget(block.job)
+            self._wires.request("ended", block=block.name)
+            self._wires.forget(block.job)
 
     def _cancel_all(self) -> None:
-        blocks, self._blocks = list(self._blocks.values()), {}
+        blocks = list(self._blocks.values())
+        self._blocks.clear()
         self._cancel_jobs(blocks)
         self._paint()
 
     # -- blocks that end -----------------------------------------------------------------------
 
-    def _look(self, blocks: Sequence[Block]) -> None:
-        if not blocks:
-            return
-        try:
-            statuses = self._source.job_statuses([block.job for block in blocks])
-        except Exception as error:
-            log.log(
-                logging.DEBUG if self._mute else logging.WARNING,
-                "the provider does not say how its jobs are: %s",
-                error,
-                extra={"event": "blocks.status-failed"},
-            )
-            self._mute = True
-            return
-        self._mute = False
-        for block, status in zip(blocks, statuses, strict=True):
-            self._judge(block, status)
-
-    def _judge(self, block: Block, status: JobStatus) -> None:
-        if not status.terminal or block.state is BlockState.ENDED:
-            return
-        retiring = block.state is BlockState.RETIRING
-        block.state = BlockState.ENDED
-        self._blocks.pop(block.name, None)
-        self._request("ended", block=block.name)
-        now = self._clock()
-        lived_s = 0.0 if block.registered_at is None else now - block.registered_at
-        failed = block.registered_at is None or status.status_name in ("FAILED", "MISSING")
-        if failed and not retiring:
-            self._fail(block.name, _what_happened(status), progress=lived_s > HEALTHY_LIFE_S)
+    def _ended(self, block: Block, end: BlockEnd) -> None:
+        """The scheduler says that a block is over."""
+        self._wires.request("ended", block=block.name)
+        if end.failed:
+            story = end.word.story(block.job)
+            if not end.came:
+                story = f"no worker of it came before its job ended: {story}"
+            lived_s = 0.0 if block.registered_at is None else self._clock() - block.registered_at
+            self._fail(block.name, story, progress=lived_s > HEALTHY_LIFE_S)
         else:
             log.info(
-                "block %s ended (%s)",
+                "block %s ended: %s",
                 block.name,
-                status.status_name.lower(),
+                end.word.end(block.job),
                 extra={"event": "blocks.ended", "block": block.name},
             )
-        self._forget(block.job)
+        self._wires.forget(block.job)
 
     def _fail(self, name: str, reason: str, *, progress: bool) -> None:
         progress = progress or self._answered > self._answered_at_failure
@@ -378,41 +431,39 @@ class Scaler:
             extra={"event": "blocks.failed", "block": name},
         )
 
+    def _perhaps_refuse(self) -> None:
+        """While the breaker has tripped and nothing lives, waiting for a block is in vain."""
+        breaker = self._breaker
+        hopeless = breaker.tripped and not breaker.by_hand and not self._blocks
+        reason = breaker.reason if hopeless and breaker.wait_s(self._clock()) > 0 else ""
+        if reason != self._refused:
+            self._refused = reason
+            self._wires.refuse(
+                reason and f"{breaker.failures} blocks in a row failed. The last one: {reason}"
+            )
+
     def _paint(self) -> None:
-        trouble = ""
-        quiet = self._answered == self._answered_at_failure
-        if self._breaker.failures and quiet and not any(b.managers for b in self._blocks.values()):
-            wait_s = self._breaker.wait_s(self._clock())
-            state = "paused after" if self._breaker.paused else "after"
-            trouble = f"{state} {self._breaker.failures} failed in a row"
-            if wait_s > 0 and self._missing() > 0:
-                trouble += f", next in {wait_s:.0f} s"
-            trouble += f": {self._breaker.reason}"
         self.picture = Picture(
             blocks=tuple(block.describe() for block in self._blocks.values()),
+            ended=self._watch.describe_ends(),
+            breaker=self._breaker.describe(self._clock()),
             active=len(self._blocks),
             ever=self._count,
-            trouble=trouble,
+            trouble=self._trouble(),
+            silence=self._watch.silence,
         )
 
-
-def _what_happened(status: JobStatus) -> str:
-    parts = [f"its job ended as {status.status_name.lower()}"]
-    if status.exit_code is not None:
-        parts[0] += f" with exit status {status.exit_code}"
-    if status.message:
-        parts.append(str(status.message))
-    if lines := _last_lines(status.stderr_path):
-        parts.append(f"last lines of its error output: {lines}")
-    return "; ".join(parts)
-
-
-def _last_lines(path: str | None) -> str:
-    if path is None:
-        return ""
-    with contextlib.suppress(OSError), Path(path).open("rb") as file:
-        file.seek(0, 2)
-        file.seek(max(0, file.tell() - _LAST_BYTES))
-        text = file.read().decode(errors="replace")
-        return " / ".join(line.strip() for line in text.strip().splitlines()[-_LAST_LINES:])
-    return ""
+    def _trouble(self) -> str:
+        breaker = self._breaker
+        quiet = self._answered == self._answered_at_failure
+        if breaker.by_hand:
+            return "paused by hand"
+        if breaker.failures and quiet and not any(b.managers for b in self._blocks.values()):
+            wait_s = breaker.wait_s(self._clock())
+            state = "paused after" if breaker.tripped else "after"
+            trouble = f"{state} {breaker.failures} failed in a row"
+            if wait_s > 0 and (self._missing() > 0 or self._refused):
+                trouble += f", next in {wait_s:.0f} s"
+            return f"{trouble}: {breaker.reason}"
+        silence = self._watch.silence
+        return f"the scheduler does not answer: {silence}" if silence else ""

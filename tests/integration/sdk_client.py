@@ -72,6 +72,38 @@ def environment(endpoint_id: str) -> dict[str, str]:
         return seen
 
 
+def mark_and_sleep(mark: str, seconds: float) -> str:
+    """Tell by a file that this task runs, and where; then sleep."""
+    import os
+    import socket
+    import time as clock
+    from pathlib import Path as File
+
+    part = File(f"{mark}.{os.getpid()}")
+    part.write_text(socket.gethostname())
+    part.rename(mark)
+    clock.sleep(seconds)
+    return socket.gethostname()
+
+
+def fate(endpoint_id: str, mark: str, seconds: str) -> dict[str, Any]:
+    """Tell how a task ended that sleeps for so long, and after how many seconds."""
+    begun = time.monotonic()
+    with Executor(endpoint_id=endpoint_id) as executor:
+        error = executor.submit(mark_and_sleep, mark, float(seconds)).exception(timeout=170)
+    return {"error": str(error) if error else "", "seconds": time.monotonic() - begun}
+
+
+def sleepers(endpoint_id: str, number: str, seconds: str) -> dict[str, Any]:
+    """Run so many sleeping tasks; tell on which hosts."""
+    with Executor(endpoint_id=endpoint_id) as executor:
+        futures = [
+            executor.submit(mark_and_sleep, f"/tmp/sleeper-{n}", float(seconds))
+            for n in range(int(number))
+        ]
+        return {"hosts": sorted({future.result(timeout=TIMEOUT_S) for future in futures})}
+
+
 def hosts(endpoint_id: str, number: str) -> dict[str, Any]:
     """Tell on which hosts functions run."""
     with Executor(endpoint_id=endpoint_id) as executor:
@@ -230,6 +262,8 @@ def waves(endpoint_id: str, plan: str, gate: str, witness: str) -> dict[str, Any
 VERBS = {
     "many": many,
     "environment": environment,
+    "fate": fate,
+    "sleepers": sleepers,
     "hosts": hosts,
     "exception": exception,
     "shell": shell,

@@ -207,3 +207,24 @@ def test_large_bodies_do_not_fill_a_window_that_is_wide_because_tasks_were_tiny(
     scene.dispatcher.slots_changed(100, firm=1)
     scene.turn()
     assert scene.engine.given[7:] == [seqs[6]]
+
+
+def test_waiting_tasks_without_hope_are_answered_with_the_reason(scene: Scene) -> None:
+    first, *rest = scene.add(3)
+    scene.dispatcher.slots_changed(1)
+    scene.turn()
+    scene.dispatcher.refuse("Three blocks failed.")
+    answered = scene.dispatcher.refused()
+    scene.journal.commit()
+    assert [seq for seq, _ in answered] == rest
+    for seq in rest:
+        result = unpack_result(scene.journal.result(seq))
+        assert "BLOCKS_PAUSED: Three blocks failed." in str(result)
+    assert scene.engine.given == [first]
+    assert scene.dispatcher.counters["refused"] == 2
+    (later,) = scene.add(1)
+    assert [seq for seq, _ in scene.dispatcher.refused()] == [later]
+    scene.dispatcher.refuse("")
+    scene.add(1)
+    assert scene.dispatcher.refused() == []
+    assert scene.dispatcher.waiting == 1

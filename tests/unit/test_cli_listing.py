@@ -18,6 +18,9 @@ from cep.agent.host import own_start, this_host
 from cep.agent.lease_file import Lease
 from cep.cli.status import sentences
 from cep.cli.table import draw
+from cep.engines.blocks import Block, BlockEnd
+from cep.engines.breaker import BlockBreaker
+from cep.engines.job_words import JobWord
 from cep.paths import EndpointPaths
 from tests.unit.cli_rig import Rig, rig
 from tests.unit.service_stand_in import CLIENT_ID, ENDPOINT_ID, SECRET, serving
@@ -192,7 +195,12 @@ PICTURE = {
         "slots": 0,
         "encrypted": None,
         "summary": "blocks 0/1, first starts with the first task",
-        "blocks": [],
+        "blocks": [dict(Block("0", "77", 0.0).describe())],
+        "ended_blocks": [
+            dict(BlockEnd("1", "78", JobWord("TIMEOUT"), False, 0.0, True).describe())
+        ],
+        "scheduler": "",
+        "breaker": BlockBreaker().describe(0.0),
     },
 }
 
@@ -315,11 +323,66 @@ def test_the_json_names_of_render_are_those_of_the_document(rig: Rig) -> None:
 
 
 def test_the_agent_s_picture_has_the_documented_names() -> None:
-    code = Path(__file__).resolve().parents[2] / "cep" / "agent" / "picture.py"
-    source = code.read_text()
+    code = Path(__file__).resolve().parents[2] / "cep"
+    files = ("agent/picture.py", "engines/blocks.py", "engines/breaker.py")
+    source = "".join((code / file).read_text() for file in files)
     for name in documented("status"):
         if name.startswith("agent.") and not name.startswith("agent.links."):
             assert f'"{name.rpartition(".")[2]}"' in source, name
+
+
+def test_the_json_names_of_blocks_are_those_of_the_document(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running(rig, monkeypatch, PICTURE)
+    assert set(json.loads(rig.run("blocks", "ep", "--json").out)) == documented("blocks")
+
+
+def test_blocks_are_listed_with_the_schedulers_words(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    breaker = BlockBreaker()
+    for _ in range(3):
+        breaker.failed(0.0, "no module named science", progress=False)
+    waiting = Block("2", "79", 0.0, word=JobWord("PENDING", "Resources"))
+    word = JobWord("FAILED", "NonZeroExitCode", exit_code=3)
+    end = BlockEnd("1", "78", word, True, 0.0, False, "no module\x1b[31m named science")
+    engine = {
+        **PICTURE["engine"],
+        "blocks": [waiting.describe()],
+        "ended_blocks": [end.describe()],
+        "scheduler": "squeue did not answer within 10 s.",
+        "breaker": breaker.describe(0.0),
+    }
+    running(rig, monkeypatch, {**PICTURE, "engine": engine})
+    for command in ("blocks", "status"):
+        told = rig.run(command, "ep").out
+        assert (
+            "Block 2:   job 79, pending, the scheduler says PENDING (Resources), 0 workers" in told
+        )
+        assert "block 1, job 78, FAILED, exit status 3 (NonZeroExitCode), no worker came" in told
+        assert "PAUSED, 3 failed in a row; next try in 600 s, or ask again with: cep blocks" in told
+        assert "Scheduler: does not answer: squeue did not answer within 10 s." in told
+        assert "\x1b" not in told
+
+
+def test_an_old_or_odd_picture_of_blocks_is_no_trouble(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    odd = {"blocks": ["x", {}], "ended_blocks": {"a": 1}, "breaker": "none"}
+    running(rig, monkeypatch, {**PICTURE, "engine": odd})
+    assert rig.run("blocks", "ep").code == 0
+    assert rig.run("status", "ep").code == 0
+
+
+def test_blocks_of_an_endpoint_that_does_not_run(rig: Rig) -> None:
+    root = rig.endpoint()
+    (root / "blocks.json").write_text("{}")
+    assert "There are no blocks." in rig.run("blocks", "ep").out
+    assert rig.run("blocks", "ep", "pause").code == 69
+    assert rig.run("blocks", "ep", "resume").code == 0
+    assert not (root / "blocks.json").exists()
+    assert rig.run("blocks", "ep", "shoot").code == 64
 
 
 # -- logs --------------------------------------------------------------------------------------

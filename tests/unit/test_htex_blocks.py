@@ -1,4 +1,4 @@
-"""How many blocks are wanted, and how the breaker slows down."""
+"""How many blocks are wanted."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cep.engines.blocks import FAILURES_TO_PAUSE, LONGEST_PAUSE_S, BlockBreaker, ScalingRules
+from cep.engines.blocks import ScalingRules
 
 
 def rules(**changes: Any) -> ScalingRules:
@@ -42,24 +42,3 @@ def rules(**changes: Any) -> ScalingRules:
 )
 def test_blocks_follow_the_demand(demand: int, changes: dict[str, Any], wanted: int) -> None:
     assert rules(**changes).wanted(demand, 8) == wanted
-
-
-def test_the_breaker_doubles_its_delay_and_pauses_after_some_failures() -> None:
-    breaker = BlockBreaker()
-    delays = []
-    for _ in range(12):
-        delays.append(breaker.failed(100.0, "no", progress=False))
-    assert delays[:4] == [1.0, 2.0, 30.0, 60.0]
-    assert delays == sorted(delays)
-    assert delays[-1] == LONGEST_PAUSE_S
-    assert breaker.paused
-    assert breaker.wait_s(100.0) == LONGEST_PAUSE_S
-    assert breaker.wait_s(100.0 + LONGEST_PAUSE_S) == 0
-
-
-def test_progress_starts_the_breakers_count_again() -> None:
-    breaker = BlockBreaker()
-    for _ in range(FAILURES_TO_PAUSE):
-        breaker.failed(0.0, "no", progress=False)
-    assert breaker.failed(0.0, "no", progress=True) == 1.0
-    assert not breaker.paused

@@ -133,7 +133,7 @@ def test_arguments_for_the_executor_are_converted() -> None:
         }
     )
     arguments = htex_arguments(chosen)
-    assert set(arguments) == {"worker_port_range", "manager_selector"}
+    assert set(arguments) == {"worker_port_range", "manager_selector", "address_probe_timeout"}
     assert arguments["worker_port_range"] == (50000, 50100)
     assert isinstance(arguments["manager_selector"], BlockIdManagerSelector)
 

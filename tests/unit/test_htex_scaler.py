@@ -10,22 +10,12 @@ from typing import Any
 
 import pytest
 
+from cep.engines.block_watch import REASON_WITHIN_S
 from cep.engines.blocks import ScalingRules
-from cep.engines.scaler import Scaler
-
-
-@dataclass
-class Status:
-    """What a provider says of a job."""
-
-    status_name: str = "RUNNING"
-    exit_code: int | None = None
-    message: str | None = None
-    stderr_path: str | None = None
-
-    @property
-    def terminal(self) -> bool:
-        return self.status_name in ("COMPLETED", "FAILED", "TIMEOUT", "CANCELLED")
+from cep.engines.breaker import FIRST_PAUSE_S, BlockBreaker
+from cep.engines.job_words import GONE, JobWord
+from cep.engines.scaler import Scaler, Wires
+from cep.engines.scheduler_command import SchedulerSilent
 
 
 @dataclass
@@ -33,28 +23,41 @@ class Site:
     """A scheduler, an interchange and a clock in one."""
 
     now: float = 1000.0
-    jobs: dict[str, Status] = field(default_factory=dict)
+    jobs: dict[str, JobWord] = field(default_factory=dict)
     cancelled: list[str] = field(default_factory=list)
     forgotten: list[str] = field(default_factory=list)
     requests: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+    explained: list[tuple[str, str]] = field(default_factory=list)
     asked: int = 0
+    cleaned: int = 0
     refuses: bool = False
     silent: bool = False
 
     def launch_block(self, block: str) -> str:
         if self.refuses:
             raise RuntimeError("no such account")
-        self.jobs[f"job-{block}"] = Status()
+        if self.silent:
+            raise SchedulerSilent("sbatch did not answer within 10 s.")
+        self.jobs[f"job-{block}"] = JobWord("RUNNING")
         return f"job-{block}"
 
-    def job_statuses(self, jobs: Sequence[str]) -> list[Status]:
+    def job_words(self, jobs: Sequence[str]) -> list[JobWord]:
         self.asked += 1
         if self.silent:
-            raise RuntimeError("squeue: timed out")
+            raise SchedulerSilent("squeue did not answer within 10 s.")
         return [self.jobs[job] for job in jobs]
+
+    def end_leftovers(self) -> None:
+        if self.silent:
+            raise SchedulerSilent("squeue did not answer within 10 s.")
+        self.cleaned += 1
 
     def request(self, verb: str, **what: Any) -> None:
         self.requests.append((verb, what))
+
+    def explain(self, block: str, end: str) -> None:
+        self.explained.append((block, end))
 
 
 Make = Callable[..., Scaler]
@@ -67,7 +70,13 @@ def site() -> Site:
 
 @pytest.fixture
 def make(site: Site) -> Make:
-    def build(*, watched: bool = False, workers: int = 2, **changes: Any) -> Scaler:
+    def build(
+        *,
+        watched: bool = False,
+        workers: int = 2,
+        breaker: BlockBreaker | None = None,
+        **changes: Any,
+    ) -> Scaler:
         values: dict[str, Any] = {
             "init_blocks": 0,
             "min_blocks": 0,
@@ -81,15 +90,20 @@ def make(site: Site) -> Make:
         scaler = Scaler(
             ScalingRules(**{**values, **changes}),
             site,
-            cancel=site.cancelled.extend,
-            forget=site.forgotten.append,
-            request=site.request,
-            failed=pytest.fail,
+            breaker or BlockBreaker(),
+            Wires(
+                cancel=site.cancelled.extend,
+                forget=site.forgotten.append,
+                request=site.request,
+                refuse=site.refused.append,
+                explain=site.explain,
+                failed=pytest.fail,
+            ),
             watched=watched,
             expected_workers_per_node=workers,
             clock=lambda: site.now,
         )
-        scaler._step()
+        scaler._begin()
         return scaler
 
     return build
@@ -237,7 +251,7 @@ def test_min_blocks_stay(make: Make, site: Site) -> None:
 def test_a_block_that_ended_is_told_to_the_interchange(make: Make, site: Site) -> None:
     scaler = make(init_blocks=1, watched=True)
     note(scaler, "registered", ("m", "0", 2))
-    site.jobs["job-0"] = Status("COMPLETED", exit_code=0)
+    site.jobs["job-0"] = JobWord("COMPLETED", exit_code=0)
     note(scaler, "ended", "job-0")
     assert ("ended", {"block": "0"}) in site.requests
     assert names(scaler) == []
@@ -252,17 +266,17 @@ def test_fault_14_blocks_that_never_register_are_tried_ever_more_slowly(
     scaler = make(watched=True, max_blocks=1)
     demand(scaler, 1)
     launched = []
-    for _ in range(400):
+    for _ in range(4000):
         for block in names(scaler):
             job = f"job-{block}"
             launched.append(site.now)
-            site.jobs[job] = Status("FAILED", exit_code=1, stderr_path=str(errors))
+            site.jobs[job] = JobWord("FAILED", exit_code=1, stderr_path=str(errors))
             note(scaler, "ended", job)
         site.now += 1
         scaler._step()
     gaps = [after - before for before, after in pairwise(launched)]
-    assert gaps[:4] == [1, 2, 30, 60]
-    assert len(launched) <= 8
+    assert gaps[:4] == [1, 2, FIRST_PAUSE_S, 2 * FIRST_PAUSE_S]
+    assert len(launched) <= 6
     assert "paused after" in scaler.picture.trouble
     assert "no module named cep" in scaler.picture.trouble
 
@@ -283,7 +297,7 @@ def test_answered_tasks_start_the_count_of_failures_again(make: Make, site: Site
         demand(scaler, 1, answered=turn)
         (block,) = names(scaler)
         note(scaler, "registered", (f"m{turn}", block, 1))
-        site.jobs[f"job-{block}"] = Status("FAILED", exit_code=137)
+        site.jobs[f"job-{block}"] = JobWord("FAILED", exit_code=137)
         note(scaler, "ended", f"job-{block}")
         assert scaler._breaker.failures == 1
         site.now += 1
@@ -294,7 +308,7 @@ def test_a_time_limit_is_no_failure(make: Make, site: Site) -> None:
     scaler = make(watched=True, max_blocks=1)
     demand(scaler, 1)
     note(scaler, "registered", ("m", "0", 1))
-    site.jobs["job-0"] = Status("TIMEOUT")
+    site.jobs["job-0"] = JobWord("TIMEOUT")
     note(scaler, "ended", "job-0")
     assert names(scaler) == ["1"]
 
@@ -304,3 +318,136 @@ def test_stop_cancels_all_blocks(make: Make, site: Site) -> None:
     scaler.start()
     assert scaler.stop(5.0)
     assert site.cancelled == ["job-0", "job-1"]
+
+
+def test_the_pace_of_questions_slows_down_while_nothing_changes(make: Make, site: Site) -> None:
+    scaler = make(min_blocks=1)
+    moments = []
+    for _ in range(300):
+        site.now += 1
+        before = site.asked
+        scaler._step()
+        if site.asked > before:
+            moments.append(site.now)
+    gaps = [after - before for before, after in pairwise(moments)]
+    assert gaps[:3] == [5, 10, 20]
+    assert set(gaps[3:]) == {30}
+    site.jobs["job-0"] = JobWord("PENDING", "Priority")
+    site.now += 30
+    scaler._step()
+    assert scaler._patience_s() == 5
+
+
+def test_a_period_longer_than_half_a_minute_is_kept(make: Make, site: Site) -> None:
+    scaler = make(min_blocks=1, period_s=90.0)
+    assert scaler._patience_s() == 90
+    site.now += 90
+    scaler._step()
+    assert scaler._patience_s() == 90
+
+
+def test_no_answer_to_a_submission_is_no_failed_block(make: Make, site: Site) -> None:
+    scaler = make(max_blocks=1)
+    site.silent = True
+    waits = []
+    for _ in range(5):
+        demand(scaler, 1)
+        waits.append(scaler._patience_s())
+        site.now += 60
+    assert waits == [10, 20, 40, 60, 60]
+    assert scaler._breaker.failures == 0
+    assert "did not answer" in scaler.picture.trouble
+    site.silent = False
+    scaler._step()
+    assert len(names(scaler)) == 1
+
+
+def test_leftovers_are_looked_for_until_the_scheduler_answers(make: Make, site: Site) -> None:
+    site.silent = True
+    scaler = make()
+    assert site.cleaned == 0
+    assert scaler._patience_s() == 30
+    site.silent = False
+    site.now += 30
+    scaler._step()
+    assert site.cleaned == 1
+    assert scaler._patience_s() is None
+
+
+def test_a_lost_block_is_explained_as_soon_as_the_scheduler_says(make: Make, site: Site) -> None:
+    scaler = make(init_blocks=1)
+    note(scaler, "registered", ("m", "0", 2))
+    note(scaler, "gone", "m")
+    note(scaler, "lost", "0")
+    assert site.explained == []
+    patience_s = scaler._patience_s()
+    assert patience_s is not None
+    assert patience_s <= 2
+    site.jobs["job-0"] = JobWord("TIMEOUT", "TimeLimit", ran_s=300.0)
+    site.now += 2
+    scaler._step()
+    assert site.explained == [("0", "TIMEOUT after 00:05:00 in job job-0")]
+
+
+def test_nobody_waits_long_for_the_reason_of_a_lost_block(make: Make, site: Site) -> None:
+    scaler = make(init_blocks=1)
+    note(scaler, "registered", ("m", "0", 2))
+    note(scaler, "lost", "0")
+    site.now += REASON_WITHIN_S
+    scaler._step()
+    assert site.explained == [("0", "")]
+    site.silent = True
+    note(scaler, "look", None)
+    note(scaler, "lost", "0")
+    assert site.explained == [("0", ""), ("0", "")]
+
+
+def test_waiting_tasks_are_refused_while_nothing_is_tried(make: Make, site: Site) -> None:
+    scaler = make(watched=True, max_blocks=1)
+    demand(scaler, 1)
+    while not scaler._breaker.tripped:
+        for block in names(scaler):
+            site.jobs[f"job-{block}"] = JobWord("FAILED", exit_code=3)
+            note(scaler, "ended", f"job-{block}")
+        site.now += 1
+        scaler._step()
+    (reason,) = site.refused
+    assert reason.startswith("3 blocks in a row failed. The last one: no worker of it came")
+    demand(scaler, 0)
+    assert scaler._patience_s() == pytest.approx(FIRST_PAUSE_S, abs=2)
+    site.now += FIRST_PAUSE_S
+    scaler._step()
+    assert site.refused == [reason, ""]
+    assert names(scaler) == [], "nothing is tried before somebody needs it"
+
+
+def test_a_pause_by_hand_asks_for_no_blocks_and_refuses_nobody(make: Make, site: Site) -> None:
+    scaler = make()
+    note(scaler, "pause", None)
+    demand(scaler, 100)
+    assert names(scaler) == []
+    assert scaler.picture.trouble == "paused by hand"
+    assert site.refused == []
+    note(scaler, "resume", None)
+    assert names(scaler) == ["0", "1", "2"]
+
+
+def test_a_job_that_nobody_knows_any_more_ends_no_block_with_workers(
+    make: Make, site: Site
+) -> None:
+    scaler = make(init_blocks=1)
+    note(scaler, "registered", ("m", "0", 2))
+    site.jobs["job-0"] = JobWord(GONE)
+    note(scaler, "look", None)
+    assert names(scaler) == ["0"]
+    note(scaler, "gone", "m")
+    note(scaler, "look", None)
+    assert scaler.picture.ended[-1]["state"] == GONE
+
+
+def test_the_picture_tells_the_schedulers_words(make: Make, site: Site) -> None:
+    scaler = make(init_blocks=1)
+    site.jobs["job-0"] = JobWord("PENDING", "QOSMaxJobsPerUserLimit")
+    note(scaler, "look", None)
+    (block,) = scaler.picture.blocks
+    assert (block["scheduler"], block["reason"]) == ("PENDING", "QOSMaxJobsPerUserLimit")

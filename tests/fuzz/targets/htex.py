@@ -12,6 +12,7 @@ from typing import Any
 
 from cep.engines.base import EngineEvent
 from cep.engines.blocks import ScalingRules
+from cep.engines.breaker import BlockBreaker
 from cep.engines.htex_executor import read_message
 from cep.engines.htex_session import Session
 from cep.engines.htex_task import Answer, pack_answers, unpack_answers
@@ -24,10 +25,11 @@ TASK = Task(3, "11111111-2222-3333-4444-555555555555", "f" * 8, b"body")
 
 def _session(deliver: Callable[[EngineEvent], None]) -> Session:
     """A session that only hears, with one task under way as message 9."""
-    executor: Any = SimpleNamespace(provider=SimpleNamespace(cancel=None))
+    executor: Any = SimpleNamespace(provider=SimpleNamespace(cancel=None), job_words=None)
     session = Session(
         executor,
         ScalingRules(0, 0, 1, 1.0, 1, "simple", 60.0, 60.0),
+        BlockBreaker(),
         provider_type="LocalProvider",
         expected_workers_per_node=1,
         context=(),

@@ -1,0 +1,118 @@
+"""What a batch system says of one job, in its own words.
+
+Plain values without Parsl. A state is the scheduler's word in capitals (Slurm's are listed in
+squeue(1), "JOB STATE CODES"); schedulers that Parsl asks have Parsl's words. What is not known is
+`UNKNOWN`, and that never means that a job has ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from pathlib import Path
+
+UNKNOWN = "UNKNOWN"
+#: The scheduler knows the job no more, so it is over; how it ended nobody can say.
+GONE = "GONE"
+ENDED = frozenset(
+    {
+        "BOOT_FAIL",
+        "CANCELLED",
+        "COMPLETED",
+        "DEADLINE",
+        "FAILED",
+        GONE,
+        "LAUNCH_FAILED",
+        "MISSING",
+        "NODE_FAIL",
+        "OUT_OF_MEMORY",
+        "PREEMPTED",
+        "RECONFIG_FAIL",
+        "REVOKED",
+        "SCALED_IN",
+        "TIMEOUT",
+    }
+)
+#: These ends are the block's own fault even when its workers had come.
+CRASHED = frozenset({"BOOT_FAIL", "FAILED", "LAUNCH_FAILED", "MISSING", "OUT_OF_MEMORY"})
+_NO_SHELL_WORD = 127  # sh(1): the command was not found
+_LAST_LINES = 5
+_LAST_BYTES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class JobWord:
+    """See the module.
+
+    Attributes:
+        state: The scheduler's word.
+        reason: Why it waits or ended, as the scheduler says it; may be empty.
+        exit_code: Exit status of the job's script, once known.
+        signal: The signal that ended it, once known.
+        ran_s: Seconds that it has run.
+        nodes: Where, as the scheduler writes it.
+        name: The job's name.
+        stderr_path: File with what it wrote to its error output.
+    """
+
+    state: str = UNKNOWN
+    reason: str = ""
+    exit_code: int | None = None
+    signal: int | None = None
+    ran_s: float | None = None
+    nodes: str = ""
+    name: str = ""
+    stderr_path: str | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether the job is over for certain."""
+        return self.state in ENDED
+
+    def end(self, job: str) -> str:
+        """How it ended, as `TIMEOUT after 00:05:00 in job 1234`."""
+        parts = [self.state]
+        if self.exit_code:
+            parts.append(f"with exit status {self.exit_code}")
+        elif self.signal and self.state in ("FAILED", "CANCELLED"):
+            parts.append(f"by signal {self.signal}")
+        if self.ran_s is not None:
+            parts.append(f"after {clock(self.ran_s)}")
+        parts.append(f"in job {job}")
+        return " ".join(parts)
+
+    def story(self, job: str) -> str:
+        """The end with the scheduler's reason, what it means, and the last lines of its error."""
+        parts = [self.end(job)]
+        if self.reason and self.reason != self.state:
+            parts.append(f"the scheduler's reason: {self.reason}")
+        lines = last_lines(self.stderr_path)
+        if self.exit_code == _NO_SHELL_WORD or "No such file or directory" in lines:
+            parts.append(
+                "a program cannot be seen on the node; what the endpoint runs has to be installed "
+                "where all nodes see it"
+            )
+        if lines:
+            parts.append(f"last lines of its error output: {lines}")
+        return "; ".join(parts)
+
+
+def clock(seconds: float) -> str:
+    """Seconds as Slurm writes them: `00:05:00`, `1-02:00:00`."""
+    days, rest = divmod(int(seconds), 86400)
+    hours, rest = divmod(rest, 3600)
+    minutes, left = divmod(rest, 60)
+    return f"{f'{days}-' if days else ''}{hours:02}:{minutes:02}:{left:02}"
+
+
+def last_lines(path: str | None) -> str:
+    """The last lines of a file, joined by ` / `; empty when it cannot be read."""
+    if path is None:
+        return ""
+    with contextlib.suppress(OSError), Path(path).open("rb") as file:
+        file.seek(0, 2)
+        file.seek(max(0, file.tell() - _LAST_BYTES))
+        text = file.read().decode(errors="replace")
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        return " / ".join(lines[-_LAST_LINES:])
+    return ""

@@ -1,0 +1,118 @@
+"""What the tests of blocks on Slurm share: a configuration, tasks in the background, waiting."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.integration.slurm import HOME
+from tests.integration.slurm_site import SlurmSite
+
+
+def configuration(*, engine: dict[str, Any] | None = None, **provider: Any) -> str:
+    """A configuration for one worker per block, changed in the engine or the provider."""
+    return yaml.safe_dump(
+        {
+            "service_url": "http://localhost:5000",
+            "engine": {
+                "type": "GlobusComputeEngine",
+                "max_workers_per_node": 1,
+                "address": {"type": "address_by_interface", "ifname": "eth0"},
+                "job_status_kwargs": {"max_idletime": 120, "strategy_period": 2},
+                **(engine or {}),
+                "provider": {
+                    "type": "SlurmProvider",
+                    "partition": "debug",
+                    "exclusive": False,
+                    "init_blocks": 0,
+                    "min_blocks": 0,
+                    "max_blocks": 1,
+                    "walltime": "00:10:00",
+                    "launcher": {"type": "SrunLauncher"},
+                    **provider,
+                },
+            },
+        }
+    )
+
+
+def configure(site: SlurmSite, name: str, text: str) -> None:
+    """Make an endpoint with this configuration."""
+    site.cep("configure", name)
+    site.write(f".globus_compute/{name}/config.yaml", text)
+
+
+def until(condition: Callable[[], Any], within_s: float, what: str) -> Any:
+    """Wait for something that announces itself to nobody; return what it gave."""
+    deadline = time.monotonic() + within_s
+    pause = threading.Event()
+    while not (found := condition()):
+        if time.monotonic() > deadline:
+            pytest.fail(f"{what} did not come within {within_s:g} s", pytrace=False)
+        pause.wait(0.2)
+    return found
+
+
+def told(site: SlurmSite, name: str) -> dict[str, Any]:
+    """What `cep blocks NAME --json` says."""
+    said: dict[str, Any] = json.loads(site.cep("blocks", name, "--json").stdout)
+    return said
+
+
+def jobs_of(site: SlurmSite, endpoint_id: str, *, ended: bool = True) -> list[dict[str, str]]:
+    """Jobs with the name of this endpoint's, as the controller remembers them."""
+    states = "all" if ended else "PENDING,RUNNING,CONFIGURING"
+    listed = site.cluster.root_run(
+        "squeue", "--noheader", f"--states={states}", "--format=%i|%T|%j"
+    ).stdout
+    rows = [line.split("|") for line in listed.splitlines()]
+    return [
+        {"job": job, "state": state, "name": name}
+        for job, state, name in rows
+        if name.startswith(f"cep.{endpoint_id}.")
+    ]
+
+
+class Task:
+    """A task that sleeps, submitted by the official SDK in the background."""
+
+    def __init__(self, site: SlurmSite, endpoint_id: str, mark: str, future: Future[Any]) -> None:
+        self._mark = Path(site.home) / mark
+        self._future = future
+        self.endpoint_id = endpoint_id
+
+    def runs(self, within_s: float = 60.0) -> str:
+        """Wait until it runs; return the host."""
+        until(lambda: self._mark.exists() or self._future.done(), within_s, "the task's begin")
+        if not self._mark.exists():
+            pytest.fail(f"the task never ran: {self._future.result()}", pytrace=False)
+        return self._mark.read_text()
+
+    def fate(self, within_s: float = 170.0) -> dict[str, Any]:
+        """How it ended: `error` and `seconds`."""
+        fate: dict[str, Any] = self._future.result(timeout=within_s)
+        return fate
+
+
+@contextmanager
+def tasks(site: SlurmSite) -> Iterator[Callable[..., Task]]:
+    """Give a function that submits a sleeping task: `(endpoint_id, mark, seconds)`."""
+    with ThreadPoolExecutor(8) as pool:
+
+        def submit(endpoint_id: str, mark: str, seconds: float = 300.0) -> Task:
+            words = ("fate", endpoint_id, f"{HOME}/{mark}", str(seconds))
+            return Task(site, endpoint_id, mark, pool.submit(site.sdk, *words, timeout_s=200.0))
+
+        try:
+            yield submit
+        finally:  # what a failed test has not waited for
+            site.cluster.root_run("pkill", "-f", "sdk_client.py fate", check=False)

@@ -1,0 +1,239 @@
+"""Blocks on a real Slurm cluster: what the scheduler says of them, and what they leave behind."""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.integration.slurm import Cluster
+from tests.integration.slurm_blocks import (
+    Task,
+    configuration,
+    configure,
+    jobs_of,
+    tasks,
+    told,
+    until,
+)
+from tests.integration.slurm_site import INSTALLATION, SlurmSite
+
+Submit = Callable[..., Task]
+
+
+@pytest.fixture(scope="module")
+def site(docker_engine: None) -> Iterator[SlurmSite]:
+    del docker_engine
+    with Cluster(nodes=2) as cluster:
+        made = SlurmSite(cluster)
+        made.install()
+        made.serve()
+        yield made
+
+
+@pytest.fixture(scope="module")
+def submit(site: SlurmSite) -> Iterator[Submit]:
+    with tasks(site) as function:
+        yield function
+
+
+@pytest.fixture(scope="module", autouse=True)
+def slow(site: SlurmSite, submit: Submit) -> Iterator[dict[str, Task]]:
+    """Tasks whose ends take long: the first to begin, the last to be looked at.
+
+    `minute` has a block of one minute, which Slurm notices up to half a minute later; `deaf` is an
+    endpoint at an address that its nodes cannot reach.
+    """
+    on_second = "#SBATCH --nodelist=c2"
+    deaf = configuration(engine={"address": "127.0.0.1"}, scheduler_options=on_second)
+    configure(site, "minute", configuration(walltime="00:01:00", scheduler_options=on_second))
+    configure(site, "deaf", deaf)
+    with site.running("minute") as first, site.running("deaf") as second:
+        yield {
+            "minute": submit(first, "minute.mark"),
+            "deaf": submit(second, "deaf.mark"),
+        }
+
+
+def silence_is(site: SlurmSite, name: str, words: str) -> bool:
+    """Whether the endpoint says this of its scheduler's last answer."""
+    picture = json.loads(site.cep("status", name, "--json").stdout)
+    return words in picture["agent"]["engine"]["scheduler"]
+
+
+def test_blocks_come_with_the_tasks_and_go_when_idle(site: SlurmSite) -> None:
+    engine = {"job_status_kwargs": {"max_idletime": 2, "strategy_period": 1}}
+    configure(site, "tide", configuration(engine=engine, max_blocks=2))
+    with site.running("tide") as endpoint_id:
+        assert jobs_of(site, endpoint_id) == []
+        assert site.sdk("sleepers", endpoint_id, "6", "1")["hosts"]
+        assert len(jobs_of(site, endpoint_id)) == 2
+        until(lambda: not jobs_of(site, endpoint_id, ended=False), 30, "the end of idle blocks")
+        assert told(site, "tide")["blocks"] == []
+    assert all(job["state"] == "CANCELLED" for job in jobs_of(site, endpoint_id))
+
+
+def test_a_job_that_the_scheduler_cancels_is_named_in_the_tasks_error(
+    site: SlurmSite, submit: Submit
+) -> None:
+    configure(site, "cancelled", configuration())
+    with site.running("cancelled") as endpoint_id:
+        task = submit(endpoint_id, "cancelled.mark")
+        task.runs()
+        (job,) = jobs_of(site, endpoint_id)
+        site.cluster.root_run("scancel", job["job"])
+        error = task.fate(60)["error"]
+        assert re.search(rf"BLOCK_LOST \(CANCELLED .*in job {job['job']}\): The block", error)
+        (end,) = told(site, "cancelled")["ended_blocks"]
+        assert (end["job"], end["state"], end["failed"]) == (job["job"], "CANCELLED", False)
+        assert f"job {job['job']}, CANCELLED" in site.cep("status", "cancelled").stdout
+
+
+def test_a_node_taken_down_is_named_in_the_tasks_error(site: SlurmSite, submit: Submit) -> None:
+    configure(site, "node", configuration(scheduler_options="#SBATCH --nodelist=c1"))
+    with site.running("node") as endpoint_id:
+        task = submit(endpoint_id, "node.mark")
+        host = task.runs()
+        site.cluster.root_run(
+            "scontrol", "update", f"NodeName={host}", "State=DOWN", "Reason=taken down by a test"
+        )
+        try:
+            error = task.fate(60)["error"]
+        finally:
+            site.cluster.root_run(  # it may have come back by itself
+                "scontrol", "update", f"NodeName={host}", "State=RESUME", check=False
+            )
+        assert re.search(r"BLOCK_LOST \(NODE_FAIL after 00:0\d:\d\d in job \d+\): The", error)
+        assert f"on host {host}" in error
+
+
+def test_waiting_jobs_show_their_reason_and_none_outlives_a_killed_agent(site: SlurmSite) -> None:
+    text = configuration(init_blocks=1, scheduler_options="#SBATCH --begin=now+1hour")
+    configure(site, "later", text)
+
+    def waiting() -> list[str]:
+        return [job["job"] for job in jobs_of(site, endpoint_id, ended=False)]
+
+    def kill() -> None:
+        pid = json.loads(site.cep("status", "later", "--json").stdout)["pid"]
+        site.cluster.run("kill", "-9", str(pid))
+        until(lambda: "Disconnected" in site.cep("status", "later").stdout, 10, "its end")
+
+    endpoint_id = site.start("later")
+    (first,) = until(waiting, 20, "a job that waits")
+    reason = until(lambda: told(site, "later")["blocks"][0]["reason"], 20, "the reason")
+    assert reason == "BeginTime"
+    assert "the scheduler says PENDING (BeginTime)" in site.cep("status", "later").stdout
+    kill()
+    assert waiting() == [first]
+    assert site.start("later") == endpoint_id
+    (second,) = until(lambda: first not in waiting() and waiting(), 20, "only the new job")
+    kill()
+    site.cep("stop", "later")
+    assert waiting() == [], "a stop cancels what a killed agent has left"
+    site.start("later")
+    until(waiting, 20, "a job that waits")
+    kill()
+    site.cep("delete", "later", "--yes")
+    assert waiting() == [], "a delete cancels it, too"
+    assert second != first
+
+
+def test_a_scheduler_that_hangs_or_answers_garbage_stalls_no_task_and_ends_no_block(
+    site: SlurmSite,
+) -> None:
+    """By wrappers around the real commands, first on the agent's PATH."""
+    for name in ("squeue", "scontrol", "sbatch", "sacct"):
+        site.write(
+            f"wrappers/{name}",
+            "#!/bin/sh\n"
+            "case $(cat /home/researcher/wrappers/mood) in\n"
+            "hang) exec sleep 60 ;;\n"
+            "garbage) echo '*** the cluster will be down on monday ***'; exit 0 ;;\n"
+            "esac\n"
+            f'exec /usr/bin/{name} "$@"\n',
+        )
+        (site.home / "wrappers" / name).chmod(0o755)
+    site.write("wrappers/mood", "good")
+    engine = {"job_status_kwargs": {"max_idletime": 120, "strategy_period": 1}}
+    configure(site, "moody", configuration(engine=engine, cmd_timeout=2))
+    path = site.environment.get("PATH", "/usr/bin:/bin")
+    site.environment["PATH"] = f"/home/researcher/wrappers:{path}"
+    try:
+        with site.running("moody") as endpoint_id:
+            assert site.sdk("many", endpoint_id, "5")["right"]
+            for mood, words in (("hang", "did not answer within 2 s"), ("garbage", "monday")):
+                site.write("wrappers/mood", mood)
+                until(functools.partial(silence_is, site, "moody", words), 45, words)
+                assert site.sdk("many", endpoint_id, "20")["right"]
+                (block,) = told(site, "moody")["blocks"]
+                assert (block["state"], block["workers"]) == ("running", 1)
+            site.write("wrappers/mood", "good")
+            assert len(jobs_of(site, endpoint_id, ended=False)) == 1
+            assert told(site, "moody")["breaker"]["failures"] == 0
+    finally:
+        site.environment["PATH"] = path
+
+
+def test_a_broken_worker_init_pauses_after_three_jobs_and_says_why(
+    site: SlurmSite, submit: Submit
+) -> None:
+    broken = "echo 'ModuleCmd_Load: no module named science/2' >&2; exit 3"
+    configure(site, "broken", configuration(worker_init=broken))
+    with site.running("broken") as endpoint_id:
+        fate = submit(endpoint_id, "broken.mark").fate()
+        assert fate["seconds"] < 60
+        assert "BLOCKS_PAUSED: 3 blocks in a row failed" in fate["error"]
+        assert "FAILED with exit status 3" in fate["error"]
+        assert "no module named science/2" in fate["error"]
+        assert "cep blocks broken resume" in fate["error"]
+        assert len(jobs_of(site, endpoint_id)) == 3
+        status = site.cep("status", "broken").stdout
+        assert "Blocks:    PAUSED, 3 failed in a row" in status
+        assert "no module named science/2" in site.cep("logs", "broken", "--block", "0").stdout
+    with site.running("broken"):
+        assert told(site, "broken")["breaker"]["paused"], "a restart forgets nothing"
+        assert "BLOCKS_PAUSED" in submit(endpoint_id, "broken.mark").fate(30)["error"]
+        assert len(jobs_of(site, endpoint_id)) == 3
+        site.cep("blocks", "broken", "resume")
+        until(lambda: not told(site, "broken")["breaker"]["paused"], 10, "the end of the pause")
+        assert told(site, "broken")["breaker"]["failures"] == 0
+        site.cep("blocks", "broken", "pause")
+        until(lambda: told(site, "broken")["breaker"]["by"] == "hand", 10, "the pause by hand")
+        site.cep("blocks", "broken", "resume")
+
+
+def test_an_address_that_nodes_cannot_reach_pauses_with_the_cause(
+    slow: dict[str, Task],
+) -> None:
+    fate = slow["deaf"].fate()
+    assert fate["seconds"] < 60
+    assert "BLOCKS_PAUSED" in fate["error"]
+    assert "cannot be reached from node c2 at 127.0.0.1" in fate["error"]
+    assert "Set engine.address" in fate["error"]
+
+
+def test_an_installation_that_nodes_cannot_see_pauses_with_the_cause(
+    site: SlurmSite, submit: Submit
+) -> None:
+    site.cluster.root_run("ln", "-s", INSTALLATION, "/opt/cep")
+    configure(site, "unseen", configuration())
+    python = "/opt/cep/bin/python3"
+    run = functools.partial(site.cluster.run, python, "-m", "cep", env=site.environment)
+    endpoint_id = re.findall(r"[0-9a-f-]{36}", run("start", "unseen").stdout)[0]
+    try:
+        fate = submit(endpoint_id, "unseen.mark").fate()
+    finally:
+        run("stop", "unseen")
+    assert fate["seconds"] < 60
+    assert "BLOCKS_PAUSED" in fate["error"]
+    assert "/opt/cep/bin/python3" in fate["error"]
+    assert "a program cannot be seen on the node" in fate["error"]
+
+
+def test_the_end_of_the_walltime_is_named_in_the_tasks_error(slow: dict[str, Task]) -> None:
+    error = slow["minute"].fate()["error"]
+    assert re.search(r"BLOCK_LOST \(TIMEOUT after 00:01:\d\d in job \d+\): The block", error)
