@@ -260,40 +260,10 @@ class _Life:
         endpoint_id = registered.endpoint_id
         audit = Unaudited() if trail is None else Audit(trail, endpoint_id)
         down.callback(audit.close)
-        ca_file = service.address.ca_file
-        for address in (registered.tasks, registered.results):
-            check_connection(address.url, port=settings.amqp_port, ssl_ca_file=ca_file)
-        keeper = LeaseKeeper(held, mailbox.put)
-        down.callback(keeper.stop)
-        keeper.start()
-        agent_links = Links(
-            registered,
-            port=settings.amqp_port,
-            ca_file=ca_file,
-            put=mailbox.put,
-            guard=keeper.check,
-        )
-        down.callback(agent_links.stop, 0.0)
+        keeper, agent_links = self._links(registered, service.address.ca_file, held, down)
         engine = build_engine(settings.engine)
         down.callback(engine.stop, 5.0)
-        outbox = Outbox(journal, agent_links.publisher)
-        dispatcher = Dispatcher(
-            journal,
-            engine,
-            endpoint_id=endpoint_id,
-            max_retries=settings.engine.max_retries_on_system_failure,
-            audit=audit,
-        )
-        intake = Intake(
-            journal,
-            agent_links.consumer,
-            Desk(dispatcher, outbox),
-            endpoint_id=endpoint_id,
-            allowed_functions=settings.allowed_functions,
-            task_size_limit=settings.task_size_limit,
-            limits=settings.intake,
-            audit=audit,
-        )
+        outbox, dispatcher, intake = self._desk(journal, engine, agent_links, endpoint_id, audit)
         reporter = Reporter(endpoint_id, settings)
         self._recover(journal, dispatcher, outbox, endpoint_id, audit)
         agent_links.start()
@@ -327,6 +297,50 @@ class _Life:
                 notify=self._notify,
             )
         )
+
+    def _links(
+        self, registered: Registered, ca_file: str | None, held: lease.HeldLease, down: ExitStack
+    ) -> tuple[LeaseKeeper, Links]:
+        """The connections to the broker, not started yet, and who keeps the lease for them."""
+        port, put = self._settings.amqp_port, self._mailbox.put
+        for address in (registered.tasks, registered.results):
+            check_connection(address.url, port=port, ssl_ca_file=ca_file)
+        keeper = LeaseKeeper(held, put)
+        down.callback(keeper.stop)
+        keeper.start()
+        agent_links = Links(registered, port=port, ca_file=ca_file, put=put, guard=keeper.check)
+        down.callback(agent_links.stop, 0.0)
+        return keeper, agent_links
+
+    def _desk(
+        self,
+        journal: Journal,
+        engine: Engine,
+        agent_links: Links,
+        endpoint_id: str,
+        audit: Unaudited,
+    ) -> tuple[Outbox, Dispatcher, Intake]:
+        """Where tasks pass: in, to the engine, and out again."""
+        settings = self._settings
+        outbox = Outbox(journal, agent_links.publisher)
+        dispatcher = Dispatcher(
+            journal,
+            engine,
+            endpoint_id=endpoint_id,
+            max_retries=settings.engine.max_retries_on_system_failure,
+            audit=audit,
+        )
+        intake = Intake(
+            journal,
+            agent_links.consumer,
+            Desk(dispatcher, outbox),
+            endpoint_id=endpoint_id,
+            allowed_functions=settings.allowed_functions,
+            task_size_limit=settings.task_size_limit,
+            limits=settings.intake,
+            audit=audit,
+        )
+        return outbox, dispatcher, intake
 
     def _registered(self, register: Callable[[], Registered], journal: Journal) -> Registered:
         """Register, and make the id ours in every place."""

@@ -26,12 +26,13 @@ from cep.agent.mailbox import (
     Signalled,
 )
 from cep.agent.parts import Parts
+from cep.agent.requests import Requests
 from cep.agent.reregistration import Reregistration
 from cep.agent.retention import Swept
 from cep.agent.standing import Standing
 from cep.agent.watch import CameRound
 from cep.amqp import events as amqp
-from cep.engines.base import EngineDown, HasBlocks, Outcomes, SlotsChanged, WaitingRefused
+from cep.engines.base import EngineDown, Outcomes, SlotsChanged, WaitingRefused
 from cep.errors import (
     CepError,
     ConfigError,
@@ -108,7 +109,7 @@ class MainLoop:
             EngineDown: self._on_engine_down,
             WaitingRefused: self._on_waiting_refused,
             Signalled: self._on_signal,
-            ControlRequest: self._on_control,
+            ControlRequest: Requests(parts, self._standing.picture, self._begin_stop).answer,
             RegisteredAgain: self._on_registered_again,
             RegistrationFailed: self._on_registration_failed,
             Swept: parts.retention.swept,
@@ -342,7 +343,7 @@ class MainLoop:
             log.info("idle for long enough; stopping as configured", extra={"event": "agent.idle"})
             self._begin_stop(0.0)
 
-    # -- requests ------------------------------------------------------------------------------
+    # -- signals -------------------------------------------------------------------------------
 
     def _on_signal(self, event: Signalled) -> None:
         drain_s = self._p.settings.drain_timeout_s
@@ -353,58 +354,6 @@ class MainLoop:
             extra={"event": "agent.signal"},
         )
         self._begin_stop(drain_s)
-
-    def _on_control(self, event: ControlRequest) -> None:
-        verb = event.request.get("do")
-        if verb == "status":
-            event.reply(self._standing.picture())
-        elif verb in ("pause", "resume"):
-            self._pause(event, paused=verb == "pause")
-        elif verb == "blocks":
-            self._on_blocks_request(event)
-        elif verb in ("stop", "drain"):
-            self._on_stop_request(event)
-        else:
-            event.reply({"error": f"The agent knows no request {verb!r}."})
-
-    def _pause(self, event: ControlRequest, *, paused: bool) -> None:
-        mark = self._p.paths.paused_mark
-        try:
-            if paused:
-                mark.touch(mode=0o600)
-            else:
-                mark.unlink(missing_ok=True)
-        except OSError as exc:
-            event.reply({"error": f"The mark {mark} cannot be changed: {exc.strerror or exc}."})
-            return
-        if paused:
-            self._p.intake.hold(HOLD_PAUSED)
-        else:
-            self._p.intake.release(HOLD_PAUSED)
-        event.reply(self._standing.picture())
-
-    def _on_blocks_request(self, event: ControlRequest) -> None:
-        """`list`, `pause` or `resume`: no more blocks are asked for, or again."""
-        engine, action = self._p.engine, event.request.get("action")
-        if not isinstance(engine, HasBlocks):
-            kind = engine.status().report.get("engine_type", "engine")
-            event.reply({"error": f"The endpoint's {kind} has no blocks."})
-            return
-        if action in ("pause", "resume"):
-            engine.pause_blocks(action == "pause")
-        elif action != "list":
-            event.reply({"error": f"Blocks can be listed, paused or resumed, not {action!r}."})
-            return
-        event.reply(self._standing.picture())
-
-    def _on_stop_request(self, event: ControlRequest) -> None:
-        drain_s = event.request.get("drain_s", self._p.settings.drain_timeout_s)
-        if not isinstance(drain_s, int | float) or not 0 <= drain_s < float("inf"):
-            event.reply({"error": f"drain_s must be a number of seconds, not {drain_s!r}."})
-            return
-        log.info("asked to stop within %s s", drain_s, extra={"event": "agent.asked"})
-        event.reply({"stopping": True})
-        self._begin_stop(float(drain_s))
 
     # -- the end -------------------------------------------------------------------------------
 
