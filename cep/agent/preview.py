@@ -28,11 +28,17 @@ def submission(paths: EndpointPaths, settings: EndpointSettings) -> Submission:
         UsageError: Its engine submits nothing.
         ConfigError: The settings cannot work.
     """
+    from cep.agent.state import stored_endpoint_id
     from cep.engines.preview import preview
 
     engine = _engine(settings)
     with tempfile.TemporaryDirectory(prefix="cep-render-") as scratch:
-        return preview(engine, paths.run.resolve(), Path(scratch).resolve())
+        return preview(
+            engine,
+            paths.run.resolve(),
+            Path(scratch).resolve(),
+            endpoint_id=stored_endpoint_id(paths),
+        )
 
 
 def submit_test(paths: EndpointPaths, settings: EndpointSettings) -> str:

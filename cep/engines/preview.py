@@ -73,20 +73,26 @@ class _NoInterchange(InterchangeProcess):
         del timeout_s
 
 
-def preview(settings: HtexSettings, run_dir: Path, scratch: Path) -> Submission:
+def preview(
+    settings: HtexSettings, run_dir: Path, scratch: Path, *, endpoint_id: str | None
+) -> Submission:
     """Return what the engine would submit for its first block.
 
     Args:
         settings: The engine's configuration.
         run_dir: The endpoint's run directory; it is named in the texts and not touched.
         scratch: An empty directory, for the provider to write into.
+        endpoint_id: The endpoint's id, which is part of the names of batch jobs; None before it
+            is registered.
 
     Raises:
         ConfigError: The settings cannot work.
     """
+    # At a start the second word is the beginning of the lease's token, new each time.
+    tag = f"{endpoint_id or 'ENDPOINT_ID'}.LIFE"
     parsl_parts.import_in_agent()
     with _commands(_answer_nothing):  # some providers ask when they are made
-        provider = provider_of(settings, mark={}, run_dir=scratch)
+        provider = provider_of(settings, mark={}, run_dir=scratch, tag=tag)
     executor = executor_of(settings, provider, _NoInterchange(), run_dir)
     try:
         ports = executor.worker_port_range or (_FIRST_WORKER_PORT, None)
