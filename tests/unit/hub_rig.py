@@ -254,6 +254,19 @@ class Hub:
         for _ in range(6):
             await self.services.store.call(lambda _connection: None)
 
+    async def until(self, condition: Callable[[], Any]) -> None:
+        """Wait until something is true; between looks the store runs what was asked before."""
+        for _ in range(10_000):
+            if condition():
+                return
+            await self.services.store.call(lambda _connection: None)
+        raise AssertionError("it did not come true")
+
+    def attempts(self) -> list[Any]:
+        """The submits under way, and those whose client has no answer yet."""
+        found = self.services.submitter._attempts.values()
+        return [attempt for attempts in found for attempt in attempts]
+
 
 ARGUMENTS = pack_buffers(["00\nYQ==\n", "00\nYg==\n"])
 

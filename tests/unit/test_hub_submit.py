@@ -67,10 +67,9 @@ def test_a_client_that_goes_away_before_the_answer_gets_the_same_ids_next_time(
         hub.messaging.hold = asyncio.Event()
         gone = asyncio.Event()
         first = asyncio.create_task(hub.call("POST", path, body, gone=gone))
-        await hub.settled()
+        await hub.until(hub.attempts)
         gone.set()
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
+        await hub.until(lambda: all(attempt.orphaned for attempt in hub.attempts()))
         repeat = asyncio.create_task(hub.call("POST", path, body))
         await hub.settled()
         hub.messaging.hold.set()
@@ -103,7 +102,7 @@ def test_equal_submits_under_way_from_connected_clients_are_two(tmp_path: Path) 
         path, body = f"/v3/endpoints/{endpoint_id}/submit", submit_body(function_id)
         hub.messaging.hold = asyncio.Event()
         both = [asyncio.create_task(hub.call("POST", path, body)) for _ in range(2)]
-        await hub.settled()
+        await hub.until(lambda: len(hub.attempts()) == 2)
         hub.messaging.hold.set()
         answers = [(await one).json["tasks"][function_id] for one in both]
         assert answers[0] != answers[1]
@@ -123,7 +122,7 @@ def test_a_submit_cut_short_by_the_hubs_end_is_taken_over_after_its_restart(
         hub.messaging.hold = asyncio.Event()
         path = f"/v3/endpoints/{ids['endpoint']}/submit"
         request = asyncio.create_task(hub.call("POST", path, submit_body(ids["function"])))
-        await hub.settled()
+        await hub.until(lambda: any(attempt.submit_id for attempt in hub.attempts()))
         request.cancel()
         ids["token"] = hub.tokens["alice"]
 
