@@ -92,8 +92,11 @@ CATALOGUE: dict[str, tuple[str, ...]] = {
     "14: blocks that fail are submitted for ever": (
         "unit/test_htex_scaler.py"
         "::test_fault_14_blocks_that_never_register_are_tried_ever_more_slowly",
-        "unit/test_htex_blocks.py"
+        "unit/test_block_breaker.py"
         "::test_the_breaker_doubles_its_delay_and_pauses_after_some_failures",
+        "unit/test_block_breaker.py::test_a_pause_outlives_a_restart_and_goes_on_where_it_was",
+        "integration/test_slurm_blocks.py"
+        "::test_a_broken_worker_init_pauses_after_three_jobs_and_says_why",
     ),
     "15: a result over the limit is thrown away": (
         f"{CONTRACT}::test_fault_15_a_result_above_the_limit_is_kept_on_disk",
