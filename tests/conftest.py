@@ -43,7 +43,6 @@ MAIN_JOB = (
 FAULTS = (
     "test_agent_crash.py",
     "test_agent_troubles.py",
-    "test_broker_contract.py",
     "test_hub_restart.py",
     "test_journal_crash.py",
     "test_journal_full_disk.py",
@@ -54,6 +53,7 @@ SYSTEMD = ("test_systemd.py",)
 # Schedulers, servers and other programs as sites have them.
 SITES = (
     "test_agent_connections.py",
+    "test_broker_contract.py",
     "test_htex_contract.py",
     "test_htex_life.py",
     "test_hub_rabbitmq.py",
