@@ -216,6 +216,8 @@ def test_purge_and_delete_say_how_many_messages_went(channel: BlockingChannel, q
     put(channel, queue, b"1", b"2", b"3")
     assert channel.queue_purge(queue).method.message_count == 3
     put(channel, queue, b"4")
+    # RabbitMQ may confirm a message a moment before it counts it.
+    wait_for(channel, lambda: channel.queue_declare(queue, passive=True).method.message_count == 1)
     assert channel.queue_delete(queue).method.message_count == 1
     assert channel.queue_delete(queue).method.message_count == 0
 
