@@ -38,6 +38,9 @@ log = logging.getLogger("parsl.executors.high_throughput.interchange")
 #: Parsl's names that this module uses beyond its documented ones; a test keeps watch over them.
 PARSL_NAMES = ("_ready_managers",)
 _STDIN = 0
+#: When to look for the manager whose connection broke, in seconds after the news: libzmq tells of
+#: a broken connection before its socket forgets it (stream_engine_base.cpp, `error`).
+_LOOK_AFTER_S = (0.0, 0.05, 1.0)
 
 
 class NotedManagers(dict[bytes, dict[str, Any]]):
@@ -81,9 +84,13 @@ class EndpointInterchange(parsl_interchange.Interchange):  # type: ignore[misc]
         self._grace_s = disconnect_grace_s
         self._silence_s = silence_s
         self._cut_since: dict[bytes, float] = {}
+        self._looks: list[float] = []
         self._ended_blocks: set[str] = set()
         self._retired: set[str] = set()
         self._told_draining: set[bytes] = set()
+        # A manager that reconnects while its broken connection still counts here would be ignored
+        # for ever (zmq_setsockopt(3), ROUTER_HANDOVER): the newer connection is the living one.
+        self.manager_sock.setsockopt(zmq.ROUTER_HANDOVER, 1)
         self._disconnects = self.manager_sock.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         self._interesting: set[bytes] = set()
         self._agent_gone = False
@@ -125,7 +132,12 @@ class EndpointInterchange(parsl_interchange.Interchange):  # type: ignore[misc]
         self.process_tasks_to_send(interesting, None)
 
     def _patience_ms(self) -> int | None:
-        return self.poll_period if self._ready_managers else None
+        if not self._ready_managers:
+            return None
+        period = int(self.poll_period)
+        if not self._looks:
+            return period
+        return min(period, max(1, round(1000 * (self._looks[0] - time.time()))))
 
     def _farewell(self) -> None:
         """The agent is gone: nobody wants results, so the blocks may end."""
@@ -232,11 +244,15 @@ class EndpointInterchange(parsl_interchange.Interchange):  # type: ignore[misc]
             self._lose_dead(now)
 
     def _note_disconnects(self) -> None:
-        if self.socks.get(self._disconnects) != zmq.POLLIN:
-            return
-        while self._disconnects.poll(0):
-            self._disconnects.recv_multipart()
         now = time.time()
+        if self.socks.get(self._disconnects) == zmq.POLLIN:
+            while self._disconnects.poll(0):
+                self._disconnects.recv_multipart()
+            self._looks = [now + after for after in _LOOK_AFTER_S]
+        due = [at for at in self._looks if at <= now]
+        if not due:
+            return
+        del self._looks[: len(due)]
         for manager_id, record in self._ready_managers.items():
             if manager_id not in self._cut_since and not self._reachable(manager_id):
                 self._cut_since[manager_id] = now

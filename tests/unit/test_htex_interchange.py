@@ -55,10 +55,7 @@ class Stage:
         return socket, socket.bind_to_random_port("tcp://127.0.0.1")
 
     def manager(self, name: str, block: str = "0", workers: int = 1) -> Any:
-        socket = self.context.socket(zmq.DEALER)
-        socket.setsockopt(zmq.LINGER, 0)
-        socket.setsockopt(zmq.IDENTITY, name.encode())
-        socket.connect(f"tcp://127.0.0.1:{self.interchange.worker_port}")
+        socket = self.connection(name)
         now = time.time()
         socket.send(
             pickle.dumps(
@@ -75,6 +72,14 @@ class Stage:
                 }
             )
         )
+        return socket
+
+    def connection(self, name: str) -> Any:
+        """Connect as the manager of this name does."""
+        socket = self.context.socket(zmq.DEALER)
+        socket.setsockopt(zmq.LINGER, 0)
+        socket.setsockopt(zmq.IDENTITY, name.encode())
+        socket.connect(f"tcp://127.0.0.1:{self.interchange.worker_port}")
         self.managers.append(socket)
         return socket
 
@@ -146,12 +151,23 @@ def test_a_manager_that_comes_back_in_time_is_kept(stage: Stage) -> None:
     stage.wait("registered")
     manager.close()
     stage.wait("unreachable")
-    again = stage.context.socket(zmq.DEALER)
-    stage.managers.append(again)
-    again.setsockopt(zmq.IDENTITY, b"m")
-    again.connect(f"tcp://127.0.0.1:{stage.interchange.worker_port}")
-    again.send(pickle.dumps({"type": "heartbeat"}))
+    stage.connection("m").send(pickle.dumps({"type": "heartbeat"}))
     stage.until(lambda: not stage.interchange._cut_since)
+    assert list(stage.interchange._ready_managers) == [b"m"]
+
+
+def test_a_manager_that_reconnects_before_its_old_connection_is_seen_to_break_is_heard(
+    stage: Stage,
+) -> None:
+    stage.manager("m")  # stays open: as when a cut wire tells nobody
+    stage.wait("registered")
+    again = stage.connection("m")
+    again.send(pickle.dumps({"type": "heartbeat"}))
+    stage.until(lambda: again.poll(0) > 0)
+    stage.task(11)
+    again.recv()  # the answer to the heartbeat
+    stage.until(lambda: again.poll(0) > 0)
+    assert [one["task_id"] for one in pickle.loads(again.recv())] == [11]
     assert list(stage.interchange._ready_managers) == [b"m"]
 
 
