@@ -22,6 +22,7 @@ from cep.engines.blocks import ScalingRules
 from cep.engines.breaker import BlockBreaker
 from cep.engines.containers import container_of
 from cep.engines.interchange_process import InterchangeProcess
+from cep.engines.lending import interpreter_of, lending_of
 from cep.engines.providers import (
     LOCAL,
     address_of,
@@ -82,7 +83,7 @@ def open_session(
         parsl_parts.import_in_agent()
         tag = f"{run.endpoint_id}.{run.life}" if run.life else ""
         provider = provider_of(settings, mark=mark, run_dir=run_dir, tag=tag)
-        executor = executor_of(settings, provider, process, run_dir)
+        executor = executor_of(settings, provider, process, run_dir, run.worker_sets)
         executor.start()
     except BaseException as error:
         if executor is not None:
@@ -101,9 +102,20 @@ def label_of(settings: HtexSettings) -> str:
 
 
 def executor_of(
-    settings: HtexSettings, provider: Any, process: InterchangeProcess, run_dir: Path
+    settings: HtexSettings,
+    provider: Any,
+    process: InterchangeProcess,
+    run_dir: Path,
+    worker_sets: Path | None = None,
 ) -> Executor:
     """Build the executor; nothing is started.
+
+    Args:
+        settings: The engine's configuration.
+        provider: Gets the rule about Python put around its `worker_init` and launcher.
+        process: The interchange.
+        run_dir: The endpoint's run directory.
+        worker_sets: Where worker sets are unless the settings say it.
 
     Raises:
         ConfigError: Parsl refuses the settings.
@@ -119,6 +131,8 @@ def executor_of(
             local=settings.provider.type == LOCAL,
             container=container,
             run_dir=run_dir,
+            lending=lending_of(settings, run_dir / label_of(settings), worker_sets),
+            interpreter=interpreter_of(settings),
             label=label_of(settings),
             provider=provider,
             address=address,

@@ -74,7 +74,12 @@ class _NoInterchange(InterchangeProcess):
 
 
 def preview(
-    settings: HtexSettings, run_dir: Path, scratch: Path, *, endpoint_id: str | None
+    settings: HtexSettings,
+    run_dir: Path,
+    scratch: Path,
+    *,
+    endpoint_id: str | None,
+    worker_sets: Path | None = None,
 ) -> Submission:
     """Return what the engine would submit for its first block.
 
@@ -84,6 +89,7 @@ def preview(
         scratch: An empty directory, for the provider to write into.
         endpoint_id: The endpoint's id, which is part of the names of batch jobs; None before it
             is registered.
+        worker_sets: Where the account's worker sets are.
 
     Raises:
         ConfigError: The settings cannot work.
@@ -93,7 +99,7 @@ def preview(
     parsl_parts.import_in_agent()
     with _commands(_answer_nothing):  # some providers ask when they are made
         provider = provider_of(settings, mark={}, run_dir=scratch, tag=tag)
-    executor = executor_of(settings, provider, _NoInterchange(), run_dir)
+    executor = executor_of(settings, provider, _NoInterchange(), run_dir, worker_sets)
     try:
         ports = executor.worker_port_range or (_FIRST_WORKER_PORT, None)
         fixed = settings.htex.get("worker_port")
