@@ -204,6 +204,7 @@ def run_worker(*arguments: Any) -> None:
     """The body of a worker process: Parsl's, and it ends when the pool ends."""
     parent = multiprocessing.parent_process()
     assert parent is not None
+    lend.settle()
     watcher = threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True)
     watcher.start()
     _use_bounded_logs()

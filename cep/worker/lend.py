@@ -72,18 +72,30 @@ def survey(needs: Sequence[Mapping[str, Any]]) -> Survey:
     """
     found: dict[str, str] = {}
     lacks: list[str] = []
-    unfit: list[str] = []
     for need in needs:
         version = _version_of(need["name"], need["module"])
         if version is None:
             lacks.append(need["name"])
-            continue
-        found[need["name"]] = version
+        else:
+            found[need["name"]] = version
+    return Survey(found, lacks, unfit_of(needs, found))
+
+
+def unfit_of(needs: Sequence[Mapping[str, Any]], found: Mapping[str, str]) -> list[str]:
+    """The versions with which the worker cannot work, as phrases.
+
+    Args:
+        needs: As for `survey`.
+        found: Versions by distribution.
+    """
+    unfit = []
+    for need in needs:
+        version = found.get(need["name"], "")
         numbers = _numbers(version)
         low, below = need["low"], need["below"]
         if numbers and ((low and numbers < low) or (below and numbers >= below)):
             unfit.append(f"{need['name']} {version} (the worker needs {_range(low, below)})")
-    return Survey(found, lacks, unfit)
+    return unfit
 
 
 def _version_of(name: str, module: str) -> str | None:
@@ -170,6 +182,9 @@ def _from_set(facts: Mapping[str, Any], lacks: Sequence[str]) -> list[str]:
     missing = [name for name in lacks if name not in packages]
     if missing:
         raise Refused(f"{lacking}, and the worker set {place} has no {', '.join(missing)}")
+    unfit = unfit_of([need for need in facts["needs"] if need["name"] in lacks], packages)
+    if unfit:
+        raise Refused(f"{lacking}, and the worker set {place} has {', '.join(unfit)}")
     return [str(place / SET_PACKAGES)]
 
 
@@ -260,17 +275,26 @@ def _carry(paths: Sequence[str], here: Path) -> None:
     os.environ["PYTHONPATH"] = str(here) if before is None else f"{here}{os.pathsep}{before}"
 
 
-def arrive() -> None:
-    """In the fork server: add what is lent, and leave no trace for its workers."""
-    carried = json.loads(os.environ.pop(CARRY))
+def settle() -> list[str]:
+    """In the fork server or a worker: leave no trace of `CARRY` for tasks; return what is lent."""
+    carried = json.loads(os.environ.pop(CARRY, "null"))
+    if carried is None:
+        return []
     if carried["before"] is None:
-        del os.environ["PYTHONPATH"]
+        os.environ.pop("PYTHONPATH", None)
     else:
         os.environ["PYTHONPATH"] = carried["before"]
+    paths: list[str] = carried["paths"]
+    return paths
+
+
+def arrive() -> None:
+    """In a fork server that does not take over its parent's path (Python 3.12.3 and before)."""
+    paths = settle()
     here = str(Path(__file__).parent)
     with contextlib.suppress(ValueError):
         sys.path.remove(here)
-    sys.path += [path for path in carried["paths"] if path not in sys.path]
+    sys.path += [path for path in paths if path not in sys.path]
     importlib.invalidate_caches()
 
 
