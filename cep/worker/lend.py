@@ -170,7 +170,7 @@ def _from_set(facts: Mapping[str, Any], lacks: Sequence[str]) -> list[str]:
     place = Path(facts["sets"]) / set_name(python, machine)
     try:
         made = json.loads((place / SET_FILE).read_text(encoding="utf-8"))
-        packages, glibc = made["packages"], str(made.get("glibc") or "")
+        packages, glibc = dict(made["packages"]), str(made.get("glibc") or "")
     except FileNotFoundError:
         return _from_endpoint(facts, lacking, place)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
