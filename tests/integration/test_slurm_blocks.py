@@ -231,7 +231,10 @@ def test_an_installation_that_nodes_cannot_see_pauses_with_the_cause(
     assert fate["seconds"] < 60
     assert "BLOCKS_PAUSED" in fate["error"]
     assert "/opt/cep/bin/python3" in fate["error"]
-    assert "a program cannot be seen on the node" in fate["error"]
+    assert re.search(
+        r"it cannot be seen on host c\d; what is to run there has to be", fate["error"]
+    )
+    assert len(jobs_of(site, endpoint_id)) == 1, "the next one would see no more"
 
 
 def test_the_end_of_the_walltime_is_named_in_the_tasks_error(slow: dict[str, Task]) -> None:

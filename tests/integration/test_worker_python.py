@@ -1,4 +1,4 @@
-"""The Python that runs tasks: environments of worker_init, on this host and in a Slurm cluster.
+"""The Python that runs tasks: environments of worker_init, on this host. test_slurm.py has more.
 
 A real conda cannot be installed here (neither PyPI nor Debian has one that works), so its
 activation is emulated by the variables it sets; venv's is real.
@@ -6,7 +6,6 @@ activation is emulated by the variables it sets; venv's is real.
 
 from __future__ import annotations
 
-import json
 import sys
 import venv
 from collections.abc import Callable, Iterator
@@ -19,13 +18,7 @@ import pytest
 from cep.config.settings import ComponentSettings, HtexSettings
 from cep.engines.base import WaitingRefused
 from cep.engines.htex import GlobusComputeEngine
-from tests.integration import other_python
-from tests.integration.slurm import HOME, UID, Cluster
-from tests.integration.slurm_blocks import configuration, configure, jobs_of, tasks, told
-from tests.integration.slurm_site import SlurmSite
 from tests.unit.engine_rig import Rig
-
-# -- on this host ------------------------------------------------------------------------------
 
 
 def place(package):  # type: ignore[no-untyped-def]
@@ -163,72 +156,3 @@ def test_an_environment_with_another_parsl_is_refused_after_one_block(
     assert len(status.ended_blocks) == 1
     assert status.breaker is not None
     assert status.breaker["paused"]
-
-
-# -- in a Slurm cluster ------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def site(docker_engine: None) -> Iterator[SlurmSite]:
-    del docker_engine
-    with Cluster() as cluster:
-        made = SlurmSite(cluster)
-        made.install()
-        made.serve()
-        yield made
-
-
-def cluster_environment(site: SlurmSite, python: str, name: str) -> str:
-    """An environment in the account's home, with a package of its own; as the cluster sees it."""
-    where = f"{HOME}/{name}"
-    site.cluster.run(python, "-m", "venv", "--without-pip", where)
-    (packages,) = (site.home / name).glob("lib/python3*/site-packages")
-    site.write(str((packages / "onlythere.py").relative_to(site.home)), "VALUE = 'only there'\n")
-    return where
-
-
-def test_tasks_of_a_cluster_run_in_the_environment_that_worker_init_activates(
-    site: SlurmSite,
-) -> None:
-    env = cluster_environment(site, "/usr/bin/python3", "same")
-    here = {"address": "127.0.0.1"}
-    configure(site, "same", configuration(engine=here, worker_init=f". {env}/bin/activate"))
-    with site.running("same") as endpoint_id:
-        seen = site.sdk("place", endpoint_id, "onlythere", "bytecode")
-        assert (seen["prefix"], seen["value"]) == (env, "only there")
-        log = site.cep("logs", "same", "--block", "0").stdout
-        assert f"cep: tasks of block 0 run in {env}/bin/python3 (Python 3.13" in log
-        assert f"worker_init activated {env}; it lacks" in log
-
-
-def test_another_minor_version_of_python_is_lent_a_set_or_pauses_with_the_reason(
-    site: SlurmSite,
-) -> None:
-    other_python.install(site.home / "python3.11", uid=UID)
-    python = f"{HOME}/python3.11/bin/python3.11"
-    env = cluster_environment(site, python, "other")
-    here = {"address": "127.0.0.1"}
-    configure(site, "other", configuration(engine=here, worker_init=f". {env}/bin/activate"))
-    said = site.cep("render", "other", "--submit-script").stdout
-    assert f"{env}/bin/python3, since worker_init activates {env}. On this host it is" in said
-    assert "and is refused: it lacks dill, parsl" in said
-    with site.running("other") as endpoint_id, tasks(site) as submit:
-        error = submit(endpoint_id, "other.mark").fate(60)["error"]
-        assert f"BLOCKS_PAUSED: the block's Python cannot run tasks: {env}/bin/python3" in error
-        assert "there is no worker set for Python 3.11 on x86_64" in error
-        assert f"{env}/bin/python3 -m pip install" in error
-        assert "cep worker-sets add --python 3.11" in error
-        assert len(jobs_of(site, endpoint_id)) == 1, "one block is enough"
-        assert "there is no worker set" in site.cep("status", "other").stdout
-
-        other_python.wheels(site.home / "wheels", uid=UID)
-        words = ("--python", f"{env}/bin/python3", "--wheels", f"{HOME}/wheels", "--json")
-        made = json.loads(site.cep("worker-sets", "add", *words).stdout)
-        assert (made["python"], made["source"]) == ("3.11", "wheels")
-        site.cep("blocks", "other", "resume")
-        seen = site.sdk("place", endpoint_id, "onlythere", "source")
-        assert (seen["prefix"], seen["python"], seen["value"]) == (env, "3.11", "only there")
-        failed = site.sdk("place", endpoint_id, "onlythere", "bytecode")["error"]
-        assert "made by another version of Python than the worker's" in failed
-        assert "Python 3.11" in failed
-        assert told(site, "other")["breaker"]["failures"] == 0
