@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from cep.engines import wheelhouse, worker_sets
+from cep.engines.lending import Lending
 from cep.engines.wheelhouse import NotThere, Target
 from cep.errors import CantCreate, DataError, InputMissing, Unavailable, UsageError
 from cep.worker import lend
@@ -229,8 +230,6 @@ def test_a_set_of_an_older_parsl_is_listed_with_its_trouble(tmp_path: Path, whee
 
 def test_the_endpoint_s_own_packages_make_a_set_that_carries_the_worker(tmp_path: Path) -> None:
     """A bare interpreter with the set and the archive of the worker loads the pool."""
-    from cep.engines.lending import Lending
-
     own = worker_sets.target_of(None, None, None)
     made = worker_sets.add(tmp_path / "sets", own, None, download=False)
     assert made.source == "environment"
@@ -348,3 +347,18 @@ def test_a_directory_that_cannot_be_written_is_told(tmp_path: Path, wheels: Path
     (tmp_path / "sets").write_text("in the way")
     with pytest.raises(CantCreate, match="cannot be written"):
         worker_sets.add(tmp_path / "sets", TARGET, wheels, download=False)
+
+
+def test_sets_that_others_could_change_are_neither_made_nor_lent(
+    tmp_path: Path, wheels: Path
+) -> None:
+    made = worker_sets.add(tmp_path / "sets", TARGET, wheels, download=False)
+    files = Lending(tmp_path / "engine", "auto", tmp_path / "sets")
+    files.write()
+    for place in (tmp_path / "sets", tmp_path / "sets" / made.name):
+        place.chmod(0o777)
+        with pytest.raises(CantCreate, match="can be changed by everybody"):
+            files.write()
+        with pytest.raises(CantCreate, match="can be changed by everybody"):
+            worker_sets.add(tmp_path / "sets", TARGET, wheels, download=False)
+        place.chmod(0o755)
