@@ -10,23 +10,6 @@ import pytest
 from tests.integration.slurm import Cluster
 from tests.integration.slurm_site import SlurmSite
 
-CONFIGURATION = """\
-service_url: http://localhost:5000
-engine:
-  type: GlobusComputeEngine
-  max_workers_per_node: 2
-  address: {type: address_by_interface, ifname: eth0}
-  provider:
-    type: SlurmProvider
-    partition: debug
-    exclusive: false
-    init_blocks: 0
-    min_blocks: 0
-    max_blocks: 2
-    walltime: "00:05:00"
-    launcher: {type: SrunLauncher}
-"""
-
 
 @pytest.fixture(scope="module")
 def site(docker_engine: None) -> Iterator[SlurmSite]:
@@ -39,8 +22,7 @@ def site(docker_engine: None) -> Iterator[SlurmSite]:
 
 
 def test_two_hundred_functions_run_in_batch_jobs_on_the_compute_nodes(site: SlurmSite) -> None:
-    site.cep("configure", "batch")
-    site.write(".globus_compute/batch/config.yaml", CONFIGURATION)
+    site.cep("configure", "batch", "--profile", "slurm", "--set", "partition=debug")
     with site.running("batch") as endpoint_id:
         assert site.sdk("many", endpoint_id, "200")["right"]
         assert set(site.sdk("hosts", endpoint_id, "40")["hosts"]) <= {"c1", "c2"}
