@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 
 import pytest
 
+from tests.integration.hub_places import LONG
 from tests.integration.slurm import Cluster
+from tests.integration.slurm_blocks import configuration, configure, tasks
 from tests.integration.slurm_site import SlurmSite
 
 
 @pytest.fixture(scope="module")
 def site(docker_engine: None) -> Iterator[SlurmSite]:
     del docker_engine
-    with Cluster(nodes=2) as cluster:
+    with Cluster(nodes=2, node_timeout_s=40) as cluster:
         made = SlurmSite(cluster)
         made.install()
         made.serve()
@@ -48,3 +51,17 @@ def test_detection_on_the_login_node_proposes_what_is_certain_and_lists_the_rest
     site.cep("configure", "auto", "--profile", "auto", "--set", "partition=debug")
     with site.running("auto") as endpoint_id:
         assert set(site.sdk("hosts", endpoint_id, "4")["hosts"]) <= {"c1", "c2"}
+
+
+if LONG:  # it takes the time after which Slurm believes that a silent node is down
+
+    def test_a_node_that_loses_its_power_is_named_in_the_tasks_error(site: SlurmSite) -> None:
+        on_second = "#SBATCH --nodelist=c2"
+        configure(site, "power", configuration(scheduler_options=on_second))
+        with site.running("power") as endpoint_id, tasks(site) as submit:
+            task = submit(endpoint_id, "power.mark")
+            assert task.runs() == "c2"
+            site.cluster.power_off("c2")
+            error = task.fate()["error"]
+        assert re.search(r"BLOCK_LOST \(NODE_FAIL after 00:0\d:\d\d in job \d+\): The", error)
+        assert "on host c2" in error
