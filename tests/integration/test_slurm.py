@@ -3,37 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 
 import pytest
 
 from tests.integration import other_python
+from tests.integration.hub_places import LONG
 from tests.integration.slurm import HOME, UID, Cluster
 from tests.integration.slurm_blocks import configuration, configure, jobs_of, tasks, told
 from tests.integration.slurm_site import SlurmSite
-
-CONFIGURATION = """\
-service_url: http://localhost:5000
-engine:
-  type: GlobusComputeEngine
-  max_workers_per_node: 2
-  address: {type: address_by_interface, ifname: eth0}
-  provider:
-    type: SlurmProvider
-    partition: debug
-    exclusive: false
-    init_blocks: 0
-    min_blocks: 0
-    max_blocks: 2
-    walltime: "00:05:00"
-    launcher: {type: SrunLauncher}
-"""
 
 
 @pytest.fixture(scope="module")
 def site(docker_engine: None) -> Iterator[SlurmSite]:
     del docker_engine
-    with Cluster(nodes=2) as cluster:
+    with Cluster(nodes=2, node_timeout_s=40) as cluster:
         made = SlurmSite(cluster)
         made.install()
         made.serve()
@@ -41,8 +26,7 @@ def site(docker_engine: None) -> Iterator[SlurmSite]:
 
 
 def test_two_hundred_functions_run_in_batch_jobs_on_the_compute_nodes(site: SlurmSite) -> None:
-    site.cep("configure", "batch")
-    site.write(".globus_compute/batch/config.yaml", CONFIGURATION)
+    site.cep("configure", "batch", "--profile", "slurm", "--set", "partition=debug")
     with site.running("batch") as endpoint_id:
         assert site.sdk("many", endpoint_id, "200")["right"]
         assert set(site.sdk("hosts", endpoint_id, "40")["hosts"]) <= {"c1", "c2"}
@@ -125,3 +109,17 @@ def test_another_minor_version_of_python_is_lent_a_set_or_pauses_with_the_reason
         assert "made by another version of Python than the worker's" in failed
         assert "Python 3.11" in failed
         assert told(site, "other")["breaker"]["failures"] == 0
+
+
+if LONG:  # it takes the time after which Slurm believes that a silent node is down
+
+    def test_a_node_that_loses_its_power_is_named_in_the_tasks_error(site: SlurmSite) -> None:
+        on_second = "#SBATCH --nodelist=c2"
+        configure(site, "power", configuration(scheduler_options=on_second))
+        with site.running("power") as endpoint_id, tasks(site) as submit:
+            task = submit(endpoint_id, "power.mark")
+            assert task.runs() == "c2"
+            site.cluster.power_off("c2")
+            error = task.fate()["error"]
+        assert re.search(r"BLOCK_LOST \(NODE_FAIL after 00:0\d:\d\d in job \d+\): The", error)
+        assert "on host c2" in error
