@@ -42,11 +42,14 @@ class PbsBlocks(BatchBlocks):
     def execute_wait(self, cmd: str, timeout: float | None = None) -> tuple[int, str, str]:
         """As Parsl's; a submission gets our options, which go before those of the script.
 
-        The answer is kept, for Parsl's Torque provider keeps it to itself.
+        The paths of the output are among them: Slurm's wrapper of qsub puts it into the present
+        directory, whatever the script says. The answer is kept, for Parsl's Torque provider keeps
+        it to itself.
         """
         if cmd.startswith(_SUBMITS):
-            self._script = cmd.rsplit(maxsplit=1)[-1]
-            cmd = f"{_SUBMITS}{self._marks}{cmd[len(_SUBMITS) :].strip()}"
+            self._script = script = cmd.rsplit(maxsplit=1)[-1]
+            output = f"-o {shlex.quote(script)}.stdout -e {shlex.quote(script)}.stderr"
+            cmd = f"{_SUBMITS}{self._marks} {output} {cmd[len(_SUBMITS) :].strip()}"
         code, stdout, stderr = ClusterProvider.execute_wait(self, cmd, timeout)
         self._said = Said(code, stdout, stderr)
         return code, stdout, stderr
@@ -64,7 +67,7 @@ class PbsBlocks(BatchBlocks):
         """
         name = self._name_of(job_name)
         # A job that is run again would come back as a block that was given up already.
-        self._marks = f"-N {shlex.quote(name)} -r n " if name else "-r n "
+        self._marks = f"-N {shlex.quote(name)} -r n" if name else "-r n"
         before, self._said = set(self.resources), None
         try:
             super().submit(command, tasks_per_node, job_name)  # type: ignore[misc]

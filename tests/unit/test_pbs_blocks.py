@@ -51,8 +51,9 @@ def test_a_job_has_the_endpoints_name_and_is_not_run_again(
     made = blocks(tmp_path, kind, scheduler_options=options, queue="q1", account="abc")
     assert made.submit("run", 1, "parsl.L.block-3") == "12.server.example.org"
     (call,) = pbs.calls("qsub")
-    assert call.startswith("-N cep.e1.life2.3 -r n -q q1 -A abc ")  # before what the script says
     script = Path(call.split()[-1])
+    output = f"-o {script}.stdout -e {script}.stderr"
+    assert call == f"-N cep.e1.life2.3 -r n {output} -q q1 -A abc {script}"
     assert script.parent == tmp_path / "submit_scripts"
     assert "#PBS -l walltime=00:20:00" in script.read_text()
     kept = made.resources["12.server.example.org"]["job_stderr_path"]
