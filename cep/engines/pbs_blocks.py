@@ -21,7 +21,7 @@ from cep.engines.batch_blocks import BatchBlocks
 from cep.engines.job_words import JobWord, last_lines
 from cep.engines.pbs_ends import refined
 from cep.engines.pbs_queue import Dialect, PbsQueue
-from cep.engines.scheduler_command import Said, SchedulerSilent, bound_parsl_commands
+from cep.engines.scheduler_command import Said, SchedulerSilent
 from cep.errors import EngineError
 
 _SUBMITS = "qsub "  # how the command begins by which Parsl submits; the script is its last word
@@ -112,7 +112,6 @@ class PbsProBlocks(PbsBlocks, PBSProProvider):  # type: ignore[misc]
     """
 
     def __init__(self, *, tag: str = "", **arguments: Any) -> None:
-        bound_parsl_commands()
         super().__init__(**arguments)
         self._begin("pro", tag)
 
@@ -126,6 +125,5 @@ class TorqueBlocks(PbsBlocks, TorqueProvider):  # type: ignore[misc]
     """
 
     def __init__(self, *, tag: str = "", **arguments: Any) -> None:
-        bound_parsl_commands()
         super().__init__(**arguments)
         self._begin("torque", tag)

@@ -16,6 +16,7 @@ from cep.config.settings import ComponentSettings, HtexSettings
 from cep.engines.addresses import own_address
 from cep.engines.batch_queues import PBS_PRO, SLURM, TORQUE
 from cep.engines.containers import Container, container_of
+from cep.engines.scheduler_command import bound_parsl_commands
 from cep.engines.worker_logs import SCRIPTS
 from cep.errors import ConfigError
 
@@ -45,6 +46,7 @@ def provider_of(
     """
     import parsl.providers
 
+    bound_parsl_commands()
     component = settings.provider
     arguments = dict(component.arguments)
     launcher = arguments.get(_LAUNCHER)

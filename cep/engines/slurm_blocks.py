@@ -13,7 +13,7 @@ from parsl.providers import SlurmProvider
 from parsl.providers.errors import SubmitException
 
 from cep.engines.batch_blocks import BatchBlocks
-from cep.engines.scheduler_command import SchedulerSilent, bound_parsl_commands
+from cep.engines.scheduler_command import SchedulerSilent
 from cep.engines.slurm_queue import SlurmQueue
 from cep.engines.slurm_words import is_passing
 from cep.errors import EngineError
@@ -30,7 +30,6 @@ class SlurmBlocks(BatchBlocks, SlurmProvider):  # type: ignore[misc]
     """
 
     def __init__(self, *, tag: str = "", **arguments: Any) -> None:
-        bound_parsl_commands()
         super().__init__(**arguments)
         self._options: str = self.scheduler_options
         self._take_over(SlurmQueue(self.clusters, self.cmd_timeout), tag)

@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -114,6 +115,13 @@ def living(site: PbsSite, endpoint_id: str) -> list[str]:
     return [job["job"] for job in jobs_of(site, endpoint_id, ended=False)]
 
 
+def block_of(site: PbsSite, name: str) -> dict[str, Any]:
+    """What the endpoint says of its only block."""
+    block: dict[str, Any]
+    (block,) = told(site, name)["blocks"]
+    return block
+
+
 @each_profile
 def test_the_profile_runs_functions_in_batch_jobs(
     site: PbsSite, submit: Submit, profile: str
@@ -130,8 +138,8 @@ def test_the_profile_runs_functions_in_batch_jobs(
         with site.running(name) as endpoint_id:
             assert site.sdk("many", endpoint_id, "20")["right"]
             (first,) = living(site, endpoint_id)
-            (block,) = told(site, name)["blocks"]
-            assert (block["job"], block["scheduler"], block["workers"]) == (first, "RUNNING", 1)
+            until(lambda: block_of(site, name)["scheduler"] == "RUNNING", 60, "that it runs")
+            assert (block_of(site, name)["job"], block_of(site, name)["workers"]) == (first, 1)
             task = submit(endpoint_id, f"{name}.mark")
             task.runs()
             site.cluster.run("qdel", first)
@@ -152,7 +160,7 @@ def test_what_a_killed_agent_has_left_is_deleted_by_the_next_start_and_by_stop(
         endpoint_id = site.start(name)
         (first,) = until(lambda: living(site, endpoint_id), 60, "a job that waits")
         if profile == "pbs":  # Torque's qstat does not tell it here
-            reason = until(lambda: told(site, name)["blocks"][0]["reason"], 60, "the reason")
+            reason = until(lambda: block_of(site, name)["reason"], 60, "the reason")
             assert reason == "Not Running: JobHeldUser"
         site.kill(name)
         assert living(site, endpoint_id) == [first]
@@ -164,24 +172,26 @@ def test_what_a_killed_agent_has_left_is_deleted_by_the_next_start_and_by_stop(
     assert living(site, endpoint_id) == []
 
 
-@pytest.mark.parametrize("profile", PROFILES if LONG else ())
-def test_a_script_that_fails_pauses_with_the_cause(
-    site: PbsSite, submit: Submit, profile: str
-) -> None:
-    """Torque's qstat tells no exit status here."""
-    name = f"broken-{profile}"
-    site.configure(name, profile, worker_init="echo no such module >&2; exit 3")
-    with site.commands_of(profile), site.running(name) as endpoint_id:
-        error = submit(endpoint_id, f"{name}.mark").fate(170)["error"]
-        assert "BLOCKS_PAUSED: 3 blocks in a row failed" in error
-        assert ("FINISHED" if profile == "torque" else "FAILED with exit status 3") in error
-        assert "no such module" in error
-        assert len(jobs_of(site, endpoint_id)) == 3
-
-
 @each_if_long
 def test_the_end_of_the_walltime_is_named_in_the_tasks_error(
     slow: dict[str, Task], profile: str
 ) -> None:
     error = slow[profile].fate()["error"]
     assert re.search(r"BLOCK_LOST \(TIMEOUT .*in job \d+\): The block", error)
+
+
+if LONG:
+
+    @each_profile
+    def test_a_script_that_fails_pauses_with_the_cause(
+        site: PbsSite, submit: Submit, profile: str
+    ) -> None:
+        """Torque's qstat tells no exit status here."""
+        name = f"broken-{profile}"
+        site.configure(name, profile, worker_init="echo no such module >&2; exit 3")
+        with site.commands_of(profile), site.running(name) as endpoint_id:
+            error = submit(endpoint_id, f"{name}.mark").fate(170)["error"]
+            assert "BLOCKS_PAUSED: 3 blocks in a row failed" in error
+            assert ("FINISHED" if profile == "torque" else "FAILED with exit status 3") in error
+            assert "no such module" in error
+            assert len(jobs_of(site, endpoint_id)) == 3
