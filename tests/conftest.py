@@ -54,6 +54,7 @@ SYSTEMD = ("test_systemd.py",)
 SITES = (
     "test_agent_connections.py",
     "test_broker_contract.py",
+    "test_grid_engine.py",
     "test_htex_contract.py",
     "test_htex_life.py",
     "test_hub_rabbitmq.py",

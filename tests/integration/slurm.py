@@ -133,7 +133,7 @@ class Cluster:
             labels=docker_engine.session_labels(),
         )
         roles = "database controller" if self.accounting else "controller"
-        if self.login == "localhost":
+        if self.nodes == [self.login]:
             self._run(image, self.login, f"{roles} node")
         else:
             self._run(image, self.login, roles)
