@@ -9,7 +9,7 @@ import logging
 
 from cep.config.load import read
 from cep.config.settings import HtexSettings
-from cep.engines.slurm_queue import SlurmQueue
+from cep.engines.batch_queues import queue_of
 from cep.errors import CepError
 from cep.paths import EndpointPaths
 
@@ -38,10 +38,9 @@ def cancel_leftover_jobs(paths: EndpointPaths, endpoint_id: str | None) -> list[
     except CepError as error:
         log.debug("no look for jobs, the configuration cannot be read: %s", error)
         return []
-    if not isinstance(engine, HtexSettings) or engine.provider.type != "SlurmProvider":
+    queue = queue_of(engine.provider) if isinstance(engine, HtexSettings) else None
+    if queue is None:
         return []
-    clusters = engine.provider.arguments.get("clusters")
-    queue = SlurmQueue(None if clusters is None else str(clusters))
     queue.refresh()
     jobs = sorted(queue.of_endpoint(endpoint_id))
     if jobs:

@@ -14,6 +14,8 @@ from pathlib import Path
 UNKNOWN = "UNKNOWN"
 #: The scheduler knows the job no more, so it is over; how it ended nobody can say.
 GONE = "GONE"
+#: The scheduler says that the job is over, and nothing of how.
+FINISHED = "FINISHED"
 ENDED = frozenset(
     {
         "BOOT_FAIL",
@@ -21,6 +23,7 @@ ENDED = frozenset(
         "COMPLETED",
         "DEADLINE",
         "FAILED",
+        FINISHED,
         GONE,
         "LAUNCH_FAILED",
         "MISSING",

@@ -14,14 +14,15 @@ from typing import Any
 
 from cep.config.settings import ComponentSettings, HtexSettings
 from cep.engines.addresses import own_address
+from cep.engines.batch_queues import PBS_PRO, SLURM, TORQUE
 from cep.engines.containers import Container, container_of
+from cep.engines.scheduler_command import bound_parsl_commands
 from cep.engines.worker_logs import SCRIPTS
 from cep.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
 LOCAL = "LocalProvider"
-SLURM = "SlurmProvider"
 LOOPBACK = "127.0.0.1"
 #: A node that cannot reach the endpoint says so after this time, in seconds. Parsl's 30 would hide
 #: a wrong address for minutes, while an interchange that lives answers at once.
@@ -45,6 +46,7 @@ def provider_of(
     """
     import parsl.providers
 
+    bound_parsl_commands()
     component = settings.provider
     arguments = dict(component.arguments)
     launcher = arguments.get(_LAUNCHER)
@@ -54,10 +56,9 @@ def provider_of(
         from cep.engines.local_blocks import LocalBlocks
 
         provider = _call("engine.provider", LocalBlocks, arguments, mark=mark, run_dir=run_dir)
-    elif component.type == SLURM:
-        from cep.engines.slurm_blocks import SlurmBlocks
-
-        provider = _call("engine.provider", SlurmBlocks, arguments, name=SLURM, tag=tag)
+    elif component.type in (SLURM, PBS_PRO, TORQUE):
+        kind = _batch_blocks(component.type)
+        provider = _call("engine.provider", kind, arguments, name=component.type, tag=tag)
     else:
         kind = _named("engine.provider", parsl.providers, component.type, "Provider")
         provider = _call("engine.provider", kind, arguments)
@@ -65,6 +66,17 @@ def provider_of(
     scripts.mkdir(parents=True, exist_ok=True, mode=0o700)
     provider.script_dir = str(scripts)
     return provider
+
+
+def _batch_blocks(provider: str) -> Any:
+    """Our own class in the place of one of Parsl's batch providers."""
+    if provider == SLURM:
+        from cep.engines.slurm_blocks import SlurmBlocks
+
+        return SlurmBlocks
+    from cep.engines.pbs_blocks import PbsProBlocks, TorqueBlocks
+
+    return PbsProBlocks if provider == PBS_PRO else TorqueBlocks
 
 
 def _launcher(component: ComponentSettings) -> Any:

@@ -22,6 +22,10 @@ class SchedulerSilent(EngineError):
     """The scheduler did not answer, or not in a way that can be understood."""
 
 
+class NotUnderstood(ValueError):
+    """A command printed something else than it should."""
+
+
 @dataclass(frozen=True, slots=True)
 class Said:
     """What a command answered."""

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 
 from cep.engines import slurm_words
-from cep.engines.job_words import GONE, JobWord
-from cep.engines.scheduler_command import Said, SchedulerSilent
+from cep.engines.batch_queue import BatchQueue, Run
+from cep.engines.job_words import JobWord
+from cep.engines.scheduler_command import NotUnderstood, SchedulerSilent
 from cep.engines.scheduler_command import run as run_command
 
 log = logging.getLogger(__name__)
@@ -19,12 +20,9 @@ log = logging.getLogger(__name__)
 TIMEOUT_S = 10.0  # as Parsl's cmd_timeout
 #: Jobs that are asked about one by one in one look; the others wait for the next look.
 _DETAILS_AT_ONCE = 10
-NAME_PREFIX = "cep"
-
-Run = Callable[[Sequence[str], float | None], Said]
 
 
-class SlurmQueue:
+class SlurmQueue(BatchQueue):
     """See the module's docstring.
 
     Args:
@@ -39,26 +37,22 @@ class SlurmQueue:
         timeout_s: float = TIMEOUT_S,
         run: Run = run_command,
     ) -> None:
+        super().__init__(timeout_s, run)
         self._clusters = [f"--clusters={clusters}"] if clusters else []
-        self._timeout_s = timeout_s
-        self._run = run
         self._accounting = True  # until sacct says that there is none
-        self._unknown: set[str] = set()  # not known to the controller at the last look
-        self.listed: Mapping[str, JobWord] = {}
 
-    def look(self, jobs: Sequence[str]) -> list[JobWord]:
-        """Ask about these jobs; a job that nothing is said of has the word `UNKNOWN`.
-
-        Also sets `listed`: everything of this user that the controller knows.
+    def look(self, jobs: Sequence[str], *, wide: bool = False) -> list[JobWord]:
+        """Ask about these jobs; squeue lists the others of this user in the same answer.
 
         Raises:
             SchedulerSilent: The controller does not answer, or not understandably.
         """
-        self.listed = self._list()
+        del wide
+        self.listed = listed = self._list()
         words: dict[str, JobWord] = {}
         details = 0
         for job in jobs:
-            word = self.listed.get(job)
+            word = listed.get(job)
             if word is None or word.ended:
                 details += 1
                 word = self._details(job, word) if details <= _DETAILS_AT_ONCE else word
@@ -76,15 +70,6 @@ class SlurmQueue:
         if said.code != 0 and not slurm_words.is_unknown_job(said.stderr):
             raise SchedulerSilent(f"scancel failed: {said.words}")
 
-    def of_endpoint(self, endpoint_id: str) -> dict[str, JobWord]:
-        """Those of `listed` that live and carry the name of this endpoint."""
-        beginning = f"{NAME_PREFIX}.{endpoint_id}."
-        return {
-            job: word
-            for job, word in self.listed.items()
-            if word.name.startswith(beginning) and not word.ended
-        }
-
     def refresh(self) -> None:
         """Set `listed` anew.
 
@@ -100,7 +85,7 @@ class SlurmQueue:
             raise SchedulerSilent(f"squeue failed: {said.words}")
         try:
             return slurm_words.parse_squeue(said.stdout)
-        except slurm_words.NotUnderstood as error:
+        except NotUnderstood as error:
             raise SchedulerSilent(f"{error}, which cannot be understood.") from error
 
     def _details(self, job: str, listed: JobWord | None) -> JobWord | None:
@@ -114,22 +99,14 @@ class SlurmQueue:
                 return word if listed is None or word.ended else listed
             unknown = slurm_words.is_unknown_job(said.stderr)
             return listed if listed is not None or not unknown else self._forgotten(job)
-        except (SchedulerSilent, slurm_words.NotUnderstood) as error:
+        except (SchedulerSilent, NotUnderstood) as error:
             log.debug("no details of job %s: %s", job, error)
             return listed
 
-    def _forgotten(self, job: str) -> JobWord | None:
-        """A job that the controller does not know: accounting may, else it has to say so twice.
-
-        A controller that has just started, or lost its state, should not end a block at once.
-        """
+    def _forgotten(self, job: str) -> JobWord:
+        """A job that the controller does not know: accounting may, else it has to say so twice."""
         word = self._accounted(job)
-        if word is not None and word.ended:
-            return word
-        if job in self._unknown:
-            return JobWord(GONE, "the scheduler does not know the job any more")
-        self._unknown.add(job)
-        return None
+        return word if word is not None and word.ended else self._not_known([job])[job]
 
     def _accounted(self, job: str) -> JobWord | None:
         if not self._accounting:

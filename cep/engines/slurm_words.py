@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 
 from cep.engines.job_words import JobWord
+from cep.engines.scheduler_command import NotUnderstood
 
 #: All jobs of one user that the controller remembers; the name comes last, it may hold anything.
 SQUEUE = ("squeue", "--noheader", "--states=all", "--format=%i|%T|%r|%M|%N|%j")
@@ -38,10 +39,6 @@ _PASSING = (
     "backup controller",
     "Resource temporarily unavailable",
 )
-
-
-class NotUnderstood(ValueError):
-    """A command printed something else than it should."""
 
 
 def parse_squeue(text: str) -> dict[str, JobWord]:

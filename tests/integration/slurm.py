@@ -50,6 +50,7 @@ SelectTypeParameters=CR_Core
 ReturnToService=2
 StateSaveLocation=/var/spool/slurmctld
 SlurmdSpoolDir=/var/spool/slurmd
+SlurmdParameters=config_overrides
 SlurmctldLogFile=/var/log/slurm/slurmctld.log
 SlurmdLogFile=/var/log/slurm/slurmd.log
 SchedulerParameters=sched_interval=1,bf_interval=1
@@ -142,7 +143,7 @@ class Cluster:
             labels=docker_engine.session_labels(),
         )
         roles = "database controller" if self.accounting else "controller"
-        if self.login == "localhost":
+        if self.nodes == [self.login]:
             self._run(image, self.login, f"{roles} node")
         else:
             self._run(image, self.login, roles)

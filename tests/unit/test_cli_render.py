@@ -78,8 +78,8 @@ def test_the_script_has_the_directives_and_the_workers_command(rig: Rig) -> None
 @pytest.mark.parametrize(
     ("profile", "submit", "line"),
     [
-        ("pbs", "qsub -q q1 ", "#PBS -l select=1:ncpus=1"),
-        ("torque", "qsub -q q1 ", "#PBS -l nodes=1:ppn=1"),
+        ("pbs", "qsub -N cep.ENDPOINT_ID.LIFE.0 -r n -o ", "#PBS -l select=1:ncpus=1"),
+        ("torque", "qsub -N cep.ENDPOINT_ID.LIFE.0 -r n -o ", "#PBS -l nodes=1:ppn=1"),
         ("lsf", "bsub < ", "#BSUB -q q1"),
         ("gridengine", "qsub -terse ", "#$ -l h_rt=00:30:00"),
         ("htcondor", "condor_submit ", "executable              = /bin/bash"),
@@ -257,7 +257,8 @@ def test_pbs_takes_a_held_job_that_is_deleted_again(
     done = rig.run("render", "ep", "--submit-test")
     assert done.code == 0, done.err
     assert "42.server" in done.out
-    assert submitted.read_text().startswith("-h -q q1 -A abc ")
+    assert submitted.read_text().startswith("-h -N cep.ENDPOINT_ID.LIFE.0 -r n -o ")
+    assert " -q q1 -A abc " in submitted.read_text()
     assert deleted.read_text() == "42.server\n"
 
 

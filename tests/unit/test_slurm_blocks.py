@@ -11,39 +11,17 @@ from cep.engines.providers import provider_of
 from cep.engines.scheduler_command import SchedulerSilent
 from cep.engines.slurm_blocks import SlurmBlocks
 from cep.errors import EngineError
+from tests.unit.scheduler_programs import Programs, programs
 
-
-class Slurm:
-    """Programs first on PATH that print what they are told and write down how they were called."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-
-    def answer(self, program: str, text: str = "", *, code: int = 0, errors: str = "") -> None:
-        (self.directory / f"{program}.out").write_text(text)
-        (self.directory / f"{program}.err").write_text(errors)
-        file = self.directory / program
-        file.write_text(
-            f'#!/bin/sh\necho "$@" >> {file}.calls\ncat {file}.out\ncat {file}.err >&2\n'
-            f"exit {code}\n"
-        )
-        file.chmod(0o755)
-
-    def calls(self, program: str) -> list[str]:
-        file = self.directory / f"{program}.calls"
-        return file.read_text().splitlines() if file.exists() else []
+__all__ = ["programs"]
 
 
 @pytest.fixture
-def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Slurm:
-    programs = tmp_path / "bin"
-    programs.mkdir()
-    monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin")
-    made = Slurm(programs)
-    made.answer("sbatch", "Submitted batch job 12\n")
-    made.answer("squeue")
-    made.answer("scancel")
-    return made
+def slurm(programs: Programs) -> Programs:
+    programs.answer("sbatch", "Submitted batch job 12\n")
+    programs.answer("squeue")
+    programs.answer("scancel")
+    return programs
 
 
 def blocks(run_dir: Path, tag: str = "e1.life2", **arguments: object) -> SlurmBlocks:
@@ -58,14 +36,14 @@ def script(run_dir: Path) -> list[str]:
     return file.read_text().splitlines()
 
 
-def test_nobody_is_asked_when_the_provider_is_made(slurm: Slurm, tmp_path: Path) -> None:
+def test_nobody_is_asked_when_the_provider_is_made(slurm: Programs, tmp_path: Path) -> None:
     slurm.answer("sacct")
     blocks(tmp_path)
     assert slurm.calls("sacct") == []
 
 
 def test_a_job_has_the_endpoints_name_after_whatever_else_is_asked_for(
-    slurm: Slurm, tmp_path: Path
+    slurm: Programs, tmp_path: Path
 ) -> None:
     options = "#SBATCH --job-name=mine\n#SBATCH --requeue"
     made = blocks(tmp_path, scheduler_options=options, partition="debug", cores_per_node=4)
@@ -78,7 +56,7 @@ def test_a_job_has_the_endpoints_name_after_whatever_else_is_asked_for(
     assert len(slurm.calls("sbatch")) == 1
 
 
-def test_a_refusal_is_told_apart_from_a_passing_trouble(slurm: Slurm, tmp_path: Path) -> None:
+def test_a_refusal_is_told_apart_from_a_passing_trouble(slurm: Programs, tmp_path: Path) -> None:
     made = blocks(tmp_path)
     refusal = "sbatch: error: Batch job submission failed: Invalid account\n"
     slurm.answer("sbatch", code=1, errors=refusal)
@@ -93,15 +71,15 @@ def test_a_refusal_is_told_apart_from_a_passing_trouble(slurm: Slurm, tmp_path: 
         made.submit("run", 1, "parsl.L.block-0")
 
 
-def test_a_command_that_hangs_is_given_up(slurm: Slurm, tmp_path: Path) -> None:
+def test_a_command_that_hangs_is_given_up(slurm: Programs, tmp_path: Path) -> None:
     made = blocks(tmp_path, cmd_timeout=1)
-    (slurm.directory / "sbatch").write_text("#!/bin/sh\nexec sleep 60\n")
+    slurm.hang("sbatch")
     with pytest.raises(SchedulerSilent, match="sbatch did not answer within 1 s"):
         made.submit("run", 1, "parsl.L.block-0")
 
 
 def test_jobs_of_earlier_lives_are_cancelled_once_and_others_never(
-    slurm: Slurm, tmp_path: Path
+    slurm: Programs, tmp_path: Path
 ) -> None:
     made = blocks(tmp_path)
     slurm.answer(
@@ -120,7 +98,7 @@ def test_jobs_of_earlier_lives_are_cancelled_once_and_others_never(
     assert slurm.calls("scancel") == ["7", "11"], "a later life has the endpoint now"
 
 
-def test_a_block_is_no_stray(slurm: Slurm, tmp_path: Path) -> None:
+def test_a_block_is_no_stray(slurm: Programs, tmp_path: Path) -> None:
     made = blocks(tmp_path)
     made.submit("run", 1, "parsl.L.block-0")
     slurm.answer("squeue", "12|RUNNING|None|0:01|c1|cep.e1.life2.0\n")

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cep.engines.job_words import ENDED, JobWord, clock
+from cep.engines.scheduler_command import NotUnderstood
 from cep.engines.slurm_words import (
-    NotUnderstood,
     is_passing,
     is_unknown_job,
     parse_sacct,

@@ -1,0 +1,197 @@
+"""Blocks by PBS commands: Torque's for real in front of Slurm, PBS Professional's emulated.
+
+`torque` uses Debian's `qsub`, `qstat` and `qdel` (slurm-wlm-torque) in front of a real Slurm. For
+`pbs` the same `qsub` and `qdel`, but `qstat -x -f -F json` and `qselect` are an emulation
+(pbspro_emulation.py). What Torque's `qstat` there does not tell (exit status, why a job waits) the
+endpoint cannot tell either.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.hub_places import LONG
+from tests.integration.slurm import HOME, Cluster
+from tests.integration.slurm_blocks import Task, jobs_of, tasks, told, until
+from tests.integration.slurm_site import SlurmSite
+
+Submit = Callable[..., Task]
+EMULATION = Path(__file__).with_name("pbspro_emulation.py")
+PROFILES = ("torque", "pbs")
+each_profile = pytest.mark.parametrize("profile", PROFILES)
+#: What takes long; with LONG=1 on both.
+each_if_long = pytest.mark.parametrize("profile", PROFILES if LONG else PROFILES[:1])
+
+
+class PbsSite(SlurmSite):
+    """A site with PBS commands; `pbs` has the emulated ones first on its PATH."""
+
+    def emulate(self) -> None:
+        """Put the emulated commands into the account's home."""
+        folder = self.home / "emulated"
+        folder.mkdir()
+        for name in ("qstat", "qselect"):
+            shutil.copy(EMULATION, folder / name)
+            (folder / name).chmod(0o755)
+
+    @contextmanager
+    def commands_of(self, profile: str) -> Iterator[None]:
+        """The PATH that the profile's endpoints are to see."""
+        before = dict(self.environment)
+        if profile == "pbs":
+            self.environment["PATH"] = f"{HOME}/emulated:/usr/bin:/bin"
+        try:
+            yield
+        finally:
+            self.environment.clear()
+            self.environment.update(before)
+
+    def configure(self, name: str, profile: str, **values: str) -> None:
+        """Make an endpoint as a user does, for one worker in a block."""
+        chosen = {"queue": "debug", "interface": "eth0", "max_workers": "1", "poll_seconds": "5"}
+        sets = [f"--set={key}={value}" for key, value in {**chosen, **values}.items()]
+        self.cep("configure", name, "--profile", profile, *sets)
+        text = (self.directory(name) / "config.yaml").read_text()
+        assert "strategy_period: 5" in text
+        # Less than the profile allows, so that the tests need not wait for it.
+        quick = text.replace("strategy_period: 5", "strategy_period: 1")
+        self.write(f".globus_compute/{name}/config.yaml", quick)
+
+    def kill(self, name: str) -> None:
+        """Kill an endpoint's agent with all its own processes, as a crash of the host would."""
+        pid = json.loads(self.cep("status", name, "--json").stdout)["pid"]
+        self.cluster.run("kill", "-9", str(pid))
+        until(lambda: "Disconnected" in self.cep("status", name).stdout, 60, "its end")
+
+
+@pytest.fixture(scope="module")
+def site(docker_engine: None) -> Iterator[PbsSite]:
+    del docker_engine
+    with Cluster(cpus=8) as cluster:
+        made = PbsSite(cluster)
+        made.install()
+        made.emulate()
+        made.serve()
+        yield made
+
+
+@pytest.fixture(scope="module")
+def submit(site: PbsSite) -> Iterator[Submit]:
+    with tasks(site) as function:
+        yield function
+
+
+@pytest.fixture(scope="module", autouse=True)
+def slow(site: PbsSite, submit: Submit) -> Iterator[dict[str, Task]]:
+    """Tasks whose blocks run into their walltime: the first to begin, the last to be looked at.
+
+    Slurm knows minutes only and looks every half minute, so the rest of the minute is taken away.
+    """
+    begun: dict[str, Task] = {}
+    with ExitStack() as stack:
+        for profile in PROFILES if LONG else PROFILES[:1]:
+            name = f"minute-{profile}"
+            site.configure(name, profile, walltime="00:01:00")
+            with site.commands_of(profile):
+                endpoint_id = stack.enter_context(site.running(name))
+            begun[profile] = submit(endpoint_id, f"{name}.mark")
+        for task in begun.values():
+            task.runs()
+            (job,) = living(site, task.endpoint_id)
+            site.cluster.root_run("scontrol", "update", f"JobId={job}", "EndTime=now")
+        yield begun
+
+
+def living(site: PbsSite, endpoint_id: str) -> list[str]:
+    """Ids of the endpoint's jobs that are not over, as Slurm knows them."""
+    return [job["job"] for job in jobs_of(site, endpoint_id, ended=False)]
+
+
+def block_of(site: PbsSite, name: str) -> dict[str, Any]:
+    """What the endpoint says of its only block."""
+    block: dict[str, Any]
+    (block,) = told(site, name)["blocks"]
+    return block
+
+
+@each_profile
+def test_the_profile_runs_functions_in_batch_jobs(
+    site: PbsSite, submit: Submit, profile: str
+) -> None:
+    """From `configure` to `stop`, with a job that is deleted while a function runs in it.
+
+    Torque's qstat tells only the end here; that a job was cancelled, its error output.
+    """
+    name = f"jobs-{profile}"
+    site.configure(name, profile)
+    with site.commands_of(profile):
+        said = site.cep("render", name, "--submit-test").stdout
+        assert re.search(r"It took a held job, \d+, which was deleted again", said)
+        with site.running(name) as endpoint_id:
+            assert site.sdk("many", endpoint_id, "20")["right"]
+            (first,) = living(site, endpoint_id)
+            until(lambda: block_of(site, name)["scheduler"] == "RUNNING", 60, "that it runs")
+            assert (block_of(site, name)["job"], block_of(site, name)["workers"]) == (first, 1)
+            task = submit(endpoint_id, f"{name}.mark")
+            task.runs()
+            site.cluster.run("qdel", first)
+            error = task.fate(100)["error"]
+            assert re.search(rf"BLOCK_LOST \(CANCELLED .*in job {first}\): The block", error)
+            (end,) = told(site, name)["ended_blocks"]
+            assert (end["job"], end["state"], end["failed"]) == (first, "CANCELLED", False)
+    assert living(site, endpoint_id) == [], "a stop leaves no job"
+
+
+@each_if_long
+def test_what_a_killed_agent_has_left_is_deleted_by_the_next_start_and_by_stop(
+    site: PbsSite, profile: str
+) -> None:
+    name = f"held-{profile}"
+    site.configure(name, profile, init_blocks="1", scheduler_options="#PBS -h")
+    with site.commands_of(profile):
+        endpoint_id = site.start(name)
+        (first,) = until(lambda: living(site, endpoint_id), 60, "a job that waits")
+        if profile == "pbs":  # Torque's qstat does not tell it here
+            reason = until(lambda: block_of(site, name)["reason"], 60, "the reason")
+            assert reason == "Not Running: JobHeldUser"
+        site.kill(name)
+        assert living(site, endpoint_id) == [first]
+        assert site.start(name) == endpoint_id
+        until(lambda: first not in (now := living(site, endpoint_id)) and now, 60, "the new job")
+        assert len(living(site, endpoint_id)) == 1
+        site.kill(name)
+        site.cep("stop", name)
+    assert living(site, endpoint_id) == []
+
+
+@each_if_long
+def test_the_end_of_the_walltime_is_named_in_the_tasks_error(
+    slow: dict[str, Task], profile: str
+) -> None:
+    error = slow[profile].fate()["error"]
+    assert re.search(r"BLOCK_LOST \(TIMEOUT .*in job \d+\): The block", error)
+
+
+if LONG:
+
+    @each_profile
+    def test_a_script_that_fails_pauses_with_the_cause(
+        site: PbsSite, submit: Submit, profile: str
+    ) -> None:
+        """Torque's qstat tells no exit status here."""
+        name = f"broken-{profile}"
+        site.configure(name, profile, worker_init="echo no such module >&2; exit 3")
+        with site.commands_of(profile), site.running(name) as endpoint_id:
+            error = submit(endpoint_id, f"{name}.mark").fate(170)["error"]
+            assert "BLOCKS_PAUSED: 3 blocks in a row failed" in error
+            assert ("FINISHED" if profile == "torque" else "FAILED with exit status 3") in error
+            assert "no such module" in error
+            assert len(jobs_of(site, endpoint_id)) == 3
