@@ -172,7 +172,10 @@ class Run:
             for step in job.plan.steps:
                 for action in step.actions:
                     tell(job.wanted.name, action)
-                outcome.take(step.actions, self._ask(job, step, clients))
+                answer = self._ask(job, step, clients)
+                outcome.take(step.actions, answer)
+                if answer.get("still_lingers") and self._root:
+                    Here().ask("unlinger", job.spec)
         except CepError as exc:
             outcome.error = exc
         self._look_again(job, outcome)
