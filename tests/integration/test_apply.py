@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import getpass
+import io
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
+from cep.apply import schema
+from cep.cli.main import run
 from tests.integration.hub_rig import HubProcess, Rest
 from tests.integration.test_cli_with_hub import UNSET
 
@@ -40,28 +44,43 @@ class Admin:
             name: {"name": name, "credentials": self.credentials(client)}
             for name, client in self.clients.items()
         }
-        self.seen = ""
 
     @staticmethod
     def credentials(client: Rest) -> dict[str, str]:
         return {"client_id": client.client_id, "client_secret": client.secret}
 
     def apply(self, *words: str, code: int = 0) -> dict[str, Any]:
-        """Apply the document; returns the answer."""
-        document = {"defaults": self.defaults, "endpoints": list(self.endpoints.values())}
+        """Apply the document in this process; returns the answer."""
+        with pytest.MonkeyPatch.context() as patch:
+            for name in UNSET:
+                patch.delenv(name, raising=False)
+            patch.setenv("GLOBUS_COMPUTE_USER_DIR", str(self.base))
+            patch.setattr("sys.stdin", io.StringIO(self.document()))
+            with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
+                ended = run(["apply", "-f", "-", "--json", *words])
+        assert ended == code, out.getvalue() + err.getvalue()
+        answer: dict[str, Any] = json.loads(out.getvalue())
+        assert schema.check(answer, schema.OUTPUT) == []
+        return answer
+
+    def document(self) -> str:
+        """The document, as a program writes it."""
+        return json.dumps({"defaults": self.defaults, "endpoints": list(self.endpoints.values())})
+
+    def apply_as_a_program(self, *words: str, code: int = 0) -> str:
+        """Apply the document with the program itself; returns all that it says."""
         environment = {k: v for k, v in os.environ.items() if k not in UNSET}
         done = subprocess.run(
-            [sys.executable, "-m", "cep", "apply", "-f", "-", "--json", *words],
+            [sys.executable, "-m", "cep", "apply", "-f", "-", *words],
             env={**environment, "GLOBUS_COMPUTE_USER_DIR": str(self.base)},
-            input=json.dumps(document),
+            input=self.document(),
             capture_output=True,
             text=True,
             timeout=100,
             check=False,
         )
-        self.seen += done.stdout + done.stderr
         assert done.returncode == code, done.stdout + done.stderr
-        return dict(json.loads(done.stdout))
+        return done.stdout + done.stderr
 
     def actions(self, *words: str) -> dict[str, list[str]]:
         """Apply the document; returns what was done, by endpoint."""
@@ -116,9 +135,7 @@ def test_a_document_is_brought_about_once_and_then_nothing_changes(admin: Admin)
             for one in done["endpoints"]
         ],
     }
-    assert {one["name"]: one["actions"] for one in done["endpoints"]} == dict.fromkeys(
-        "abc", ["create", "start"]
-    )
+    assert [one["actions"] for one in done["endpoints"]] == [["create", "start"]] * 3
     assert {one["state"] for one in done["endpoints"]} == {"Running"}
     ids = {one["name"]: one["endpoint_id"] for one in done["endpoints"]}
     run_tasks(admin, "a", ids["a"])
@@ -164,35 +181,30 @@ def test_a_change_restarts_exactly_its_endpoint(admin: Admin) -> None:
     assert admin.actions() == {"a": [], "b": [], "c": []}
 
 
-def test_no_secret_is_seen_anywhere(admin: Admin) -> None:
-    admin.endpoints["a"]["vars"] = {"worker_init": "export API_TOKEN=hunter2-hunter2"}
-    admin.endpoints["a"]["profile"] = "local"
-    admin.state_all("started")
-    admin.apply("--debug")
-    secrets = [client.secret for client in admin.clients.values()]
-    for name, pid in admin.pids().items():
-        assert pid is not None, name
-        process = psutil.Process(pid)
-        shown = " ".join(process.cmdline()) + str(process.environ())
-        assert not [one for one in secrets if one in shown]
-    for file, content in admin.files().items():
-        if file != "storage.db":  # the tokens of the login
-            assert not [one for one in secrets if one.encode() in content], file
-    assert not [one for one in (*secrets, "hunter2-hunter2") if one in admin.seen]
-
-
-def test_one_endpoint_that_fails_does_not_stop_the_others(admin: Admin) -> None:
-    admin.endpoints["b"]["credentials"] = {
-        **admin.credentials(admin.clients["b"]),
-        "client_secret": "not-the-secret",
+def test_no_secret_is_seen_anywhere_also_when_an_endpoint_fails(admin: Admin) -> None:
+    admin.endpoints["a"] |= {
+        "profile": "local",
+        "vars": {"worker_init": "export API_TOKEN=hunter2-hunter2"},
     }
+    wrong = {"client_id": admin.clients["b"].client_id, "client_secret": "not-the-secret"}
+    admin.endpoints["b"]["credentials"] = wrong
+    said = admin.apply_as_a_program("--dry-run", "--diff", "--debug")
+    said += admin.apply_as_a_program("--json", "--debug", code=77)
     answer = admin.apply(code=77)
     one, two, three = answer["endpoints"]
     assert (answer["ok"], answer["error"]) == (False, None)
-    assert (one["state"], three["state"]) == ("Running", "Running")
+    assert (one["state"], two["state"], three["state"]) == ("Running", "Initialized", "Running")
     assert two["error"]["code"] == 77
-    assert two["state"] == "Initialized"
-    assert "not-the-secret" not in admin.seen
+    secrets = [*(client.secret for client in admin.clients.values()), "not-the-secret"]
+    for pid in (one["agent"]["pid"], three["agent"]["pid"]):
+        process = psutil.Process(pid)
+        shown = " ".join(process.cmdline()) + str(process.environ())
+        assert not [secret for secret in secrets if secret in shown]
+    for file, content in admin.files().items():
+        assert not [secret for secret in secrets if secret.encode() in content], file
+    told = said + json.dumps(answer)
+    assert not [secret for secret in (*secrets, "hunter2-hunter2") if secret in told]
+
     admin.endpoints["b"]["credentials"] = admin.credentials(admin.clients["b"])
     assert admin.actions() == {"a": [], "b": ["start"], "c": []}
 
@@ -209,8 +221,7 @@ def test_what_the_document_says_wins_and_what_was_added_by_hand_stays(admin: Adm
     assert "heartbeat_period: 7\n" in config.read_text()
     assert any("engine.max_workers" in note for note in told["notes"])
     assert not admin.apply()["changed"]
-    del admin.endpoints["a"]["name"]
-    admin.endpoints["a"] |= {"name": "a", "vars": {"max_workers": 4}}
+    admin.endpoints["a"]["vars"] = {"max_workers": 4}
     admin.apply()
     assert "max_workers: 4\n" in config.read_text()
     assert "heartbeat_period: 7\n" in config.read_text()
@@ -239,11 +250,13 @@ def test_absent_keeps_the_directory_and_purge_and_deregister_do_not(admin: Admin
     assert admin.apply(code=73)["endpoints"][1]["error"]["code"] == 73
 
 
-def test_drained_and_stopped_end_the_agent_and_started_brings_it_back(admin: Admin) -> None:
+def test_a_maintenance_stops_by_name_alone_and_brings_back(admin: Admin) -> None:
+    admin.endpoints["b"]["state"] = admin.endpoints["c"]["state"] = "present"
     admin.apply()
+    before = admin.files()["a/config.yaml"]
     admin.endpoints = {name: {"name": name, "state": "drained"} for name in "ab"}
-    admin.defaults = {"run_as": getpass.getuser()}  # by name alone, as before a maintenance
-    assert admin.actions() == {"a": ["stop"], "b": ["stop"]}
+    admin.defaults = {"run_as": getpass.getuser()}
+    assert admin.actions() == {"a": ["stop"], "b": []}
     assert admin.actions() == {"a": [], "b": []}
     assert admin.pids() == {"a": None, "b": None}
     admin.endpoints["a"] |= {
@@ -251,4 +264,5 @@ def test_drained_and_stopped_end_the_agent_and_started_brings_it_back(admin: Adm
         "credentials": admin.credentials(admin.clients["a"]),
     }
     assert admin.actions() == {"a": ["start"], "b": []}
+    assert admin.files()["a/config.yaml"] == before
     admin.endpoints["c"] = {"name": "c"}

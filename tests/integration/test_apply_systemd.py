@@ -1,4 +1,4 @@
-"""`cep apply` by root on a host run by systemd: units of the host and of an account, from a document.
+"""`cep apply` by root on a host run by systemd: units of the host and of an account.
 
 Root runs without the capability to override the modes of files, as it is on homes that refuse root
 (NFS with root_squash): whatever it would open in the account's private directory fails here.
@@ -124,7 +124,7 @@ def test_a_life_of_two_endpoints_as_units_of_the_host(host: SystemdHost, root: R
     assert not (host.home / ".globus_compute" / "one").exists()
 
 
-def test_without_a_login_the_unit_is_there_and_waits(host: SystemdHost, root: Root) -> None:
+def test_without_a_login_the_unit_is_there_and_waits(root: Root) -> None:
     entry = {"name": "hosted", "run_as": ACCOUNT, "profile": "threads", "unit": {"scope": "system"}}
     root.defaults, root.endpoints = {}, [entry]
     waiting = root.apply()["endpoints"][0]
