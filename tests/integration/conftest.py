@@ -13,8 +13,8 @@ from tests.integration.postgres import Postgres
 from tests.integration.rabbitmq import RabbitMq
 from tests.integration.servers import Servers
 
-# Boots a host of its own; only with LONG=1.
-collect_ignore = [] if LONG else ["test_apply_systemd.py"]
+# They boot a host of their own, and install everything anew: only with LONG=1.
+collect_ignore = [] if LONG else ["test_apply_systemd.py", "test_wheelhouse.py"]
 
 
 @pytest.fixture(scope="session")
