@@ -21,7 +21,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cep.engines import htex_report
+from cep.config.settings import HtexSettings
+from cep.engines import htex_report, scaling
 from cep.engines.base import EngineEvent, Outcomes, SlotsChanged, WaitingRefused
 from cep.engines.blocks import ScalingRules
 from cep.engines.breaker import BlockBreaker
@@ -188,6 +189,11 @@ class Session:
     def pause_blocks(self, paused: bool) -> None:
         """Ask for no more blocks, or ask for them again."""
         self._scaler.tell("pause" if paused else "resume")
+
+    def rescale(self, settings: HtexSettings) -> None:
+        """Use other numbers of blocks and other times for them."""
+        scaling.put(settings, self._provider)
+        self._scaler.tell("rules", scaling.rules(settings, self._provider))
 
     def _request(self, verb: str, **what: Any) -> None:
         self._outbox.put((verb, what))
