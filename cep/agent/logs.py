@@ -175,6 +175,7 @@ def set_up(
         terminal = logging.StreamHandler()
         terminal.setFormatter(RedactingFormatter())
         root.addHandler(terminal)
+    _free_own_logger(keep=not detached and not console and journal is None)
     # Libraries speak of their own matters at info; ours are what an operator reads.
     for library in ("parsl", "urllib3", "globus_sdk"):
         logging.getLogger(library).setLevel(logging.WARNING)
@@ -201,6 +202,22 @@ def _unexpected_in_thread(args: threading.ExceptHookArgs) -> None:
         exc_info=(args.exc_type, args.exc_value, args.exc_traceback),
         extra={"event": "agent.fault"},
     )
+
+
+def _free_own_logger(*, keep: bool) -> None:
+    """Undo what a command has set up for itself, which would hide everything below a warning.
+
+    Args:
+        keep: Its handler goes on to show warnings at the terminal, where nothing else does.
+    """
+    own = logging.getLogger("cep")
+    level = own.level
+    own.setLevel(logging.NOTSET)
+    for handler in list(own.handlers):
+        if keep:
+            handler.setLevel(level)
+        else:
+            own.removeHandler(handler)
 
 
 def identify(endpoint_id: str) -> None:

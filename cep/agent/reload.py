@@ -18,7 +18,7 @@ from cep.agent.live import Change
 from cep.agent.mailbox import ConfigRead
 from cep.agent.parts import Parts
 from cep.agent.standing import Standing
-from cep.amqp.probe import check_connection
+from cep.amqp.parameters import connection_parameters
 from cep.config.load import read_here
 from cep.config.settings import EndpointSettings, HtexSettings
 from cep.engines.base import HasBlocks
@@ -130,7 +130,9 @@ class Reload:
         settings, enrolment = change.settings, self._p.enrolment
         registered = enrolment.register(settings)
         for address in (registered.tasks, registered.results):
-            check_connection(address.url, port=settings.amqp_port, ssl_ca_file=enrolment.ca_file)
+            connection_parameters(
+                address.url, port=settings.amqp_port, ssl_ca_file=enrolment.ca_file
+            )
         return registered
 
     # -- in the main thread --------------------------------------------------------------------

@@ -14,7 +14,7 @@ from typing import Any
 
 from cep.agent import watch
 from cep.agent.parts import Parts
-from cep.agent.picture import line, picture
+from cep.agent.picture import line, of_reload, picture
 from cep.agent.report import write_atomically
 from cep.agent.watch import Watch
 
@@ -59,10 +59,7 @@ class Standing:
 
     def picture(self) -> dict[str, Any]:
         """What `status.json` and the control socket show."""
-        return {
-            **picture(self._p, self._word(), self._since, self._trouble()),
-            "reload": self._reload,
-        }
+        return picture(self._p, self._word(), self._since, self._trouble(), self._reload)
 
     def write(self) -> None:
         """Renew `status.json`."""
@@ -94,15 +91,7 @@ class Standing:
         Args:
             outcome: `changed` and `restart_needed`, or `error`; kept until the next one.
         """
-        at = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        self._reload = {
-            "at": at,
-            "error": outcome.get("error"),
-            "hint": outcome.get("hint"),
-            "kind": outcome.get("kind"),
-            "changed": outcome.get("changed", []),
-            "restart_needed": outcome.get("restart_needed", []),
-        }
+        self._reload = of_reload(outcome)
         self.write()
         if self._ready and not self._stopping:
             self._say_ready()
@@ -137,9 +126,4 @@ class Standing:
             self._p.timers.set(STOP_TIMER, STOP_EVERY_S)
 
     def _line(self) -> str:
-        told = line(self._p, self._word(), self._trouble())
-        if self._reload is not None and self._reload["error"]:
-            told += f"; the last reload failed: {self._reload['error']}"
-        elif self._reload is not None and self._reload["restart_needed"]:
-            told += f"; needs a restart: {', '.join(self._reload['restart_needed'])}"
-        return told
+        return line(self._p, self._word(), self._trouble(), self._reload)

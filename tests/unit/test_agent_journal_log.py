@@ -1,4 +1,4 @@
-"""The agent's log in the journal of systemd: fields, priorities, and a journal that takes nothing."""
+"""The agent's log in the journal of systemd: fields, priorities, a journal that takes nothing."""
 
 from __future__ import annotations
 

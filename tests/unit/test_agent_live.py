@@ -32,7 +32,7 @@ def threads(text: str, engine: str = "{type: ThreadPoolEngine}") -> EndpointSett
 
 def test_every_key_is_either_taken_over_or_needs_a_restart() -> None:
     names = {field.name for field in fields(EndpointSettings)}
-    assert live.LIVE | live.RESTART | live.COMPOUND == names
+    assert names == live.LIVE | live.RESTART | live.COMPOUND
     assert not live.LIVE & live.RESTART
     assert live.REGISTERED <= live.LIVE
 
