@@ -245,13 +245,15 @@ def wait_for(number: int, witness: str, gate: str) -> int:
     return number
 
 
-def gated(endpoint_id: str, number: str, witness: str, gate: str) -> dict[str, Any]:
+def gated(
+    endpoint_id: str, number: str, witness: str, gate: str, within_s: str = str(TIMEOUT_S)
+) -> dict[str, Any]:
     """Run functions that end when somebody makes a file; return the outcome of each."""
     with Executor(endpoint_id=endpoint_id) as executor:
         futures = [executor.submit(wait_for, n, witness, gate) for n in range(int(number))]
         outcomes = {}
         for value, future in enumerate(futures):
-            error = future.exception(timeout=TIMEOUT_S)
+            error = future.exception(timeout=float(within_s))
             outcomes[value] = str(error) if error else future.result()
     return {"outcomes": outcomes}
 
