@@ -18,7 +18,7 @@ from typing import Any, Protocol, TypeAlias
 from cep.apply import facts
 from cep.apply.facts import Account
 from cep.config.kinds import FloatText, IntText
-from cep.errors import CantCreate, CepError, SoftwareError, TemporaryFailure
+from cep.errors import CantCreate, CepError, SoftwareError, TemporaryFailure, revived, told
 
 Spec: TypeAlias = Mapping[str, Any]
 # A start with its `endpoint_setup` may take an hour, and a drain as long as its limit says.
@@ -150,18 +150,15 @@ def _verb(name: str) -> Any:
 
 
 def _revived(answer: dict[str, Any]) -> dict[str, Any] | CepError:
-    from cep.agent.launch import revive
-
     if "error" in answer:
-        return revive(answer["error"])
+        return revived(answer["error"])
     found: dict[str, Any] = answer["done"]
     return found
 
 
 def _told(answer: dict[str, Any] | CepError) -> dict[str, Any]:
     if isinstance(answer, CepError):
-        kind = type(answer).__name__
-        return {"error": {"error": answer.message, "hint": answer.hint, "kind": kind}}
+        return {"error": told(answer)}
     return {"done": answer}
 
 

@@ -256,13 +256,15 @@ class _Planning:
             )
 
     def _renew(self) -> None:
-        """What becomes of a running endpoint that was changed."""
-        wanted = self._wanted
+        """What becomes of a running endpoint that was changed, now or before."""
+        wanted, home = self._wanted, self._home
         if wanted.on_change == "none":
             self._plan.restart_needed = True
         elif wanted.on_change == "reload" and not self._needs_new_process():
-            self._do("reload", {}, "reload")
-            self._plan.reloaded = True
+            if home["after"] is not None or home["due"] == "untold":
+                self._do("reload", {}, "reload")
+                self._plan.reloaded = True
+            self._plan.restart_needed = home["due"] == "told" or not home["reloads"]
         else:
             self._do("stop", {"drain_s": wanted.stop_s}, "restart")
             self._stop_units()

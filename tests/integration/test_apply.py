@@ -181,6 +181,28 @@ def test_a_change_restarts_exactly_its_endpoint(admin: Admin) -> None:
     assert admin.actions() == {"a": [], "b": [], "c": []}
 
 
+def test_a_reload_takes_over_what_it_can_and_says_what_it_cannot(admin: Admin) -> None:
+    admin.endpoints = {"a": {**admin.endpoints["a"], "on_change": "reload"}}
+    admin.apply()
+    pid = admin.pids()["a"]
+    admin.endpoints["a"]["display_name"] = "Another name"
+    told = admin.apply()["endpoints"][0]
+    assert (told["actions"], told["reloaded"]) == (["configure", "reload"], True)
+    assert not told["restart_needed"]
+    admin.endpoints["a"]["vars"] = {"max_workers": 2}
+    planned = admin.apply("--dry-run")["endpoints"][0]
+    told = admin.apply()["endpoints"][0]
+    assert told["actions"] == planned["actions"] == ["configure", "reload"]
+    assert told["restart_needed"] and planned["restart_needed"]
+    assert told["notes"] == ["Needs a restart: engine.max_workers."]
+    again = admin.apply()["endpoints"][0]
+    assert (again["actions"], again["restart_needed"]) == ([], True)
+    assert admin.pids()["a"] == pid
+    admin.endpoints["a"]["on_change"] = "restart"
+    assert admin.actions() == {"a": ["restart"]}
+    assert admin.actions() == {"a": []}
+
+
 def test_no_secret_is_seen_anywhere_also_when_an_endpoint_fails(admin: Admin) -> None:
     admin.endpoints["a"] |= {
         "profile": "local",

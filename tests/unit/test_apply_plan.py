@@ -30,7 +30,8 @@ def home(**more: Any) -> dict[str, Any]:
         "here": True,
         "host": None,
         "pid": None,
-        "due": False,
+        "due": None,
+        "reloads": True,
         "service": None,
         "other_client": False,
         "login": True,
@@ -119,11 +120,16 @@ def test_other_policies_reload_or_only_say_so() -> None:
     seen = Seen(home(**RUNS, after="new"))
     reloaded = decide(seen, on_change="reload")
     assert (reloaded.actions, reloaded.reloaded) == (["configure", "reload"], True)
+    assert not reloaded.restart_needed
+    partly = decide(Seen(home(**RUNS, after="new", reloads=False)), on_change="reload")
+    assert (partly.actions, partly.restart_needed) == (["configure", "reload"], True)
+    told = decide(Seen(home(**RUNS, due="told")), on_change="reload")
+    assert (told.actions, told.restart_needed) == ([], True)
     said = decide(seen, on_change="none")
     assert (said.actions, said.restart_needed) == (["configure"], True)
-    later = decide(Seen(home(**RUNS, due=True)), on_change="none")
+    later = decide(Seen(home(**RUNS, due="untold")), on_change="none")
     assert (later.actions, later.restart_needed) == ([], True)
-    assert decide(Seen(home(**RUNS, due=True))).actions == ["restart"]
+    assert decide(Seen(home(**RUNS, due="untold"))).actions == ["restart"]
 
 
 def test_a_unit_or_a_secret_is_known_to_a_new_process_only() -> None:
