@@ -68,7 +68,7 @@ def _unit(path: Path, mark: Mark, manager: Manager) -> dict[str, Any]:
     return {
         "name": path.name,
         "path": str(path),
-        "text": path.read_text(encoding="utf-8"),
+        "text": path.read_text(encoding="utf-8", errors="replace"),
         "user": manager.user,
         "enabled": manager.is_enabled(path.name),
         "state": manager.property(path.name, "ActiveState") or "unknown",
@@ -80,7 +80,9 @@ def _unit(path: Path, mark: Mark, manager: Manager) -> dict[str, Any]:
 def _wanted(spec: Mapping[str, Any], manager: Manager) -> dict[str, Any]:
     unit = _file(spec)
     unit.check_place()
-    before = unit.path.read_text(encoding="utf-8") if unit.path.is_file() else None
+    before = (
+        unit.path.read_text(encoding="utf-8", errors="replace") if unit.path.is_file() else None
+    )
     after = unit.text
     changed = after != before
     if changed:

@@ -9,6 +9,7 @@ output. Nothing is on its command line or in its environment.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -19,6 +20,8 @@ from cep.apply import facts
 from cep.apply.facts import Account
 from cep.config.kinds import FloatText, IntText
 from cep.errors import CantCreate, CepError, SoftwareError, TemporaryFailure, revived, told
+
+log = logging.getLogger(__name__)
 
 Spec: TypeAlias = Mapping[str, Any]
 # A start with its `endpoint_setup` may take an hour, and a drain as long as its limit says.
@@ -46,8 +49,15 @@ class Here:
         """As `Place.ask`."""
         try:
             done: dict[str, Any] = _verb(verb)(spec)
+        except CepError:
+            raise
         except OSError as exc:
             raise CantCreate(f"{verb!r} of endpoint {spec.get('name')} failed: {exc}.") from exc
+        except Exception as exc:  # one endpoint's fault must not take the others with it
+            log.exception("%s of endpoint %s failed unexpectedly", verb, spec.get("name"))
+            raise SoftwareError(
+                f"{verb!r} of endpoint {spec.get('name')} met a fault in cep: {exc!r}."
+            ) from exc
         return done
 
     def ask_all(self, verb: str, specs: Sequence[Spec]) -> list[dict[str, Any] | CepError]:

@@ -125,6 +125,25 @@ def test_a_directory_that_is_no_endpoint_fails_alone(rig: Rig, document: Path) -
     assert answer["endpoints"][0]["error"]["code"] == 73
 
 
+def test_a_fault_in_one_endpoint_is_told_and_the_others_go_on(
+    rig: Rig, document: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cep.apply import home
+
+    def faulty(spec: dict[str, Any]) -> dict[str, Any]:
+        if spec["name"] == "one":
+            raise ZeroDivisionError("never")
+        return configure(spec)
+
+    configure = home.VERBS["configure"]
+    monkeypatch.setitem(home.VERBS, "configure", faulty)
+    entries = [{"name": name, "profile": "threads"} for name in ("one", "two")]
+    done = apply(rig, document, *entries, words=("--json",))
+    one, two = json.loads(done.out)["endpoints"]
+    assert done.code == one["error"]["code"] == 70
+    assert (one["actions"], two["actions"]) == ([], ["create"])
+
+
 def test_an_endpoint_others_can_write_is_not_touched(rig: Rig, document: Path) -> None:
     told(rig, document, {"name": "one", "profile": "threads"})
     (rig.base / "one").chmod(0o777)
