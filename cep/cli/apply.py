@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cep.cli.command import CepCommand, Shared, set_up_logging
-from cep.errors import CepError, InputMissing, UsageError
+from cep.errors import CepError, InputMissing, NotAllowed, UsageError
 from cep.safety.text import printable
 
 if TYPE_CHECKING:
@@ -86,9 +86,16 @@ def _read(file: str) -> Document:
         if file == _STANDARD_INPUT:
             return read(sys.stdin.read(), "on standard input")
         path = Path(file).expanduser()
-        return read(path.read_text(encoding="utf-8"), str(path))
+        document = read(path.read_text(encoding="utf-8"), str(path))
+        readable = path.is_file() and path.stat().st_mode & 0o077
     except (OSError, UnicodeDecodeError, ValueError) as exc:  # a ValueError: stdin is closed
         raise InputMissing(f"The document {file} cannot be read: {exc}.") from exc
+    if document.holds_secret and readable:
+        raise NotAllowed(
+            f"Others can read {path}, which holds a secret.",
+            hint=f"Run: chmod 600 {path}; or name a file of the secret: client_secret_file",
+        )
+    return document
 
 
 def _silent(_name: str, _action: str) -> None:

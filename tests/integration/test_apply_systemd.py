@@ -52,6 +52,7 @@ class Root:
         """Apply the document; returns the answer."""
         text = json.dumps({"defaults": self.defaults, "endpoints": self.endpoints})
         self.host.write_root(DOCUMENT, text)
+        self.host.sudo("chmod", "600", DOCUMENT)
         limits = ("--bounding-set", WITHOUT_OVERRIDE, "--inh-caps", WITHOUT_OVERRIDE)
         words = ("setpriv", *limits, CEP, "apply", "-f", DOCUMENT, "--json", *words)
         done = self.host.sudo(*words, check=False)

@@ -205,6 +205,19 @@ def test_secrets_in_variables_are_masked_in_what_is_shown(rig: Rig, document: Pa
     assert "hunter3-hunter3" in (rig.base / "one" / "config.yaml").read_text()
 
 
+def test_a_document_with_a_secret_must_be_private(rig: Rig, document: Path) -> None:
+    given = {"client_id": "an-id", "client_secret": "hunter2-hunter2"}
+    entry = {"name": "one", "profile": "threads", "credentials": given}
+    document.touch(mode=0o644)
+    document.chmod(0o644)
+    done = apply(rig, document, entry)
+    assert done.code == 77
+    assert "chmod 600" in done.err
+    assert not (rig.base / "one").exists()
+    document.chmod(0o600)
+    assert apply(rig, document, entry).code == 0
+
+
 def test_info_tells_of_all_endpoints_or_of_those_in_the_document(rig: Rig, document: Path) -> None:
     told(rig, document, {"name": "one", "profile": "threads"}, {"name": "two", "config": THREADS})
     everything = json.loads(rig.run("apply", "--info", "--json").out)
