@@ -19,7 +19,15 @@ from typing import Any, Protocol, TypeAlias
 from cep.apply import facts
 from cep.apply.facts import Account
 from cep.config.kinds import FloatText, IntText
-from cep.errors import CantCreate, CepError, SoftwareError, TemporaryFailure, revived, told
+from cep.errors import (
+    CantCreate,
+    CepError,
+    NotAllowed,
+    SoftwareError,
+    TemporaryFailure,
+    revived,
+    told,
+)
 
 log = logging.getLogger(__name__)
 
@@ -103,8 +111,9 @@ class Becoming:
                 f"{verb!r} as {self._who.name} did not end within {longest + _SLACK_S:g} s."
             ) from exc
         except OSError as exc:
-            raise SoftwareError(
-                f"{sys.executable} cannot be run as {self._who.name}: {exc}."
+            raise NotAllowed(
+                f"{sys.executable} cannot be run as {self._who.name}: {exc}.",
+                hint="Install cep where every account with endpoints can read it, e.g. in /opt.",
             ) from exc
         try:
             answers = json.loads(done.stdout)

@@ -115,8 +115,9 @@ class Outcome:
         told = self.as_json()
         if not self.planned:
             return [printable(self._standing(told))]
-        done = ", ".join(word.replace("_", " ") for word in told["actions"]) or "unchanged"
-        lines = [f"{self.name}: {done}"]
+        words = [word.replace("_", " ") for word in told["actions"]]
+        words += ["failed"] if self.error is not None else []
+        lines = [f"{self.name}: {', '.join(words) or 'unchanged'}"]
         lines += [f"  {note}" for note in told["notes"]]
         if told["waiting"]:
             lines.append(f"  {told['waiting']}")

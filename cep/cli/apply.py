@@ -57,11 +57,11 @@ def apply(
 
         click.echo(text_of(schema_of), nl=False)
         return 0
-    if info and (dry_run or show_diff):
-        raise UsageError("--info changes nothing; --dry-run and --diff do not go with it.")
-    if file is None and not info:
-        raise UsageError("Name the document: -f FILE, or -f - for standard input.")
     try:
+        if info and (dry_run or show_diff):
+            raise UsageError("--info changes nothing; --dry-run and --diff do not go with it.")
+        if file is None and not info:
+            raise UsageError("Name the document: -f FILE, or -f - for standard input.")
         outcomes = _run(file, info=info, dry_run=dry_run, quiet=as_json)
     except CepError as exc:
         return _refused(shared, exc, as_json=as_json, dry_run=dry_run)
@@ -130,7 +130,7 @@ def _tell(
             if show_diff:
                 _show(entry)
         if outcome.error is not None:
-            click.echo(f"{outcome.name}: failed", err=True)
+            click.echo(printable(f"Endpoint {outcome.name} failed:"), err=True)
             shared.tell(outcome.error)
     return exit_code(outcomes)
 

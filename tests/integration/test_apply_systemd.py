@@ -60,6 +60,13 @@ class Root:
         assert self.secret not in done.stdout + done.stderr
         return dict(json.loads(done.stdout))
 
+    def rotate(self) -> None:
+        """Give the client another secret at the hub, and here."""
+        client = self.defaults["credentials"]
+        said = self.host.cep("hub", "client", "rotate", client["client_id"], "--json").stdout
+        self.secret = client["client_secret"] = str(json.loads(said)["client_secret"])
+        self.host.environment["GLOBUS_COMPUTE_CLIENT_SECRET"] = self.secret
+
     def actions(self, *words: str) -> dict[str, list[str]]:
         """Apply the document; returns the actions by endpoint."""
         return {one["name"]: one["actions"] for one in self.apply(*words)["endpoints"]}
@@ -103,11 +110,11 @@ def test_a_life_of_two_endpoints_as_units_of_the_host(host: SystemdHost, root: R
     assert process(host, "one") != old["one"]
     assert process(host, "two") == old["two"]
 
-    made_client = json.loads(host.cep("hub", "client", "add", "next", "--json").stdout)
-    next_client = {name: made_client[name] for name in ("client_id", "client_secret")}
-    root.endpoints[1] |= {"credentials": next_client, "deregister": False}
-    assert root.actions("--dry-run") == {"one": [], "two": ["store_credentials", "restart"]}
-    root.endpoints[1].pop("credentials")
+    root.rotate()
+    both = ["store_credentials", "restart"]
+    assert root.actions("--dry-run") == {"one": both, "two": both}
+    assert root.actions() == {"one": both, "two": both}
+    assert root.actions() == {"one": [], "two": []}
 
     root.endpoints[0]["state"] = "drained"
     assert root.actions() == {"one": ["stop"], "two": []}
@@ -151,6 +158,9 @@ def test_a_unit_of_the_account_s_own_is_made_by_root_as_that_account(host: Syste
     assert (unit["scope"], unit["state"]) == ("user", "active")
     owner = host.sudo("stat", "-c", "%U", f"{HOME}/.config/systemd/user/{unit['name']}").stdout
     assert owner.strip() == ACCOUNT
+    root.endpoints[0]["unit"] = False  # from now on without systemd, as that account all the same
+    assert root.actions() == {"own": ["stop", "remove_unit", "start"]}
+    assert root.actions() == {"own": []}
     root.endpoints[0] |= {"state": "absent", "purge": True}
-    assert root.actions() == {"own": ["stop", "remove_unit", "purge"]}
+    assert root.actions() == {"own": ["stop", "purge"]}
     assert host.files() == before

@@ -57,9 +57,11 @@ def actions(answer: dict[str, Any]) -> list[list[str]]:
 
 
 def test_the_command_line_must_name_a_document(rig: Rig, document: Path) -> None:
-    assert rig.run("apply").code == 64
-    assert rig.run("apply", "--info", "--dry-run").code == 64
-    assert rig.run("apply", "-f", str(document)).code == 66
+    for words, code in (((), 64), (("--info", "--diff"), 64), (("-f", str(document)), 66)):
+        done = rig.run("apply", "--json", *words)
+        answer = json.loads(done.out)
+        assert done.code == answer["error"]["code"] == code
+        assert schema.check(answer, schema.OUTPUT) == []
     assert rig.run("apply", "-f", "-").code in (65, 66)  # standard input is closed or empty
 
 
@@ -123,6 +125,7 @@ def test_a_directory_that_is_no_endpoint_fails_alone(rig: Rig, document: Path) -
     answer = told(rig, document, *entries, code=73)
     assert actions(answer) == [[], ["create"]]
     assert answer["endpoints"][0]["error"]["code"] == 73
+    assert apply(rig, document, *entries).out == "one: failed\ntwo: unchanged\n"
 
 
 def test_a_fault_in_one_endpoint_is_told_and_the_others_go_on(
