@@ -29,7 +29,6 @@ from cep.errors import (
 from cep.paths import EndpointPaths, endpoint_root, user_dir
 from cep.profiles import endpoint
 from cep.safety.files import append_text
-from cep.service.auth import ClientIdentity, client_identity
 
 _TOLD = "told"
 _RELOAD_S = 330.0  # a little more than the agent itself waits, for the service among others
@@ -75,7 +74,7 @@ def look(spec: Mapping[str, Any]) -> dict[str, Any]:
         "hardening": _hardening(then, spec.get("hardening")),
         "reloads": _reloads(now, then),
         "other_client": _other_client(found, seen, spec),
-        **_login(root, then, wrong),
+        **_login(spec, root, then, wrong),
         **_seen(found, seen),
     }
 
@@ -102,18 +101,25 @@ def _wanted(
     return None, []
 
 
-def _login(root: Path, settings: EndpointSettings | None, wrong: list[str]) -> dict[str, Any]:
-    """Whether an agent of this account could log in by itself, and at what."""
+def _login(
+    spec: Mapping[str, Any], root: Path, settings: EndpointSettings | None, wrong: list[str]
+) -> dict[str, Any]:
+    """Whether an agent of this account could log in by itself, and at what.
+
+    With a client's credentials nobody has to: then no login is looked for, since the library for
+    that costs more than all the rest.
+    """
     if settings is None or wrong:
         return {"login": False, "shell": False, "hub": False}
     from cep.service.address import resolve_service
 
-    by_shell = client_identity() is not None
-    return {
-        "login": not by_shell and facts.has_login(root.parent, settings),
-        "shell": by_shell,
-        "hub": not resolve_service(settings).hosted,
-    }
+    found = {"login": False, "shell": False, "hub": not resolve_service(settings).hosted}
+    if spec["client"] is None and spec["state"] != "absent":
+        from cep.service.auth import client_identity
+
+        found["shell"] = client_identity() is not None
+        found["login"] = not found["shell"] and facts.has_login(root.parent, settings)
+    return found
 
 
 def state(spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -290,6 +296,7 @@ def deregister(spec: Mapping[str, Any]) -> dict[str, Any]:
         CepError: As the service says; one that it does not know any more is no error.
     """
     from cep.apply.removal import delete_registration, is_known
+    from cep.service.auth import ClientIdentity
 
     found = _found(spec)
     settings = _settings_of(found.root)
