@@ -49,7 +49,7 @@ FAULTS = (
     "test_link.py",
     "test_link_faults.py",
 )
-SYSTEMD = ("test_systemd.py",)
+SYSTEMD = ("test_systemd.py", "test_systemd_changes.py", "test_systemd_network.py")
 # Schedulers, servers and other programs as sites have them.
 SITES = (
     "test_agent_connections.py",

@@ -72,6 +72,13 @@ class Unaudited:
     def committed(self) -> None:
         """What was written has come to pass."""
 
+    def move(self, trail: Trail) -> None:
+        """Go on at another place, with nothing left out and nothing twice.
+
+        Raises:
+            AuditUnwritable: What has gathered cannot be written at the old place; it stays there.
+        """
+
     def close(self) -> None:
         """Write what is left, if possible, and close the file."""
 
@@ -202,6 +209,12 @@ class Audit(Unaudited):
     def committed(self) -> None:
         """See `Unaudited`."""
         self._uncommitted.clear()
+
+    def move(self, trail: Trail) -> None:
+        """See `Unaudited`."""
+        self.flush()
+        self._trail.close()
+        self._trail, self.where = trail, trail.where
 
     def close(self) -> None:
         """See `Unaudited`."""

@@ -12,9 +12,10 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from cep import errors
@@ -30,7 +31,12 @@ LOG_LINES_SHOWN = 15
 
 
 def start(
-    base: Path, name: str, options: StartOptions, note: Callable[[str], None] | None = None
+    base: Path,
+    name: str,
+    options: StartOptions,
+    note: Callable[[str], None] | None = None,
+    *,
+    secrets: Mapping[str, str] = MappingProxyType({}),
 ) -> str:
     """Start the endpoint `name` below the user directory `base`, detached.
 
@@ -39,6 +45,7 @@ def start(
         name: The endpoint's name.
         options: How to start; `foreground` is not for this function.
         note: Takes sentences for people that arrive before the endpoint is ready.
+        secrets: Variables with credentials, which win over those of our own environment.
 
     Returns:
         The endpoint's id, once its agent is ready to take tasks.
@@ -52,7 +59,7 @@ def start(
         )
     read_end, write_end = os.pipe()
     words = [sys.executable, "-m", "cep.agent", str(base), name, str(write_end)]
-    environ, secrets = credentials.split(os.environ)
+    environ, found = credentials.split(os.environ)
     with open(read_end, encoding="utf-8") as pipe:  # noqa: PTH123 - a descriptor, not a path
         child = subprocess.Popen(
             [*words, json.dumps(asdict(options))],
@@ -65,7 +72,7 @@ def start(
             cwd="/",
         )
         os.close(write_end)
-        _hand_over(child, secrets)
+        _hand_over(child, {**found, **secrets})
         try:
             return _wait_for_word(pipe, note or (lambda _text: None), base, name)
         except KeyboardInterrupt:
@@ -100,21 +107,12 @@ def _wait_for_word(pipe: Iterable[str], note: Callable[[str], None], base: Path,
         if "ready" in word:
             return str(word["ready"])
         if "error" in word:
-            raise _revive(word)
+            raise errors.revived(word)
         note(str(word.get("note", "")))
     raise SoftwareError(
         f"The agent of endpoint {name} ended without a word. The end of its log:\n"
         + _end_of_log(EndpointPaths.of(base / name).log)
     )
-
-
-def _revive(word: Word) -> CepError:
-    """The child's error as an exception of the same class, hence the same exit code."""
-    kind = getattr(errors, str(word.get("kind")), SoftwareError)
-    if not (isinstance(kind, type) and issubclass(kind, CepError)):
-        kind = SoftwareError
-    error: CepError = kind(str(word["error"]), hint=word.get("hint"))
-    return error
 
 
 def _end_of_log(path: Path) -> str:
@@ -141,9 +139,7 @@ class Announcer:
 
     def error(self, error: CepError) -> None:
         """The endpoint could not start; nothing more will be said."""
-        self._say(
-            {"error": error.message, "hint": error.hint, "kind": type(error).__name__}, last=True
-        )
+        self._say(errors.told(error), last=True)
 
     def _say(self, word: Word, *, last: bool = False) -> None:
         if self._descriptor is None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -81,6 +82,12 @@ def mark_at(path: Path) -> Mark | None:
     return read_mark(_read(path) or "")
 
 
+def own_text(path: Path) -> str | None:
+    """The text of the unit file there, if it is one of ours."""
+    text = _read(path)
+    return text if text is not None and read_mark(text) is not None else None
+
+
 class Credentials:
     """A client's id and secret for one unit, where only systemd or the account can read them.
 
@@ -116,6 +123,20 @@ class Credentials:
     def there(self) -> bool:
         """Whether they were written before."""
         return all(Path(path).exists() for path in self.files)
+
+    def stored(self) -> dict[str, str] | None:
+        """The two variables of the client that was written; None without one.
+
+        Raises:
+            CantCreate: They cannot be read.
+        """
+        if not self.there():
+            return None
+        texts = [_read(Path(path)) or "" for path in self.files]
+        if self._loads:
+            return dict(zip(_FILES.values(), (text.strip() for text in texts), strict=True))
+        words = shlex.split(texts[0])
+        return dict(word.split("=", 1) for word in words if "=" in word)
 
     def put(self, identity: Mapping[str, str]) -> None:
         """Write them, mode 0600.

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -231,3 +233,30 @@ def test_an_unknown_error_class_is_a_software_error(tmp_path: Path) -> None:
     word = json.dumps({"error": "x", "hint": None, "kind": "os"}).encode() + b"\n"
     with pytest.raises(SoftwareError):
         _conversation(tmp_path, word)
+
+
+@pytest.mark.parametrize("journal", [True, False])
+def test_a_command_s_own_logging_does_not_hide_the_agents_log(
+    tmp_path: Path, journal: bool
+) -> None:
+    program = f"""
+import logging
+from pathlib import Path
+from cep.agent import logs
+from cep.agent.journal_log import JournalHandler
+from cep.cli.command import Shared, set_up_logging
+from cep.config.settings import LogSettings
+
+set_up_logging(Shared())
+handler = JournalHandler("one", "x", Path("/nobody")) if {journal} else None
+logs.set_up(Path("log"), LogSettings(), debug=False, console=False, detached=False, journal=handler)
+logging.getLogger("cep.x").info("an information")
+logging.getLogger("cep.x").warning("a warning")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, check=True, capture_output=True, text=True
+    )
+    assert done.stderr == ("" if journal else "a warning\n")
+    log = (tmp_path / "log").read_text()
+    assert "an information" in log
+    assert log.count("a warning") == 1

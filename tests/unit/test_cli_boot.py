@@ -42,8 +42,36 @@ def test_print_shows_the_unit_and_needs_neither_systemd_nor_a_login(rig: Rig) ->
     assert f'\nEnvironment="GLOBUS_COMPUTE_USER_DIR={rig.base}"\n' in done.out
 
 
+def test_a_unit_keeps_the_site_s_directories_whoever_writes_it_anew(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from cep.apply import facts
+
+    site = {name: tmp_path / f"a 100% {name}" for name in ("sbatch", "qsub")}
+    for name, folder in site.items():
+        folder.mkdir()
+        (folder / name).touch(mode=0o755)
+
+    def path(*folders: Path, kept: tuple[str, ...] = ()) -> str:
+        monkeypatch.setenv("PATH", ":".join(map(str, folders)))
+        return facts.search_path(kept)
+
+    both = path(*site.values())
+    assert both.split(":")[-2:] == [str(site["sbatch"]), str(site["qsub"])]
+    escaped = both.replace("%", "%%")
+    unit = f'[Service]\nEnvironment="PATH={escaped}"\nEnvironment=A=1\n'
+    kept = facts.site_folders(unit)
+    assert kept == (str(site["sbatch"]), str(site["qsub"]))
+    for seen in ((), (site["qsub"],), tuple(site.values())):
+        assert path(*seen, kept=kept) == both
+    assert facts.site_folders("Environment=PATH=/opt/cep/1/bin:/usr/bin:/opt/s/bin\n") == (
+        "/opt/s/bin",
+    )
+    assert facts.site_folders("") == ()
+
+
 def test_an_endpoint_of_roots_must_be_meant() -> None:
-    from cep.cli.boot_facts import account_of
+    from cep.apply.facts import account_of
     from cep.errors import UsageError
 
     with pytest.raises(UsageError, match="would run as root"):
@@ -98,7 +126,7 @@ def test_disabling_what_is_not_enabled_is_no_error(rig: Rig) -> None:
 
 
 def test_an_accounts_own_login_is_enough_for_a_service(rig: Rig) -> None:
-    from cep.cli.boot_login import main
+    from cep.apply.login import main
 
     rig.endpoint()
     assert main([str(rig.base), "ep"]) == 77
@@ -108,7 +136,7 @@ def test_an_accounts_own_login_is_enough_for_a_service(rig: Rig) -> None:
 
 
 def test_a_login_at_another_service_is_not(rig: Rig) -> None:
-    from cep.cli.boot_login import main
+    from cep.apply.login import main
 
     rig.endpoint(text="service_url: http://localhost:1\nengine: {type: ThreadPoolEngine}\n")
     store_published_login(rig.base, with_identity=True)
@@ -116,7 +144,7 @@ def test_a_login_at_another_service_is_not(rig: Rig) -> None:
 
 
 def test_a_file_of_credentials_must_be_private(tmp_path: Path) -> None:
-    from cep.cli.boot_facts import variables_in
+    from cep.apply.facts import variables_in
     from cep.errors import NotAllowed
 
     file = tmp_path / "client.env"
@@ -133,7 +161,7 @@ def test_the_directory_under_sudo_is_that_of_the_person(
 ) -> None:
     import pwd
 
-    from cep.cli.boot_facts import base_under_sudo
+    from cep.apply.facts import base_under_sudo
 
     nobody = pwd.getpwnam("nobody")
     monkeypatch.setattr("os.getuid", lambda: 0)

@@ -1,0 +1,131 @@
+"""A service whose hub is on another host, and what the network between them does to it.
+
+Two hosts on a network of their own. The tests run in this order.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from threading import Event
+
+import pytest
+
+from tests.integration import docker_engine as engine
+from tests.integration.faults.settings import LONG
+from tests.integration.scene import Witness, until
+from tests.integration.systemd_host import ACCOUNT, HOME, SystemdHost
+
+# The first test may have to wait for the image, and for cep's libraries in it.
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(900 if LONG else 400)]
+
+UNIT = "globus-compute-endpoint-far.service"
+HUB = "hubhost"
+ADDRESS = f"http://{HUB}:5000"
+SERVED = ("--host", "0.0.0.0", "--insecure", "--embedded-broker-exposed", "--public-url", ADDRESS)
+WATCHDOG_S = 2
+LATE_S = 30.0 if LONG else 0.0
+CUT_S = 300.0 if LONG else 3.0 * WATCHDOG_S
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The host of the hub, and of the SDK, which knows only localhost; and the endpoint's."""
+
+    hub: SystemdHost
+    node: SystemdHost
+
+
+@pytest.fixture(scope="module")
+def pair(docker_engine: None) -> Iterator[Pair]:
+    del docker_engine
+    client = engine.client()
+    name = f"cep-far-{secrets.token_hex(4)}"
+    network = client.networks.create(name, labels=engine.session_labels())
+    try:
+        with (
+            SystemdHost(name=HUB, network=name, hub=SERVED) as hub,
+            SystemdHost(name="node1", network=name, hub=None, service=ADDRESS) as node,
+        ):
+            node.keep_client(hub.cep("hub", "env").stdout)
+            yield Pair(hub, node)
+    finally:
+        network.remove()
+        client.close()
+
+
+def test_enabled_as_the_page_says_it_is_back_after_a_reboot_with_the_network_late(
+    pair: Pair,
+) -> None:
+    node = pair.node
+    node.configure("far")
+    node.sudo_cep("enable-on-boot", "far", "--now")
+    far = node.endpoint_id("far")
+    assert pair.hub.sdk("many", far, "1")["right"]
+    secret = node.environment["GLOBUS_COMPUTE_CLIENT_SECRET"]
+    (node.home / "client.env").unlink()
+    found = node.sudo("grep", "-rlF", "--", secret, "/etc", HOME, "/run/systemd", check=False)
+    kept = "/etc/cep/credentials/globus-compute-endpoint-far/client-secret"
+    assert found.stdout.split() == [kept]
+
+    node.set_network(False)
+    node.reboot()
+    until(
+        lambda: int(node.show(UNIT, "NRestarts")) >= 1,
+        within_s=120,
+        what="the service has tried, and tries again",
+    )
+    Event().wait(LATE_S)  # the long form's own length of the trouble
+    assert node.show(UNIT, "ExecMainStatus") in ("0", "75")  # 0: the next try goes on
+    node.set_network(True)
+    node.wait_active(UNIT)
+    assert node.endpoint_id("far") == far
+    assert pair.hub.sdk("many", far, "1")["right"]
+
+
+def test_a_cut_network_causes_no_restart_and_loses_nothing(pair: Pair) -> None:
+    node = pair.node
+    far = node.endpoint_id("far")
+    node.write_root(
+        f"/etc/systemd/system/{UNIT}.d/test.conf", f"[Service]\nWatchdogSec={WATCHDOG_S}\n"
+    )
+    node.systemctl("daemon-reload")
+    node.systemctl("restart", UNIT)
+    process = node.wait_active(UNIT)
+
+    def sign_of_life() -> int:
+        return int(node.show(UNIT, "WatchdogTimestampMonotonic"))  # microseconds
+
+    with Witness(node.home / "witness") as witness:
+        witness.path.chmod(0o777)
+        words = (far, "1", f"{HOME}/witness", f"{HOME}/gate", str(CUT_S + 120))
+        client = subprocess.Popen(
+            pair.hub.sdk_command("gated", *words), stdout=subprocess.PIPE, text=True
+        )
+        witness.wait_for(1, 90)
+        node.set_network(False)
+        begun = sign_of_life()
+        (node.home / "gate").touch()  # its result has nowhere to go
+        until(
+            lambda: sign_of_life() > begun + CUT_S * 1e6,
+            within_s=CUT_S + 60,
+            what="signs of life go on",
+        )
+        node.set_network(True)
+        said, _ = client.communicate(timeout=CUT_S + 150)
+    assert json.loads(said.splitlines()[-1])["outcomes"] == {"0": 0}
+    assert node.show(UNIT, "MainPID") == process
+    assert node.show(UNIT, "NRestarts") == "0"
+    assert pair.hub.sdk("many", far, "1")["right"]
+
+
+def test_removed_again_it_leaves_no_file(pair: Pair) -> None:
+    node = pair.node
+    node.sudo("rm", "-r", f"/etc/systemd/system/{UNIT}.d")
+    node.sudo_cep("disable-on-boot", "far", "--now", with_credentials=False)
+    left = {path for path in node.files() if "globus-compute" in path or "/cep" in path}
+    assert left == set()
+    assert node.sudo("pgrep", "-u", ACCOUNT, "-f", "Globus Compute", check=False).returncode == 1
