@@ -73,7 +73,7 @@ def _take_down(name: str, *, user: bool, path: Path) -> None:
     manager.ask("reset-failed", path.name)
     others = any(install.mark_at(one) for one in path.parent.glob("*.service"))
     if user and mark is not None and mark.lingers and not others:
-        systemd.set_lingering(False)
+        systemd.set_lingering(mark.user, False)
     changes = path.with_name(f"{path.name}.d")
     if changes.is_dir():
         click.echo(f"Your own changes stay in {changes}.", err=True)
