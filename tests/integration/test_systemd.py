@@ -349,6 +349,11 @@ def test_after_a_reboot_system_and_user_units_are_back_with_the_same_ids(
     assert host.cep("restart", "own").stdout == f"Starting endpoint; registered ID: {own}\n"
     host.wait_active(OWN_UNIT, other_than=process, user=True)
     assert host.show(OWN_UNIT, "StatusText", user=True).startswith("connected; ")
+    reloaded = host.cep("reload", "own", "--wait")  # by the account's own manager
+    assert "has reloaded its configuration" in reloaded.stderr
+    logs = host.cep("logs", "own")
+    assert "configuration reloaded" in logs.stdout
+    assert "cannot be read here" not in logs.stderr
     assert "ConditionHost=node1" in (host.home / ".config/systemd/user" / OWN_UNIT).read_text()
 
     host.reboot()

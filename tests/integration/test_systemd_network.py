@@ -101,6 +101,30 @@ def test_enabled_as_the_page_says_it_is_back_after_a_reboot_with_the_network_lat
     assert pair.hub.sdk("many", far, "1")["right"]
 
 
+def test_more_blocks_come_by_a_reload_and_the_journal_tells_of_each(pair: Pair) -> None:
+    node = pair.node
+    process = node.show(UNIT, "MainPID")
+    text = node.config("lab").read_text()
+    assert "max_blocks: 1\n" in text
+    wider = text.replace("min_blocks: 0\n", "min_blocks: 2\n").replace(
+        "max_blocks: 1\n", "max_blocks: 2\n"
+    )
+    node.config("lab").write_text(wider)
+    done = node.shell("cep reload lab --wait")
+    assert "changed: engine.provider.max_blocks, engine.provider.min_blocks" in done.stderr
+
+    def states() -> list[str]:
+        blocks = json.loads(node.shell("cep status lab --json").stdout)["agent"]["engine"]["blocks"]
+        return [block["state"] for block in blocks]
+
+    until(lambda: states() == ["running"] * 2, within_s=60, what="two blocks run")
+    said = node.shell("cep logs lab --block 1").stdout
+    assert f"==> the journal of {UNIT}, block 1 <==" in said
+    assert "block 1 submitted as job" in said
+    assert "block 0 submitted" not in said
+    assert node.show(UNIT, "MainPID") == process
+
+
 def test_a_cut_network_causes_no_restart_and_loses_nothing(pair: Pair) -> None:
     node = pair.node
     far = node.endpoint_id("lab")

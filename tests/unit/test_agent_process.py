@@ -163,6 +163,32 @@ def test_a_request_reaches_the_mailbox_and_its_answer_comes_back(
     thread.join()
 
 
+def test_who_waits_for_a_reload_holds_up_nobody_and_only_so_many_may(
+    paths: EndpointPaths, server: Mailbox
+) -> None:
+    def ask() -> None:
+        answers.append(control.call(paths, {"do": "reload"}, 60))
+
+    answers: list[dict[str, object]] = []
+    waiting = [threading.Thread(target=ask) for _ in range(control.MOST_SLOW)]
+    for thread in waiting:
+        thread.start()
+    asked = list(server.gather(30))
+    while len(asked) < len(waiting):
+        asked += server.gather(30)
+    with pytest.raises(Unavailable, match="wait already"):
+        control.call(paths, {"do": "reload"}, 60)
+
+    status = threading.Thread(target=lambda: control.call(paths, {"do": "status"}, 60))
+    status.start()
+    for event in [*server.gather(30), *asked]:
+        assert isinstance(event, ControlRequest)
+        event.reply({})
+    for thread in (status, *waiting):
+        thread.join(60)
+    assert answers == [{}] * control.MOST_SLOW
+
+
 def test_a_refusal_of_the_agent_is_an_error_here(paths: EndpointPaths, server: Mailbox) -> None:
     def answer() -> None:
         (event,) = server.gather(10)
