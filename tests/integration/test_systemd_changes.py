@@ -314,8 +314,8 @@ def test_a_setup_may_take_longer_than_the_units_own_time(host: SystemdHost, lab:
     assert lab
     host.systemctl("stop", UNIT)
     good = host.config("lab").read_text()
-    script = 'endpoint_setup: "sleep 12"\n'
-    host.write_root(f"/etc/systemd/system/{UNIT}.d/test.conf", "[Service]\nTimeoutStartSec=10\n")
+    script = 'endpoint_setup: "sleep 8"\n'
+    host.write_root(f"/etc/systemd/system/{UNIT}.d/test.conf", "[Service]\nTimeoutStartSec=6\n")
     host.systemctl("daemon-reload")
     host.config("lab").write_text(good + script)
     try:

@@ -28,9 +28,9 @@ HUB = "hubhost"
 ADDRESS = f"http://{HUB}:5000"
 SERVED = ("--host", "0.0.0.0", "--insecure", "--embedded-broker-exposed", "--public-url", ADDRESS)
 PAGE = Path(__file__).parents[2] / "docs" / "service.md"
-WATCHDOG_S = 2
+WATCHDOG_S = 5
 LATE_S = 30.0 if LONG else 0.0
-CUT_S = 300.0 if LONG else 3.0 * WATCHDOG_S
+CUT_S = 300.0 if LONG else 2.0 * WATCHDOG_S
 
 
 @dataclass(frozen=True)
@@ -88,14 +88,14 @@ def test_enabled_as_the_page_says_it_is_back_after_a_reboot_with_the_network_lat
     assert REBOOT == "sudo reboot"
     node.reboot()
     until(
-        lambda: int(node.show(UNIT, "NRestarts")) >= 1,
+        lambda: node.show(UNIT, "ExecMainStatus") == "75",
         within_s=120,
-        what="the service has tried, and tries again",
+        what="the service has tried in vain",
     )
     Event().wait(LATE_S)  # the long form's own length of the trouble
-    assert node.show(UNIT, "ExecMainStatus") in ("0", "75")  # 0: the next try goes on
     node.set_network(True)
     node.wait_active(UNIT)
+    assert int(node.show(UNIT, "NRestarts")) >= 1
     assert node.endpoint_id("lab") == far
     assert f"{UNIT} (enabled, active)" in node.shell(STATUS).stdout
     assert pair.hub.sdk("many", far, "1")["right"]
