@@ -6,7 +6,6 @@ of the host; what has to be known of the endpoint comes in.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from cep.boot import install, systemd
 from cep.boot.managed import Unit
 from cep.boot.systemd import Manager
 from cep.boot.unit import CREDENTIALS_SINCE, Mark
+from cep.boot.user_manager import wait_for
 from cep.errors import InputMissing, Unavailable
 from cep.paths import EndpointPaths
 
@@ -162,22 +162,23 @@ def stored_client(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 def unlinger(spec: Mapping[str, Any]) -> dict[str, Any]:
     """Let an account's services no longer run without a login, where that is allowed."""
-    systemd.set_lingering(False, account=spec["account"])
+    systemd.set_lingering(spec["account"], False)
     return {}
 
 
 def linger(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Let an account's services run without a login.
+    """Let an account's services run without a login, and wait for its service manager.
 
     Raises:
         Unavailable: This site does not let them.
     """
-    own = facts.account_named(spec["account"]).uid == os.getuid()
-    if not systemd.set_lingering(True, account=None if own else spec["account"]):
+    if not systemd.set_lingering(spec["account"], True):
         raise Unavailable(
             f"Services of {spec['account']} cannot be let run without a login (linger) here.",
             hint=f"As root: loginctl enable-linger {spec['account']}; or use a unit of the host",
         )
+    uid = facts.account_named(spec["account"]).uid
+    wait_for(Path(f"/run/user/{uid}"), systemd.MANAGER_S)
     return {}
 
 
