@@ -109,6 +109,11 @@ class EndpointPaths:
         return self.root / "paused"
 
     @property
+    def restart_due(self) -> Path:
+        """Holds the fencing token of an agent that runs with what held before a change."""
+        return self.root / "restart-due"
+
+    @property
     def teardown_due(self) -> Path:
         """Exists while an `endpoint_teardown` is owed (setup ran and no teardown yet)."""
         return self.root / "teardown-due"

@@ -12,9 +12,10 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from cep import errors
@@ -30,7 +31,12 @@ LOG_LINES_SHOWN = 15
 
 
 def start(
-    base: Path, name: str, options: StartOptions, note: Callable[[str], None] | None = None
+    base: Path,
+    name: str,
+    options: StartOptions,
+    note: Callable[[str], None] | None = None,
+    *,
+    secrets: Mapping[str, str] = MappingProxyType({}),
 ) -> str:
     """Start the endpoint `name` below the user directory `base`, detached.
 
@@ -39,6 +45,7 @@ def start(
         name: The endpoint's name.
         options: How to start; `foreground` is not for this function.
         note: Takes sentences for people that arrive before the endpoint is ready.
+        secrets: Variables with credentials, which win over those of our own environment.
 
     Returns:
         The endpoint's id, once its agent is ready to take tasks.
@@ -52,7 +59,7 @@ def start(
         )
     read_end, write_end = os.pipe()
     words = [sys.executable, "-m", "cep.agent", str(base), name, str(write_end)]
-    environ, secrets = credentials.split(os.environ)
+    environ, found = credentials.split(os.environ)
     with open(read_end, encoding="utf-8") as pipe:  # noqa: PTH123 - a descriptor, not a path
         child = subprocess.Popen(
             [*words, json.dumps(asdict(options))],
@@ -65,7 +72,7 @@ def start(
             cwd="/",
         )
         os.close(write_end)
-        _hand_over(child, secrets)
+        _hand_over(child, {**found, **secrets})
         try:
             return _wait_for_word(pipe, note or (lambda _text: None), base, name)
         except KeyboardInterrupt:
@@ -100,7 +107,7 @@ def _wait_for_word(pipe: Iterable[str], note: Callable[[str], None], base: Path,
         if "ready" in word:
             return str(word["ready"])
         if "error" in word:
-            raise _revive(word)
+            raise revive(word)
         note(str(word.get("note", "")))
     raise SoftwareError(
         f"The agent of endpoint {name} ended without a word. The end of its log:\n"
@@ -108,7 +115,7 @@ def _wait_for_word(pipe: Iterable[str], note: Callable[[str], None], base: Path,
     )
 
 
-def _revive(word: Word) -> CepError:
+def revive(word: Word) -> CepError:
     """The child's error as an exception of the same class, hence the same exit code."""
     kind = getattr(errors, str(word.get("kind")), SoftwareError)
     if not (isinstance(kind, type) and issubclass(kind, CepError)):

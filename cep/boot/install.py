@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -116,6 +117,20 @@ class Credentials:
     def there(self) -> bool:
         """Whether they were written before."""
         return all(Path(path).exists() for path in self.files)
+
+    def stored(self) -> dict[str, str] | None:
+        """The two variables of the client that was written; None without one.
+
+        Raises:
+            CantCreate: They cannot be read.
+        """
+        if not self.there():
+            return None
+        texts = [_read(Path(path)) or "" for path in self.files]
+        if self._loads:
+            return dict(zip(_FILES.values(), (text.strip() for text in texts), strict=True))
+        words = shlex.split(texts[0])
+        return dict(word.split("=", 1) for word in words if "=" in word)
 
     def put(self, identity: Mapping[str, str]) -> None:
         """Write them, mode 0600.

@@ -122,10 +122,16 @@ def lingers(account: str) -> bool:
     return (LINGER / account).exists()
 
 
-def set_lingering(wanted: bool) -> bool:
-    """Let the present account's services run without a login, or no longer; whether it worked."""
+def set_lingering(wanted: bool, *, account: str | None = None) -> bool:
+    """Let an account's services run without a login, or no longer; whether it worked.
+
+    Args:
+        wanted: Let them.
+        account: Its name; None for the present one. Only root may name another.
+    """
     word = "enable-linger" if wanted else "disable-linger"
-    return shutil.which("loginctl") is not None and _run(["loginctl", word]).returncode == 0
+    words = ["loginctl", word, *([account] if account is not None else [])]
+    return shutil.which("loginctl") is not None and _run(words).returncode == 0
 
 
 def _concerns(line: str, path: Path) -> bool:

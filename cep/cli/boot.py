@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,10 +16,9 @@ from cep.cli.command import CepCommand, Shared, set_up_logging
 from cep.errors import CepError, Unavailable, UsageError
 
 if TYPE_CHECKING:
-    from cep.boot.install import Credentials
+    from cep.apply.facts import Account
+    from cep.apply.unit_work import UnitFile
     from cep.boot.systemd import Manager
-    from cep.boot.unit import UnitPlan
-    from cep.cli.boot_facts import Account
     from cep.config.settings import EndpointSettings
     from cep.service.auth import ClientIdentity
 
@@ -79,17 +78,18 @@ def enable_on_boot(
 ) -> int:
     """Install a systemd unit that starts the endpoint when the host boots."""
     limits = {"memory_max": memory_max, "cpu_quota": cpu_quota, "tasks_max": tasks_max}
-    _check_limits(limits)
+    from cep.apply import facts, unit_work
+
+    unit_work.check_limits(limits)
     wanted = Wanted(limits=limits, **words)  # type: ignore[arg-type]
     set_up_logging(shared)
-    from cep.cli import boot_facts
     from cep.config.load import read
 
-    base = boot_facts.base_under_sudo(shared.base, chosen=shared.base_is_chosen)
+    base = facts.base_under_sudo(shared.base, chosen=shared.base_is_chosen)
     root = naming.find_root(base, name)
     # It may be another account's, whose agent looks itself at who can change it.
     settings = read(root / "config.yaml").settings
-    boot_facts.check_hardening(settings, wanted.hardening)
+    facts.check_hardening(settings, wanted.hardening)
     return _Enabling(root, settings, wanted, scope).run()
 
 
@@ -103,13 +103,13 @@ class _Enabling:
         wanted: Wanted,
         scope: str | None,
     ) -> None:
+        from cep.apply import facts
         from cep.boot import systemd
-        from cep.cli import boot_facts
 
         self._root = root
         self._settings = settings
         self._wanted = wanted
-        self._who: Account = boot_facts.account_of(root, wanted.run_as)
+        self._who: Account = facts.account_of(root, wanted.run_as)
         self._version = systemd.version()
         self._user = self._choose(scope)
         self._lingers_by_us = False
@@ -130,58 +130,41 @@ class _Enabling:
         """Do it; returns the exit code."""
         from cep.boot import systemd
 
-        plan = self._plan()
+        unit = self._unit_file(user=self._user)
         if self._wanted.only_print:
-            click.echo(self._text(plan), nl=False)
+            click.echo(unit.text, nl=False)
             return 0
         if not systemd.is_running():
             return self._offer_cron()
         if not self._user and os.getuid() != 0:
-            return self._offer_sudo(self._text(plan), "Only root can install a unit of the host.")
+            return self._offer_sudo(unit.text, "Only root can install a unit of the host.")
         manager = systemd.Manager(user=self._user)
         if self._user:
             refusal = self._why_no_user_unit(manager)
             if refusal is not None:
-                return self._offer_sudo(self._text(replace(plan, user=False)), refusal)
+                return self._offer_sudo(self._unit_file(user=False).text, refusal)
         try:
-            path, changed = self._install(plan, manager)
+            changed = self._install(unit, manager)
         except CepError:
             self._take_back()
             raise
-        self._say(path, manager, changed)
+        self._say(unit.path, manager, changed)
         return 0
 
-    def _plan(self) -> UnitPlan:
-        from cep.boot.unit import USUAL_VERSION, Mark, UnitPlan, unit_name
-        from cep.cli import boot_facts
+    def _unit_file(self, *, user: bool) -> UnitFile:
+        from cep.apply import facts
+        from cep.apply.unit_work import UnitFile, UnitWish
 
-        places = boot_facts.places(self._root, self._settings)
-        return UnitPlan(
-            mark=Mark(
-                endpoint=self._root.name,
-                directory=str(self._root),
-                user=self._who.name,
-                lingers=False,
-            ),
-            unit=unit_name(self._root.name, self._wanted.unit),
-            user=self._user,
-            version=self._version or USUAL_VERSION,
-            program=boot_facts.program(),
-            run_as=self._who.name,
-            group=self._who.group,
-            home=self._who.home,
-            base=self._root.parent,
-            needed=(places.root, places.run, places.state),
-            search_path=boot_facts.search_path(),
-            hardening=self._wanted.hardening,
-            host=None if self._wanted.any_host else boot_facts.host_name(),
-            limits=self._wanted.limits,
+        wanted = self._wanted
+        wish = UnitWish(
+            user=user,
+            name=wanted.unit,
+            hardening=wanted.hardening,
+            any_host=wanted.any_host,
+            replace=wanted.take_over,
+            limits=wanted.limits,
         )
-
-    def _text(self, plan: UnitPlan) -> str:
-        from cep.boot.unit import render
-
-        return render(plan)
+        return UnitFile(facts.places(self._root, self._settings), self._who, wish, self._version)
 
     # -- what stands in the way --------------------------------------------------------------------
 
@@ -206,9 +189,9 @@ class _Enabling:
             systemd.set_lingering(False)
 
     def _offer_cron(self) -> int:
-        from cep.cli import boot_facts
+        from cep.apply import facts
 
-        words = [*boot_facts.program(), "-c", str(self._root.parent), "start", self._root.name]
+        words = [*facts.program(), "-c", str(self._root.parent), "start", self._root.name]
         click.echo(
             "This host is not run by systemd, so there is no service to install. cron can start "
             "the endpoint at boot (but not again after a crash). The line for `crontab -e`:",
@@ -224,9 +207,9 @@ class _Enabling:
         unit = unit_name(self._root.name, self._wanted.unit)
         click.echo(f"{why} Root can install this unit as {unit}:\n", err=True)
         click.echo(text, nl=False)
-        from cep.cli import boot_facts
+        from cep.apply import facts
 
-        program = shlex.join([*boot_facts.program(), "-c", str(self._root.parent)])
+        program = shlex.join([*facts.program(), "-c", str(self._root.parent)])
         click.echo(
             f"\nor run this, which does all of it:\n\n\tsudo {program} enable-on-boot "
             f"{self._root.name} --system --now\n",
@@ -234,88 +217,62 @@ class _Enabling:
         )
         return Unavailable.exit_code
 
-    def _check_not_by_hand(self, plan: UnitPlan, manager: Manager) -> None:
+    def _check_not_by_hand(self, unit: UnitFile, manager: Manager) -> None:
         from cep.agent.state import EndpointState, observe
+        from cep.apply import facts
         from cep.boot.install import refuse_running
-        from cep.cli import boot_facts
 
-        seen = observe(boot_facts.places(self._root, self._settings))
+        seen = observe(facts.places(self._root, self._settings))
         if seen.state is not EndpointState.RUNNING or seen.lease is None:
             return
-        if not (seen.here and manager.main_pid(plan.unit) == seen.lease.pid):
+        if not (seen.here and manager.main_pid(unit.path.name) == seen.lease.pid):
             refuse_running(self._root.name, seen.lease.pid, seen.lease.host)
 
     # -- the changes -------------------------------------------------------------------------------
 
-    def _install(self, plan: UnitPlan, manager: Manager) -> tuple[Path, bool]:
-        """Write what is needed; returns the unit file, and whether it changed."""
-        from cep.boot import install, systemd
-
-        folder = systemd.user_units(self._who.home) if self._user else systemd.SYSTEM_UNITS
-        path = folder / plan.unit
-        install.check_place(path, plan.mark, replace=self._wanted.take_over)
-        for other, _ in install.installed(self._root, folder):
-            if other != path:
-                raise UsageError(
-                    f"Endpoint {self._root.name} has the unit {other.name} already.",
-                    hint=f"Remove it first: cep disable-on-boot {self._root.name} --now",
-                )
-        self._check_not_by_hand(plan, manager)
-        credentials = install.Credentials(
-            plan.unit, user=self._user, directory=self._root, version=plan.version
-        )
+    def _install(self, unit: UnitFile, manager: Manager) -> bool:
+        """Write what is needed; returns whether the unit file changed."""
+        unit.check_place()
+        unit.check_no_other()
+        self._check_not_by_hand(unit, manager)
         identity = self._identity()
-        plan = self._with_credentials(plan, credentials, wanted=identity is not None)
-        if self._user:
-            before = install.mark_at(path)
-            lingers = before.lingers if before is not None else self._lingers_by_us
-            plan = replace(plan, mark=replace(plan.mark, lingers=lingers))
-        text = self._text(plan)
-        manager.verify(plan.unit, text)
-        if identity is not None:
-            credentials.put(
-                {install.CLIENT_ID: identity.client_id, install.CLIENT_SECRET: identity.secret}
-            )
-        changed = install.put(path, text)
-        if changed:
-            manager.do("daemon-reload")
-        return path, changed
+        client = None if identity is None else (identity.client_id, identity.secret)
+        unit.complete(
+            with_credentials=self._has_credentials(unit, given=client is not None),
+            lingers=self._lingers_by_us,
+        )
+        return unit.put(manager, client)
 
     def _identity(self) -> ClientIdentity | None:
         """The client that the service logs in as; None: with the account's own login."""
-        from cep.cli import boot_facts
+        from cep.apply import facts
         from cep.service.auth import client_identity
 
         if self._wanted.credentials is None:
             return client_identity()
         file = Path(self._wanted.credentials).expanduser()
-        found = client_identity(boot_facts.variables_in(file))
+        found = client_identity(facts.variables_in(file))
         if found is None:
             raise UsageError(
                 f"{file} sets neither GLOBUS_COMPUTE_CLIENT_ID nor GLOBUS_COMPUTE_CLIENT_SECRET."
             )
         return found
 
-    def _with_credentials(
-        self, plan: UnitPlan, credentials: Credentials, *, wanted: bool
-    ) -> UnitPlan:
-        from cep.cli import boot_facts
+    def _has_credentials(self, unit: UnitFile, *, given: bool) -> bool:
+        """Whether the unit gets a client's credentials; without any, the account is logged in."""
+        from cep.apply import facts
 
-        if not wanted and not credentials.there():
-            boot_facts.check_login(self._root.parent, self._settings, self._who, self._root.name)
-            return plan
-        if credentials.environment_file is not None:
+        if not given and not unit.credentials.there():
+            facts.check_login(self._root.parent, self._settings, self._who, self._root.name)
+            return False
+        if unit.credentials.environment_file is not None:
             click.echo(
-                f"The client's secret is in the file {credentials.environment_file} (mode 0600): "
-                "systemd keeps credentials apart only for units of the host, from version 247 on.",
+                f"The client's secret is in the file {unit.credentials.environment_file} (mode "
+                "0600): systemd keeps credentials apart only for units of the host, from version "
+                "247 on.",
                 err=True,
             )
-        return replace(
-            plan,
-            credentials=credentials.to_load,
-            environment_file=credentials.environment_file,
-            mark=replace(plan.mark, credentials=credentials.files),
-        )
+        return True
 
     def _say(self, path: Path, manager: Manager, changed: bool) -> None:
         unit, name = path.name, self._root.name
@@ -339,19 +296,3 @@ class _Enabling:
 
 def _systemctl(manager: Manager) -> str:
     return "systemctl --user" if manager.user else "sudo systemctl"
-
-
-def _check_limits(limits: Mapping[str, str | None]) -> None:
-    """A limit becomes a line of the unit as it is, so it must be one word of the right kind."""
-    import re
-
-    kinds = {
-        "memory_max": (r"\d+[KMGT]?|\d+%|infinity", f"a size, e.g. {_SIZE}"),
-        "cpu_quota": (r"\d+%", "a percentage, e.g. 400%"),
-        "tasks_max": (r"\d+%?|infinity", "a number, e.g. 4096"),
-    }
-    for name, (rule, example) in kinds.items():
-        value = limits[name]
-        if value is not None and re.fullmatch(rule, value) is None:
-            option = "--" + name.replace("_", "-")
-            raise UsageError(f"{option} takes {example}, not {value!r}.")

@@ -19,13 +19,13 @@ from cep.errors import NotAllowed
 def disable_on_boot(shared: Shared, *, name: str, now: bool) -> int:
     """Say how to remove the endpoint's systemd unit, or with --now remove it."""
     set_up_logging(shared)
+    from cep.apply import facts
     from cep.boot import install, systemd
     from cep.boot.unit import unit_name
-    from cep.cli import boot_facts
 
-    base = boot_facts.base_under_sudo(shared.base, chosen=shared.base_is_chosen)
+    base = facts.base_under_sudo(shared.base, chosen=shared.base_is_chosen)
     root = naming.find_root(base, name)
-    home = boot_facts.account_of(root, _owner_name(root)).home
+    home = facts.account_of(root, _owner_name(root)).home
     folders = {False: systemd.SYSTEM_UNITS, True: systemd.user_units(home)}
     found = [
         (user, path)
@@ -54,7 +54,8 @@ def _say_how(user: bool, path: Path) -> None:
 
 
 def _take_down(name: str, *, user: bool, path: Path) -> None:
-    from cep.boot import install, systemd
+    from cep.apply.unit_work import take_down
+    from cep.boot import systemd
 
     if user and os.getuid() != path.stat().st_uid:
         raise NotAllowed(
@@ -65,15 +66,8 @@ def _take_down(name: str, *, user: bool, path: Path) -> None:
             f"Only root can remove {path}.", hint=f"Use: sudo cep disable-on-boot {name} --now"
         )
     manager = systemd.Manager(user=user)
-    mark = install.mark_at(path)
-    manager.do("disable", "--now", path.name)
-    for gone in install.remove(path):
+    for gone in take_down(path, manager):
         click.echo(f"Removed {gone}.", err=True)
-    manager.do("daemon-reload")
-    manager.ask("reset-failed", path.name)
-    others = any(install.mark_at(one) for one in path.parent.glob("*.service"))
-    if user and mark is not None and mark.lingers and not others:
-        systemd.set_lingering(False)
     changes = path.with_name(f"{path.name}.d")
     if changes.is_dir():
         click.echo(f"Your own changes stay in {changes}.", err=True)

@@ -351,10 +351,8 @@ def _name_scheduler(shared: Shared, name: str) -> None:
 
 
 def _from_file(asked: _Asked, root: Path) -> _New:
-    import yaml
-
     from cep.config.load import load_text
-    from cep.profiles import endpoint
+    from cep.profiles import endpoint, making
     from cep.service.address import of_url
 
     source = Path(str(asked.endpoint_config)).expanduser()
@@ -375,12 +373,7 @@ def _from_file(asked: _Asked, root: Path) -> _New:
         trusted = authorities(asked.ca_file, address, None)
     if trusted is not None:
         keys["ssl_ca_file"] = trusted
-    notes: tuple[str, ...] = ()
-    if keys:
-        whole = {**yaml.safe_load(text), **keys}
-        text = yaml.safe_dump(whole, sort_keys=False, allow_unicode=True)
-        load_text(text, str(root / "config.yaml"))
-        notes = ("The options were written into the copy; comments of the file are not in it.",)
+    text, notes = making.whole_file(text, str(root / "config.yaml"), keys)
     return _New(text, endpoint.Record.of(text, service_url=url, ca_file=trusted), notes)
 
 

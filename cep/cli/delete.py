@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import click
 
 from cep.cli import managed, naming
 from cep.cli.command import CepCommand, Shared, interactive, set_up_logging
-from cep.errors import AlreadyRunning, CantCreate, CepError, InputMissing, UsageError
+from cep.errors import AlreadyRunning, CepError, InputMissing, UsageError
 from cep.paths import EndpointPaths, looks_like_uuid
 
 
@@ -23,6 +22,8 @@ from cep.paths import EndpointPaths, looks_like_uuid
 @click.pass_obj
 def delete(shared: Shared, *, name: str, yes: bool, force: bool, local_only: bool) -> None:
     """Delete an endpoint: its registration at the service, and its directory."""
+    from cep.apply.removal import remove_directory
+
     set_up_logging(shared)
     try:
         found = naming.find(shared.base, name)
@@ -52,7 +53,7 @@ def delete(shared: Shared, *, name: str, yes: bool, force: bool, local_only: boo
             if not force:
                 raise
             click.echo(f"The registration stays at the service: {exc.message}", err=True)
-    _remove(found)
+    remove_directory(found)
     click.echo(f"> Endpoint <{found.name}> is now deleted")
 
 
@@ -100,12 +101,10 @@ def _ask(question: str, yes: bool) -> None:
 
 
 def _delete_registration(root: Path | None, base: Path, endpoint_id: str) -> None:
-    from cep.service.address import resolve_service
-    from cep.service.client import connect
+    from cep.apply.removal import delete_registration
 
     settings = naming.readable_settings(root) if root is not None else None
-    with connect(resolve_service(settings), interactive=interactive(), base=base) as service:
-        service.delete(endpoint_id)
+    delete_registration(settings, base, endpoint_id, interactive=interactive())
 
 
 def _delete_registration_only(shared: Shared, endpoint_id: str, yes: bool) -> None:
@@ -113,23 +112,3 @@ def _delete_registration_only(shared: Shared, endpoint_id: str, yes: bool) -> No
     _ask(f"Delete the registration of endpoint {endpoint_id} at the service?", yes)
     _delete_registration(None, shared.base, endpoint_id)
     click.echo(f"> Endpoint <{endpoint_id}> is now deleted")
-
-
-def _remove(found: EndpointPaths) -> None:
-    """Remove the directory, and what the endpoint keeps in a state directory elsewhere."""
-    try:
-        if found.state != found.root:
-            database = found.journal
-            for file in database.parent.glob(f"{database.name}*"):
-                file.unlink()
-            found.status_json.unlink(missing_ok=True)
-            found.blocks_file.unlink(missing_ok=True)
-            for folder in (found.journal_bodies, found.start_slots):
-                if folder.exists():
-                    shutil.rmtree(folder)
-        shutil.rmtree(found.root)
-    except OSError as exc:
-        raise CantCreate(
-            f"The directory of endpoint {found.name} could not be removed: {exc}.",
-            hint="The registration is deleted already; remove the rest by hand.",
-        ) from exc

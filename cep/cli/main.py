@@ -36,6 +36,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "delete": ("cep.cli.delete:delete", "Delete an endpoint, here and at the service."),
     "enable-on-boot": ("cep.cli.boot:enable_on_boot", "Start an endpoint when the host boots."),
     "disable-on-boot": ("cep.cli.boot_off:disable_on_boot", "No longer start it at boot."),
+    "apply": ("cep.cli.apply:apply", "Bring endpoints to what a document says."),
     "login": ("cep.cli.account:login", "Log in to the service."),
     "logout": ("cep.cli.account:logout", "Forget the login."),
     "whoami": ("cep.cli.account:whoami", "Show who is logged in."),

@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cep.config.document import parse
 from cep.config.load import load_text
+from cep.config.written import dump
 from cep.errors import ConfigError, UsageError
 from cep.profiles import catalog, presets
 from cep.profiles.catalog import Profile
@@ -23,6 +25,7 @@ from cep.profiles.values import Values
 from cep.profiles.variables import Detected
 
 DEFAULT_PROFILE = "local"
+_ABSENT: Any = object()
 _WHO = "endpoint"  # the group of variables that do not hang on the kind of site
 
 
@@ -199,6 +202,63 @@ def updated(old: str, earlier: Record, made: Made, origin: str) -> Merge:
             hint="Change them in the file first, or give the whole file with --endpoint-config.",
         ) from exc
     return merged
+
+
+def declared(old: str, earlier: Record, made: Made, origin: str) -> Merge:
+    """As `updated`, for a wish that holds: what its owner changed of it is set back.
+
+    What the owner added stays.
+
+    Raises:
+        ConfigError: The merged file would be wrong; nothing was written.
+    """
+    merged = updated(old, earlier, made, origin)
+    found, wanted = parse(merged.text, origin), parse(made.text, origin)
+    drifted: list[str] = []
+    restored = _restored(found, wanted, "", drifted)
+    if not drifted:
+        return merged
+    text = dump(restored)
+    try:
+        load_text(text, origin)
+    except ConfigError as exc:
+        raise ConfigError(
+            f"What you added to {origin} does not go together with what is wanted. {exc.message}",
+            hint="Change it in the file first.",
+        ) from exc
+    kept = tuple(path for path in merged.kept if path not in drifted)
+    return Merge(text, kept, (*merged.replaced, *drifted), True)
+
+
+def whole_file(text: str, origin: str, keys: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
+    """A configuration that is taken as it is, but for some keys; and what to tell of that.
+
+    Args:
+        text: The file, which was found to be valid.
+        origin: What to call the result in messages.
+        keys: Top keys to set.
+
+    Raises:
+        ConfigError: The result would be wrong.
+    """
+    if not keys:
+        return text, ()
+    text = dump({**parse(text, origin), **keys})
+    load_text(text, origin)
+    return text, ("The options were written into the copy; comments of the file are not in it.",)
+
+
+def _restored(mine: Any, wanted: Any, path: str, drifted: list[str]) -> Any:
+    """Mine with every key of the wanted values; the paths that differed are collected."""
+    if isinstance(mine, Mapping) and isinstance(wanted, Mapping):
+        whole = dict(mine)
+        for name, value in wanted.items():
+            where = f"{path}.{name}" if path else name
+            whole[name] = _restored(mine.get(name, _ABSENT), value, where, drifted)
+        return whole
+    if mine is _ABSENT or mine != wanted or isinstance(mine, bool) != isinstance(wanted, bool):
+        drifted.append(path)
+    return wanted
 
 
 def _preset(wish: Wish, earlier: Record, search: SearchPath) -> Preset | None:

@@ -43,7 +43,7 @@ def test_print_shows_the_unit_and_needs_neither_systemd_nor_a_login(rig: Rig) ->
 
 
 def test_an_endpoint_of_roots_must_be_meant() -> None:
-    from cep.cli.boot_facts import account_of
+    from cep.apply.facts import account_of
     from cep.errors import UsageError
 
     with pytest.raises(UsageError, match="would run as root"):
@@ -98,7 +98,7 @@ def test_disabling_what_is_not_enabled_is_no_error(rig: Rig) -> None:
 
 
 def test_an_accounts_own_login_is_enough_for_a_service(rig: Rig) -> None:
-    from cep.cli.boot_login import main
+    from cep.apply.login import main
 
     rig.endpoint()
     assert main([str(rig.base), "ep"]) == 77
@@ -108,7 +108,7 @@ def test_an_accounts_own_login_is_enough_for_a_service(rig: Rig) -> None:
 
 
 def test_a_login_at_another_service_is_not(rig: Rig) -> None:
-    from cep.cli.boot_login import main
+    from cep.apply.login import main
 
     rig.endpoint(text="service_url: http://localhost:1\nengine: {type: ThreadPoolEngine}\n")
     store_published_login(rig.base, with_identity=True)
@@ -116,7 +116,7 @@ def test_a_login_at_another_service_is_not(rig: Rig) -> None:
 
 
 def test_a_file_of_credentials_must_be_private(tmp_path: Path) -> None:
-    from cep.cli.boot_facts import variables_in
+    from cep.apply.facts import variables_in
     from cep.errors import NotAllowed
 
     file = tmp_path / "client.env"
@@ -133,7 +133,7 @@ def test_the_directory_under_sudo_is_that_of_the_person(
 ) -> None:
     import pwd
 
-    from cep.cli.boot_facts import base_under_sudo
+    from cep.apply.facts import base_under_sudo
 
     nobody = pwd.getpwnam("nobody")
     monkeypatch.setattr("os.getuid", lambda: 0)

@@ -19,7 +19,8 @@ PACKAGE = Path(__file__).resolve().parents[2] / "cep"
 # Which rooms a room may import, besides itself and FOR_ALL. docs/architecture.md draws it.
 ALLOWED: dict[str, frozenset[str]] = {
     "__main__": frozenset({"cli"}),
-    "cli": frozenset({"agent", "hub", "doctor", "boot", "profiles", "service", "config"}),
+    "cli": frozenset({"apply", "agent", "hub", "doctor", "boot", "profiles", "service", "config"}),
+    "apply": frozenset({"agent", "boot", "profiles", "service", "config"}),
     "agent": frozenset({"engines", "journal", "amqp", "service", "wire", "config"}),
     "hub": frozenset({"amqp", "wire", "config"}),
     "engines": frozenset({"worker", "config"}),
@@ -170,6 +171,9 @@ def test_every_room_has_a_rule() -> None:
         ("cep.engines.pool", "from cep.wire.task import unpack_task"),
         ("cep.model", "from cep.wire import task"),
         ("cep.safety.audit", "from cep.wire import task"),
+        ("cep.apply.plan", "from cep.cli import naming"),
+        ("cep.apply.plan", "import click"),
+        ("cep.agent.agent", "from cep.apply import plan"),
         ("cep.cli.lifecycle", "from cep.agent import launch"),
         ("cep.cli.lifecycle", "def start():\n    from cep.engines import build"),
         ("cep.agent.agent", "import importlib\nimportlib.import_module('cep.hub.app')"),

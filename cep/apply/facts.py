@@ -11,7 +11,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cep.errors import ConfigError, DataError, InputMissing, NotAllowed, UsageError
 from cep.paths import EndpointPaths
@@ -62,6 +62,22 @@ def account_of(root: Path, run_as: str | None) -> Account:
             f"The endpoint in {root} is root's, and every task it receives would run as root.",
             hint="If that is meant: --run-as root",
         )
+    return _account(found)
+
+
+def account_named(name: str) -> Account:
+    """The account of this name; nothing of its home is looked at.
+
+    Raises:
+        InputMissing: There is no such account.
+    """
+    try:
+        return _account(pwd.getpwnam(name))
+    except KeyError as exc:
+        raise InputMissing(f"There is no account {name} on this host.") from exc
+
+
+def _account(found: pwd.struct_passwd) -> Account:
     try:
         group = grp.getgrgid(found.pw_gid).gr_name
     except KeyError:
@@ -157,6 +173,17 @@ def variables_in(file: Path) -> dict[str, str]:
     return dict(word.split("=", 1) for word in words if "=" in word)
 
 
+def becoming(who: Account) -> dict[str, Any]:
+    """Arguments for `subprocess` by which root starts a program as an account."""
+    return {
+        "env": {"HOME": str(who.home), "PATH": os.environ.get("PATH", ""), "LANG": "C.UTF-8"},
+        "cwd": "/",
+        "user": who.uid,
+        "group": who.gid,
+        "extra_groups": os.getgrouplist(who.name, who.gid),
+    }
+
+
 def check_login(base: Path, settings: EndpointSettings, who: Account, name: str) -> None:
     """Make sure that the account is logged in: a service cannot ask anybody.
 
@@ -167,15 +194,11 @@ def check_login(base: Path, settings: EndpointSettings, who: Account, name: str)
         there = has_login(base, settings)
     else:  # the token store is the account's own; nothing in there may become root's
         done = subprocess.run(
-            [sys.executable, "-m", "cep.cli.boot_login", str(base), name],
+            [sys.executable, "-m", "cep.apply.login", str(base), name],
             check=False,
             stdin=subprocess.DEVNULL,
-            env={"HOME": str(who.home), "PATH": os.environ.get("PATH", ""), "LANG": "C.UTF-8"},
-            cwd="/",
-            user=who.uid,
-            group=who.gid,
-            extra_groups=os.getgrouplist(who.name, who.gid),
             timeout=_LOGIN_S,
+            **becoming(who),
         )
         there = done.returncode == 0
     if not there:

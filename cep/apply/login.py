@@ -1,4 +1,4 @@
-"""`python -m cep.cli.boot_login BASE NAME`: exit 0 when the account is logged in, else 77.
+"""`python -m cep.apply.login BASE NAME`: exit 0 when the account is logged in, else 77.
 
 Started by `enable-on-boot` as the endpoint's owner, when it runs as root itself.
 """
@@ -13,7 +13,7 @@ from cep.errors import CepError, NotAllowed
 
 def main(argv: list[str]) -> int:
     """Look, and say by the exit code."""
-    from cep.cli.boot_facts import has_login
+    from cep.apply.facts import has_login
     from cep.config.load import load
 
     base, name = argv
