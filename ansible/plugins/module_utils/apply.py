@@ -82,12 +82,12 @@ def call(module, words, document):
 
 def why_not(answer):
     """One sentence with everything that is wrong; empty when nothing is."""
-    said = []
-    if answer.get("error"):
-        said.append(_sentence(answer["error"]))
-    for problem in answer.get("problems") or ():
-        whose = problem.get("endpoint") or "document"
-        said.append(f"{whose}, {problem['where']}: {problem['sentence']}")
+    if answer.get("problems"):
+        return " ".join(
+            f"{problem.get('endpoint') or problem['where']}: {problem['sentence']}"
+            for problem in answer["problems"]
+        )
+    said = [_sentence(answer["error"])] if answer.get("error") else []
     for one in answer.get("endpoints") or ():
         if one.get("error"):
             said.append(f"{one['name']}: {_sentence(one['error'])}")
