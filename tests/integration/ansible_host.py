@@ -29,6 +29,7 @@ CURRENT = "/opt/cep/current/bin"
 PLAY_S = 600.0
 # Where nothing of a removed installation may be left; logs and caches are not files of it.
 _PLACES = ("/etc", "/opt", "/home", "/root", "/srv", "/usr", "/var/lib", "/var/spool")
+_NOT_OURS = ("/root/.ansible", "/var/lib/systemd/timers")  # Ansible's own; systemd's
 _RECAP = re.compile(r"^(\S+)\s+: ok=(\d+)\s+changed=(\d+)\s+unreachable=(\d+)\s+failed=(\d+)", re.M)
 
 
@@ -75,7 +76,7 @@ class AnsibleHost(SystemdHost):
         return {
             line
             for line in said.stdout.splitlines()
-            if "/__pycache__" not in line and not line.startswith("/var/lib/systemd/timers")
+            if "/__pycache__" not in line and not line.startswith(_NOT_OURS)
         }
 
     def client(self, name: str = "tests") -> dict[str, str]:
