@@ -168,8 +168,15 @@ class Controller:
             if name.startswith(("DOCKER_", "CEP_TEST_")):
                 self._environment[name] = value
 
-    def run(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Run one of the environment's programs."""
+    @property
+    def installed(self) -> Path:
+        """Where the collection was installed."""
+        return self.root / "collections" / "ansible_collections" / "cep" / "cep"
+
+    def run(
+        self, *words: str, check: bool = True, within: Path | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run one of the environment's programs, in the directory `within` or our own."""
         done = subprocess.run(
             [str(self._bin / words[0]), *words[1:]],
             check=False,
@@ -177,7 +184,7 @@ class Controller:
             stderr=subprocess.STDOUT,
             text=True,
             env=self._environment,
-            cwd=self.root,
+            cwd=within or self.root,
             stdin=subprocess.DEVNULL,
             timeout=PLAY_S,
         )

@@ -77,7 +77,8 @@ from pathlib import Path, PurePosixPath
 
 from ansible.module_utils.basic import AnsibleModule
 
-SUMS, CONSTRAINTS = "SHA256SUMS", "constraints.txt"
+SUMS = "SHA256SUMS"
+CONSTRAINTS = "constraints.txt"
 # PEP 427: NAME-VERSION(-BUILD)?-PYTHON-ABI-PLATFORM.whl
 WHEEL = re.compile(
     r"(?P<name>[^-]+)-(?P<version>[^-]+)(-\d[^-]*)?"
