@@ -2,7 +2,7 @@
 # second time that costs milliseconds. `make help` lists the targets.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit main-job faults fuzz lint format wheel constraints clean distclean
+.PHONY: help demo test unit main-job faults fuzz lint format wheel wheelhouse constraints clean distclean
 
 # Extra arguments for pytest: make test ARGS="-k journal -x"
 ARGS ?=
@@ -10,6 +10,12 @@ PY := .venv/bin/python
 # For `make fuzz`: seconds for all targets together, and one target's name or nothing for all.
 SECONDS ?= 120
 TARGET ?=
+# For `make wheelhouse`: which Python and machine it is for, the oldest C library it must run on, and
+# the Ansible collection's file where it is built already.
+PYTHON ?= 3.11
+ARCH ?= x86_64
+GLIBC ?= 2.28
+COLLECTION ?=
 # The fault tests: LONG=1 for the long schedule, SEED=n for the plans of an earlier run
 export LONG SEED
 
@@ -54,6 +60,10 @@ format:  ## Format the code
 wheel:  ## Build the wheel and the source archive into dist/
 	@.ci/environment dev
 	@.venv/bin/hatchling build
+
+wheelhouse:  ## Build one file for sites without a package index: make wheelhouse PYTHON=3.11 ARCH=x86_64
+	@.ci/environment dev
+	@$(PY) tools/wheelhouse.py --python $(PYTHON) --arch $(ARCH) --glibc $(GLIBC) $(if $(COLLECTION),--collection $(COLLECTION))
 
 constraints:  ## Ask pip anew for the set of libraries (needs python3.10 ... python3.13)
 	@.ci/environment dev

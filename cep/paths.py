@@ -114,6 +114,11 @@ class EndpointPaths:
         return self.root / "restart-due"
 
     @property
+    def client_seal(self) -> Path:
+        """By which it is known whether a running agent was given other credentials."""
+        return self.root / "client-seal.json"
+
+    @property
     def teardown_due(self) -> Path:
         """Exists while an `endpoint_teardown` is owed (setup ran and no teardown yet)."""
         return self.root / "teardown-due"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -93,7 +93,7 @@ class WrongDocument(DataError):
         problems: Everything that is wrong, each with the endpoint's name if that is known.
     """
 
-    def __init__(self, problems: list[tuple[str | None, Problem]]) -> None:
+    def __init__(self, problems: Sequence[tuple[str | None, Problem]]) -> None:
         count = "one thing is" if len(problems) == 1 else f"{len(problems)} things are"
         listed = "\n".join(f"  {problem.sentence}" for _, problem in problems)
         super().__init__(
@@ -103,33 +103,50 @@ class WrongDocument(DataError):
         self.problems = problems
 
 
-def read(text: str, origin: str) -> list[Wanted]:
-    """Return the wanted endpoints.
+@dataclass(frozen=True, slots=True)
+class Document:
+    """What was read.
+
+    Attributes:
+        wanted: The entries with which nothing is wrong so far.
+        problems: What is wrong with the others, and with the whole; each with the endpoint's name
+            if that is known.
+    """
+
+    wanted: tuple[Wanted, ...]
+    problems: tuple[tuple[str | None, Problem], ...] = ()
+
+
+def read(text: str, origin: str) -> Document:
+    """Return the wanted endpoints and what is wrong, as far as this file can tell.
 
     Args:
         text: YAML or JSON.
         origin: What to call it in messages.
 
     Raises:
-        WrongDocument: With everything that is wrong, as far as this file can tell.
+        WrongDocument: It has no list of endpoints at all.
     """
     found = _values(text, origin)
     hide(*_secrets(found))
     problems: list[tuple[str | None, Problem]] = [(None, one) for one in _repeated(found, "")]
     _drop_nulls(found)
     problems += [(_name_of(found, one.where), one) for one in schema.check(found, schema.INPUT)]
-    if problems:
+    entries, defaults = found.get("endpoints"), found.get("defaults", {})
+    if not isinstance(entries, list) or not isinstance(defaults, Mapping):
         raise WrongDocument(problems)
-    defaults = found.get("defaults", {})
     wanted = []
-    for number, given in enumerate(found["endpoints"]):
-        one = _One(_with_defaults(defaults, given), f"endpoints[{number}]")
-        wanted.append(one.wanted())
-        problems += [(given["name"], problem) for problem in one.problems]
+    for number, given in enumerate(entries):
+        place = f"endpoints[{number}]"
+        if any(one.where.startswith((place, "defaults")) for _, one in problems):
+            continue
+        entry = _One(_with_defaults(defaults, given), place)
+        made = entry.wanted()
+        problems += [(given["name"], problem) for problem in entry.problems]
+        if not entry.problems:
+            wanted.append(made)
     problems += _twice(wanted)
-    if problems:
-        raise WrongDocument(problems)
-    return wanted
+    return Document(tuple(wanted), tuple(problems))
 
 
 def _values(text: str, origin: str) -> Lines:

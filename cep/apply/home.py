@@ -14,7 +14,7 @@ from typing import Any
 
 from cep.agent.control import call
 from cep.agent.state import EndpointState, Observed, observe
-from cep.apply import facts, texts
+from cep.apply import facts, seal, texts
 from cep.config.load import read_text
 from cep.config.settings import EndpointSettings
 from cep.errors import (
@@ -40,9 +40,10 @@ def look(spec: Mapping[str, Any]) -> dict[str, Any]:
 
     Returns:
         `directory`, `exists`, `before` and `after` (texts of the configuration; `after` None for
-        leaving it), `notes`, `wrong` (sentences: what the document wants cannot be), and of
-        the endpoint: `endpoint_id`, `state`, `here`, `host`, `pid`, `paused`, `due`, `profile`,
-        `site`, `service`, `agent`, `login`, `shell`, `hub`, `run`, `state_dir`, `hardening`.
+        leaving it), `notes`, `wrong` (sentences: what the document wants cannot be),
+        `other_client` (it runs with other credentials than the document's), and of the endpoint
+        `endpoint_id`, `state`, `here`, `host`, `pid`, `paused`, `due`, `profile`, `site`,
+        `service`, `agent`, `login`, `shell`, `hub`, `run`, `state_dir`, `hardening`.
     """
     root = _root(spec)
     old = texts.old_text(root)
@@ -81,6 +82,7 @@ def look(spec: Mapping[str, Any]) -> dict[str, Any]:
         "run": str(found.run),
         "state_dir": str(found.state),
         "hardening": _hardening(settings, spec.get("hardening")),
+        "other_client": _other_client(found, seen, spec),
         **_login(root, settings, wrong),
         **_seen(found, seen),
     }
@@ -120,6 +122,12 @@ def _seen(found: EndpointPaths, seen: Observed) -> dict[str, Any]:
         "due": running and lease is not None and _due(found) == lease.token,
         "agent": _agent(found, seen) if running else None,
     }
+
+
+def _other_client(found: EndpointPaths, seen: Observed, spec: Mapping[str, Any]) -> bool:
+    if seen.state is not EndpointState.RUNNING or seen.lease is None or spec["client"] is None:
+        return False
+    return not seal.fits(found.client_seal, seen.lease.token, spec["client"])
 
 
 def _agent(found: EndpointPaths, seen: Observed) -> dict[str, Any]:
@@ -202,6 +210,9 @@ def start(spec: Mapping[str, Any]) -> dict[str, Any]:
         secrets = dict(zip(names, spec["client"], strict=True))
     launch(found.root.parent, found.name, StartOptions(), notes.append, secrets=secrets)
     found.restart_due.unlink(missing_ok=True)
+    lease = observe(found).lease
+    if lease is not None:
+        seal.put(found.client_seal, lease.token, spec.get("client"))
     return {"notes": notes}
 
 

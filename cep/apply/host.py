@@ -127,9 +127,18 @@ def unit_do(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def unit_remove(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Stop, disable and remove a unit of ours, and its credentials."""
-    gone = unit_work.take_down(Path(spec["path"]), Manager(user=spec["user"]))
-    return {"gone": [str(path) for path in gone]}
+    """Stop, disable and remove a unit of ours, and its credentials.
+
+    Returns:
+        `still_lingers`: It was us who let the account's services run without a login, no unit
+        needs it any more, and the account itself may not end it.
+    """
+    path = Path(spec["path"])
+    mark = install.mark_at(path)
+    unit_work.take_down(path, Manager(user=spec["user"]))
+    others = any(install.mark_at(one) for one in path.parent.glob("*.service"))
+    ours = mark is not None and mark.lingers and not others
+    return {"still_lingers": ours and systemd.lingers(spec["account"])}
 
 
 def stored_client(spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -147,6 +156,12 @@ def stored_client(spec: Mapping[str, Any]) -> dict[str, Any]:
             client = [found.get(install.CLIENT_ID), found.get(install.CLIENT_SECRET)]
             return {"client": client if all(client) else None}
     return {"client": None}
+
+
+def unlinger(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Let an account's services no longer run without a login, where that is allowed."""
+    systemd.set_lingering(False, account=spec["account"])
+    return {}
 
 
 def linger(spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -201,5 +216,5 @@ def _places(spec: Mapping[str, Any]) -> EndpointPaths:
 
 VERBS = {
     verb.__name__: verb
-    for verb in (survey, unit_look, unit_put, unit_do, unit_remove, stored_client, linger)
+    for verb in (survey, unit_look, unit_put, unit_do, unit_remove, stored_client, linger, unlinger)
 }

@@ -163,9 +163,14 @@ class _Planning:
             self._begin()
 
     def _touches(self) -> bool:
+        return self._home["after"] is not None or self._needs_new_process()
+
+    def _needs_new_process(self) -> bool:
+        """What changes is known to a process from its start only: its unit, its credentials."""
         unit = self._seen.unit
-        file = unit is not None and (unit["after"] is not None or unit["store"])
-        return self._home["after"] is not None or file
+        if unit is not None and (unit["after"] is not None or unit["store"]):
+            return True
+        return self._managed_then() is None and bool(self._home["other_client"])
 
     def _configure(self) -> None:
         wanted, home = self._wanted, self._home
@@ -252,11 +257,10 @@ class _Planning:
 
     def _renew(self) -> None:
         """What becomes of a running endpoint that was changed."""
-        wanted, unit = self._wanted, self._seen.unit
-        file = unit is not None and (unit["after"] is not None or unit["store"])
+        wanted = self._wanted
         if wanted.on_change == "none":
             self._plan.restart_needed = True
-        elif wanted.on_change == "reload" and not file:
+        elif wanted.on_change == "reload" and not self._needs_new_process():
             self._do("reload", {}, "reload")
             self._plan.reloaded = True
         else:

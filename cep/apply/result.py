@@ -32,6 +32,7 @@ class Outcome:
         error: Why it failed.
         actions: What was done, or would be.
         notes: Sentences for people.
+        planned: Something was to be done for it; else it was only looked at.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Outcome:
     error: CepError | None = None
     actions: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    planned: bool = True
     _reload_failed: bool = False
 
     def begin(self) -> None:
@@ -61,6 +63,7 @@ class Outcome:
         failed = self.plan.error
         self.plan = Plan(error=failed, restart_needed=bool(self.home.get("due")))
         self.actions = []
+        self.planned = False
 
     def as_json(self) -> dict[str, Any]:
         """The outcome by the names of the schema."""
@@ -99,9 +102,20 @@ class Outcome:
             }
         return None
 
+    def _standing(self, told: Mapping[str, Any]) -> str:
+        facts = [told["state"], str(told["endpoint_id"])]
+        if told["agent"] is not None and told["agent"]["summary"]:
+            facts.append(told["agent"]["summary"])
+        if told["unit"] is not None:
+            enabled = "enabled" if told["unit"]["enabled"] else "disabled"
+            facts.append(f"{told['unit']['name']} ({enabled}, {told['unit']['state']})")
+        return f"{self.name}: {'; '.join(facts)}"
+
     def lines(self) -> list[str]:
         """For people, one fact a line."""
         told = self.as_json()
+        if not self.planned:
+            return [printable(self._standing(told))]
         done = ", ".join(word.replace("_", " ") for word in told["actions"]) or "unchanged"
         lines = [f"{self.name}: {done}"]
         lines += [f"  {note}" for note in told["notes"]]

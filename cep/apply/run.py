@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from cep.apply import facts
-from cep.apply.document import Wanted, WrongDocument
+from cep.apply.document import Document, Wanted, WrongDocument
 from cep.apply.facts import Account
 from cep.apply.places import Here, Place, place_for
 from cep.apply.plan import Plan, Seen, Step, plan, wrong_of
@@ -46,17 +46,17 @@ class Run:
     """One `apply`.
 
     Args:
-        wanted: The endpoints.
+        document: The endpoints, and what is wrong with the document already.
         place_of: Where an account's verbs are carried out; for tests.
     """
 
     def __init__(
-        self, wanted: Sequence[Wanted], *, place_of: Callable[[Account], Place] = place_for
+        self, document: Document, *, place_of: Callable[[Account], Place] = place_for
     ) -> None:
         self._place_of = place_of
         self._root = os.getuid() == 0
-        self._problems: list[tuple[str | None, Problem]] = []
-        self._jobs = list(self._resolved(wanted))
+        self._problems = list(document.problems)
+        self._jobs = list(self._resolved(document.wanted))
 
     def planned(self) -> list[Outcome]:
         """Look and plan; returns the outcomes as `--dry-run` tells them.
@@ -172,7 +172,10 @@ class Run:
             for step in job.plan.steps:
                 for action in step.actions:
                     tell(job.wanted.name, action)
-                outcome.take(step.actions, self._ask(job, step, clients))
+                answer = self._ask(job, step, clients)
+                outcome.take(step.actions, answer)
+                if answer.get("still_lingers") and self._root:
+                    Here().ask("unlinger", job.spec)
         except CepError as exc:
             outcome.error = exc
         self._look_again(job, outcome)
@@ -226,27 +229,37 @@ class Run:
         )
 
 
-def looked(wanted: Sequence[Wanted]) -> list[Outcome]:
-    """What there is of these endpoints, for `--info`; nothing is planned or changed."""
-    blank = [
-        Wanted(where=one.where, name=one.name, run_as=one.run_as, config_dir=one.config_dir,
-               state="absent")
-        for one in wanted
-    ]  # fmt: skip
-    run = Run(blank)
-    outcomes = run.planned()
+def looked(document: Document) -> list[Outcome]:
+    """What there is of these endpoints, for `--info`; nothing is planned or changed.
+
+    Raises:
+        WrongDocument: With everything that is wrong.
+    """
+    blank = tuple(
+        Wanted(
+            where=one.where,
+            name=one.name,
+            run_as=one.run_as,
+            config_dir=one.config_dir,
+            state="absent",
+        )
+        for one in document.wanted
+    )
+    outcomes = Run(replace(document, wanted=blank)).planned()
     for outcome in outcomes:
         outcome.only_looked()
     return outcomes
 
 
-def all_of_this_account() -> list[Wanted]:
+def all_of_this_account() -> Document:
     """Every endpoint of the calling account's user directory."""
     found = Here().ask("names", {"config_dir": None})
-    return [
-        Wanted(where=f"endpoints[{number}]", name=name, run_as=found["account"])
-        for number, name in enumerate(found["names"])
-    ]
+    return Document(
+        tuple(
+            Wanted(where=f"endpoints[{number}]", name=name, run_as=found["account"])
+            for number, name in enumerate(found["names"])
+        )
+    )
 
 
 def _spec(one: Wanted, who: Account) -> dict[str, Any]:

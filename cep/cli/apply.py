@@ -16,7 +16,7 @@ from cep.safety.text import printable
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from cep.apply.document import Wanted
+    from cep.apply.document import Document
     from cep.apply.result import Outcome
 
 _STANDARD_INPUT = "-"
@@ -71,15 +71,15 @@ def apply(
 def _run(file: str | None, *, info: bool, dry_run: bool, quiet: bool) -> Sequence[Outcome]:
     from cep.apply.run import Run, all_of_this_account, looked
 
-    wanted = all_of_this_account() if file is None else _read(file)
+    document = all_of_this_account() if file is None else _read(file)
     if info:
-        return looked(wanted)
-    run = Run(wanted)
+        return looked(document)
+    run = Run(document)
     planned = run.planned()
     return planned if dry_run else run.done(_silent if quiet else _begin)
 
 
-def _read(file: str) -> list[Wanted]:
+def _read(file: str) -> Document:
     from cep.apply.document import read
 
     try:

@@ -8,9 +8,13 @@ from collections.abc import Iterator
 import pytest
 
 from tests.integration.docker_engine import EngineMissing, ensure_engine, remove_leftovers
+from tests.integration.hub_places import LONG
 from tests.integration.postgres import Postgres
 from tests.integration.rabbitmq import RabbitMq
 from tests.integration.servers import Servers
+
+# They boot a host of their own, and install everything anew: only with LONG=1.
+collect_ignore = [] if LONG else ["test_apply_systemd.py", "test_wheelhouse.py"]
 
 
 @pytest.fixture(scope="session")
