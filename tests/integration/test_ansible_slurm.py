@@ -89,9 +89,9 @@ if LONG:
         docker_engine: None, tmp_path: Path
     ) -> None:
         del docker_engine
-        file = wheelhouses.make("slurm", tmp_path / "wheelhouses")[VERSION]
         controller = Controller(venvs.ansible_python(), tmp_path)
-        controller.install_collection()
+        collection = controller.install_collection()
+        file = wheelhouses.make("slurm", tmp_path / "wheelhouses", collection)[VERSION]
         with SystemdCluster(nodes=2) as cluster:
             target = ["docker", "cp", str(SDK_CLIENT), f"{cluster.login_container}:{HOME}/sdk.py"]
             subprocess.run(target, check=True)

@@ -6,71 +6,57 @@ the present sources. The second one is the same with a later version, for upgrad
 
 from __future__ import annotations
 
-import hashlib
+import platform
 import re
 import shutil
 import subprocess
-import tarfile
 from pathlib import Path
 
 from tests.integration import docker_engine, image_python, venvs
+from tools.wheelhouse import assemble
 
 #: The version of the sources' wheel, and of the one that stands for the next release.
 VERSION = "0.1.0"
 LATER = "0.1.1"
-_SUMS, _CONSTRAINTS = "SHA256SUMS", "constraints.txt"
 _SOURCES = ("cep", "templates", "pyproject.toml", "README.md", "LICENSE")
 
 
-def make(image: str, target: Path) -> dict[str, Path]:
-    """Make a wheelhouse (a file) for each of the two versions; return them by version."""
+def make(image: str, target: Path, collection: Path | None = None) -> dict[str, Path]:
+    """Make a wheelhouse for each of the two versions, as `make wheelhouse` does.
+
+    Args:
+        image: The test image whose Python it is for.
+        target: The directory for them.
+        collection: The collection's file.
+
+    Returns:
+        The files by version.
+    """
     libraries = image_python.wheels(image)
+    python = python_of(image)
     made = {}
     for version in (VERSION, LATER):
-        directory = target / f"wheelhouse-{version}"
-        directory.mkdir(parents=True)
-        for wheel in libraries.glob("*.whl"):
-            (directory / wheel.name).hardlink_to(wheel)
-        _own(version, directory)
-        write_lists(directory)
-        made[version] = pack(directory)
+        scratch = target / f"scratch-{version}"
+        scratch.mkdir(parents=True)
+        own = _own(version, scratch)
+        wheels = [own, *libraries.glob("*.whl")]
+        made[version] = assemble(wheels, python, platform.machine(), target, collection=collection)
+        shutil.rmtree(scratch)
     return made
 
 
-def write_lists(directory: Path) -> None:
-    """Write the versions with their hashes, and the checksums of everything."""
-    lines = []
-    for wheel in sorted(directory.glob("*.whl")):
-        name, version = wheel.name.split("-")[:2]
-        lines.append(f"{name}=={version} --hash=sha256:{_sha256(wheel)}\n")
-    (directory / _CONSTRAINTS).write_text("".join(lines))
-    names = sorted(path.name for path in directory.iterdir() if path.name != _SUMS)
-    sums = "".join(f"{_sha256(directory / name)}  {name}\n" for name in names)
-    (directory / _SUMS).write_text(sums)
-
-
-def pack(directory: Path) -> Path:
-    """Put a directory into a tar file beside it."""
-    file = directory.with_suffix(directory.suffix + ".tar")
-    with tarfile.open(file, "w") as archive:
-        archive.add(directory, arcname=directory.name)
-    return file
-
-
-def _own(version: str, directory: Path) -> None:
+def _own(version: str, scratch: Path) -> Path:
     """Build our wheel, for another version than ours from a copy of the sources."""
     if version == VERSION:
-        venvs.own_wheel(directory)
-        return
-    sources = directory.parent / f"sources-{version}"
+        return venvs.own_wheel(scratch)
+    sources = scratch / "sources"
+    sources.mkdir()
     for name in _SOURCES:
         path = venvs.PROJECT / name
         if path.is_dir():
-            shutil.copytree(
-                path, sources / name, ignore=shutil.ignore_patterns("__pycache__"), symlinks=True
-            )
+            ignored = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(path, sources / name, ignore=ignored, symlinks=True)
         else:
-            sources.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, sources / name)
     module = sources / "cep" / "__init__.py"
     text, number = re.subn(
@@ -78,12 +64,7 @@ def _own(version: str, directory: Path) -> None:
     )
     assert number == 1
     module.write_text(text)
-    venvs.own_wheel(directory, sources=sources)
-    shutil.rmtree(sources)
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return venvs.own_wheel(scratch, sources=sources)
 
 
 def python_of(image: str) -> str:

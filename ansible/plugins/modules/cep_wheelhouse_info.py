@@ -11,8 +11,8 @@ short_description: Tell whether a wheelhouse is whole and fits a host
 version_added: "0.1.0"
 description:
   - Reads a wheelhouse, a directory or a tar file, where it is; unpacks and changes nothing.
-  - Fails when a file is missing, damaged or not listed in C(SHA256SUMS), and when a wheel is for
-    another Python or another kind of machine.
+  - Fails when a file is missing, damaged or not listed in C(SHA256SUMS), and when it is for another
+    version, Python or kind of machine.
 author:
   - The cep project (@cep-project)
 attributes:
@@ -53,147 +53,29 @@ EXAMPLES = r"""
 
 RETURN = r"""
 directory:
-  description: The directory with C(SHA256SUMS), relative to O(path).
+  description: The directory of its files, relative to O(path).
   returned: success
   type: str
-constraints:
-  description: The file with the versions and their hashes, relative to O(path).
+manifest:
+  description: What it is for, and what it brings.
   returned: success
-  type: str
-wheels:
-  description: The directory of the wheels, relative to O(path).
-  returned: success
-  type: str
-sha256:
-  description: The checksum of C(SHA256SUMS), which stands for everything.
-  returned: success
-  type: str
+  type: dict
 """
 
-import hashlib
-import re
 import tarfile
 from pathlib import Path, PurePosixPath
 
 from ansible.module_utils.basic import AnsibleModule
 
-SUMS = "SHA256SUMS"
-CONSTRAINTS = "constraints.txt"
-# PEP 427: NAME-VERSION(-BUILD)?-PYTHON-ABI-PLATFORM.whl
-WHEEL = re.compile(
-    r"(?P<name>[^-]+)-(?P<version>[^-]+)(-\d[^-]*)?"
-    r"-(?P<python>[^-]+)-(?P<abi>[^-]+)-(?P<platform>[^-]+)\.whl"
-)
+from ..module_utils.wheelhouse_check import Refused, check
 
 
-class Wrong(Exception):
-    """What is wrong with a wheelhouse, as a sentence."""
-
-
-def sums_of(path):
-    """The SHA-256 of each file by its relative name, and the texts of those called SHA256SUMS."""
-    sums, texts = {}, {}
-    for name, file in _files(path):
-        digest = hashlib.sha256()
-        kept = []
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-            if PurePosixPath(name).name == SUMS:
-                kept.append(chunk)
-        sums[name] = digest.hexdigest()
-        if kept:
-            texts[name] = b"".join(kept).decode("utf-8", "replace")
-    return sums, texts
-
-
-def _files(path):
-    if Path(path).is_dir():
-        for whole in sorted(Path(path).rglob("*")):
-            if whole.is_file():
-                with whole.open("rb") as file:
-                    yield str(whole.relative_to(path)), file
-        return
-    try:
-        with tarfile.open(path, "r:*") as archive:
-            for member in archive:
-                name = PurePosixPath(member.name)
-                outside = name.is_absolute() or ".." in name.parts
-                if outside or not (member.isreg() or member.isdir()):
-                    raise Wrong(f"{path} is no wheelhouse: it holds {member.name!r}.")
-                if member.isreg():
-                    yield str(name), archive.extractfile(member)
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise Wrong(f"{path} cannot be read, or is damaged: {error}.") from error
-
-
-def check_sums(path, sums, texts):
-    """Compare; return the directory that SHA256SUMS stands in, and its checksum."""
-    if len(texts) != 1:
-        raise Wrong(f"{path} is no wheelhouse: it has {len(texts)} files {SUMS}, not one.")
-    ((place, text),) = texts.items()
-    directory = PurePosixPath(place).parent
-    listed = {}
-    for line in text.splitlines():
-        digest, _, name = line.partition(" ")
-        listed[str(directory / name.lstrip(" *"))] = digest
-    for name, digest in listed.items():
-        if name not in sums:
-            raise Wrong(f"{path} is not whole: {name} is missing.")
-        if sums[name] != digest:
-            raise Wrong(f"{path} is damaged: the checksum of {name} is another than {SUMS} says.")
-    stray = sorted(set(sums) - set(listed) - {place})
-    if stray:
-        raise Wrong(f"{path} holds {stray[0]}, which {SUMS} does not list.")
-    return str(directory), sums[place]
-
-
-def check_wheels(path, names, wanted):
-    """Every wheel fits the host, and ours is among them."""
-    ours = False
-    for name in names:
-        file = PurePosixPath(name).name
-        found = WHEEL.fullmatch(file)
-        if found is None:
-            raise Wrong(f"{path} holds {name}, which is no wheel.")
-        ours |= found["name"] == "cep_endpoint" and found["version"] == wanted["version"]
-        if wanted["python"] and not _fits_python(found, wanted["python"]):
-            raise Wrong(f"{path} is not for Python {wanted['python']}: it holds {file}.")
-        if wanted["arch"] and not _fits_arch(found["platform"], wanted["arch"]):
-            raise Wrong(f"{path} is not for {wanted['arch']}: it holds {file}.")
-    if not ours:
-        raise Wrong(f"{path} does not hold cep {wanted['version']}.")
-
-
-def _fits_python(wheel, python):
-    major, minor = python.split(".")
-    tags = wheel["python"].split(".")
-    if f"cp{major}{minor}" in tags or {f"py{major}", f"py{major}{minor}"} & set(tags):
-        return True
-    lowest = [int(tag[3:]) for tag in tags if tag.startswith(f"cp{major}") and tag[3:].isdigit()]
-    return "abi3" in wheel["abi"].split(".") and bool(lowest) and min(lowest) <= int(minor)
-
-
-def _fits_arch(platform, arch):
-    return platform == "any" or any(tag.endswith(f"_{arch}") for tag in platform.split("."))
-
-
-def look(path, wanted):
-    """Everything about a wheelhouse; raises Wrong."""
-    if not Path(path).exists():
-        raise Wrong(f"There is no wheelhouse {path}.")
-    sums, texts = sums_of(path)
-    directory, digest = check_sums(path, sums, texts)
-    wheels = sorted(name for name in sums if name.endswith(".whl"))
-    constraints = str(PurePosixPath(directory) / CONSTRAINTS)
-    if constraints not in sums:
-        raise Wrong(f"{path} is no wheelhouse: it has no {CONSTRAINTS} beside {SUMS}.")
-    check_wheels(path, wheels, wanted)
-    return {
-        "directory": directory,
-        "constraints": constraints,
-        "wheels": str(PurePosixPath(wheels[0]).parent),
-        "sha256": digest,
-    }
+def top_of(path):
+    """The one directory that a checked wheelhouse's file unpacks to; a directory is its own."""
+    if path.is_dir():
+        return "."
+    with tarfile.open(path) as archive:
+        return PurePosixPath(archive.next().name).parts[0]
 
 
 def main():
@@ -207,11 +89,13 @@ def main():
         },
         supports_check_mode=True,
     )
+    wanted = {name: module.params[name] or None for name in ("version", "python", "arch")}
+    path = Path(module.params["path"])
     try:
-        found = look(module.params["path"], module.params)
-    except Wrong as wrong:
-        module.fail_json(msg=str(wrong))
-    module.exit_json(changed=False, **found)
+        manifest = check(path, **wanted)
+    except Refused as refused:
+        module.fail_json(msg=str(refused))
+    module.exit_json(changed=False, directory=top_of(path), manifest=manifest)
 
 
 if __name__ == "__main__":
