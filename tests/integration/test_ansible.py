@@ -25,7 +25,8 @@ from tests.integration.wheelhouses import LATER, VERSION
 # The first test may have to wait for images, for wheels and for ansible-core.
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
 
-IMAGES = ["systemd", "systemd-252"] if LONG else ["systemd"]
+# The host's image, and which ansible-core: in the long form the older systemd with today's as well.
+KINDS = [("systemd", "oldest")] + ([("systemd-252", "today")] if LONG else [])
 HUB = "http://localhost:5000"
 UNIT = "globus-compute-endpoint-{}.service"
 
@@ -114,16 +115,18 @@ class Rollout:
         return bool(self.host.functions(self.host.client(), "many", self.id_of(name), "3")["right"])
 
 
-@pytest.fixture(scope="module", params=IMAGES)
+@pytest.fixture(scope="module", params=KINDS, ids="-".join)
 def rollout(
     docker_engine: None, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Rollout]:
     del docker_engine
     root = tmp_path_factory.mktemp("ansible")
-    controller = Controller(venvs.ansible_python(), root)
+    image, core = request.param
+    python = venvs.ansible_today_python() if core == "today" else venvs.ansible_python()
+    controller = Controller(python, root)
     collection = controller.install_collection()
-    files = wheelhouses.make(request.param, root / "wheelhouses", collection)
-    with AnsibleHost(request.param, root / "wheelhouses") as host:
+    files = wheelhouses.make(image, root / "wheelhouses", collection)
+    with AnsibleHost(image, root / "wheelhouses") as host:
         yield Rollout(host, controller, files)
 
 

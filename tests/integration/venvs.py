@@ -66,6 +66,31 @@ def ansible_python() -> Path:
     return _environment("ansible-2.19", ANSIBLE_OLDEST, None)
 
 
+def ansible_today_python() -> Path:
+    """The interpreter of an environment with today's ansible-core.
+
+    Raises:
+        CannotInstall: There is no Python 3.12 or later here.
+    """
+    for python in _newer_pythons():
+        test = "import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 12))"
+        try:
+            done = subprocess.run([python, "-c", test], check=False, capture_output=True)
+        except OSError:
+            continue
+        if done.returncode == 0:
+            return _environment("ansible", ANSIBLE_TODAY, None, python=python)
+    raise CannotInstall("ansible-core of today needs Python 3.12 or later, and none is here.")
+
+
+def _newer_pythons() -> Iterator[str]:
+    """Interpreters that may be new enough: on PATH, and those that pyenv keeps, if it is there."""
+    yield from ("python3.13", "python3.12", "python3")
+    if shutil.which("pyenv"):
+        for version in _text(["pyenv", "versions", "--bare"]).split():
+            yield f"{_text(['pyenv', 'prefix', version]).strip()}/bin/python3"
+
+
 def ansible_lint_python() -> Path:
     """The interpreter of an environment with ansible-lint and yamllint."""
     return _environment("ansible-lint", ANSIBLE_LINT, None)
