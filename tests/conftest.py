@@ -1,11 +1,11 @@
-"""Rules of every test run: six parts in order, no skip in CI, nothing left behind.
+"""Rules of every test run: seven parts in order, no skip in CI, nothing left behind.
 
 Each test belongs to one part: `unit`, `main_job` (a user's way from configure to stop), `faults`
-(what must not lose a task), `systemd`, `sites` (schedulers, servers) or `rest`. They run in
-that order in one pytest process, and the summary tells the time of each. With the environment
-variable CI set, a skip counts as a failure: there everything a test needs is installed by the test
-command. What a run leaves behind (processes, containers, files in the home directory) fails it as
-well.
+(what must not lose a task), `systemd`, `ansible`, `sites` (schedulers, servers) or `rest`. They
+run in that order in one pytest process, and the summary tells the time of each. With the
+environment variable CI set, a skip counts as a failure: there everything a test needs is installed
+by the test command. What a run leaves behind (processes, containers, files in the home directory)
+fails it as well.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ PARTS = {
     "main_job": "the main job end to end: configure, start, run functions, stop",
     "faults": "kill -9, lost links, full disks: what must not lose a task",
     "systemd": "endpoints as services of a real systemd",
+    "ansible": "hosts that only the Ansible collection touches",
     "sites": "schedulers, servers and other programs as sites have them",
     "rest": "the other scenarios on real parts",
 }
@@ -50,6 +51,7 @@ FAULTS = (
     "test_link_faults.py",
 )
 SYSTEMD = ("test_systemd.py", "test_systemd_changes.py", "test_systemd_network.py")
+ANSIBLE = ("test_ansible.py", "test_ansible_rules.py", "test_ansible_slurm.py")
 # Schedulers, servers and other programs as sites have them.
 SITES = (
     "test_agent_connections.py",
@@ -103,6 +105,8 @@ def part_of(path: Path) -> str:
         return "faults"
     if relative.name in SYSTEMD:
         return "systemd"
+    if relative.name in ANSIBLE:
+        return "ansible"
     return "sites" if relative.name in SITES else "rest"
 
 

@@ -100,16 +100,25 @@ def build(
     Raises:
         CannotBuild: With the reason.
     """
+    check_usage(python, arch)
+    with tempfile.TemporaryDirectory(prefix="cep-wheelhouse-") as scratch:
+        own = _own_wheel(Path(scratch) / "own")
+        libraries = _libraries(own, python, platforms(arch, glibc), Path(scratch), cache)
+        return assemble([own, *libraries], python, arch, output, glibc=glibc, collection=collection)
+
+
+def check_usage(python: str, arch: str) -> None:
+    """See that a wheelhouse can be for this Python and kind of machine.
+
+    Raises:
+        CannotBuild: It cannot.
+    """
     if python not in PYTHONS or arch not in ARCHES:
         raise CannotBuild(
             64,
             f"PYTHON is one of {', '.join(PYTHONS)}, ARCH one of {', '.join(ARCHES)}; not "
             f"{python}, {arch}.",
         )
-    with tempfile.TemporaryDirectory(prefix="cep-wheelhouse-") as scratch:
-        own = _own_wheel(Path(scratch) / "own")
-        libraries = _libraries(own, python, platforms(arch, glibc), Path(scratch), cache)
-        return assemble([own, *libraries], python, arch, output, glibc=glibc, collection=collection)
 
 
 def assemble(
@@ -412,6 +421,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--cache", type=Path)
     words = parser.parse_args(argv)
     try:
+        check_usage(words.python, words.arch)  # before the collection is built for nothing
         with tempfile.TemporaryDirectory(prefix="cep-collection-") as scratch:
             made = build(
                 words.python,

@@ -212,12 +212,16 @@ def serve(
         running = start_detached(options)
         click.echo(f"The hub serves at {running.public_url} (process {running.pid}).", err=True)
         return
+    from sdnotify import SystemdNotifier
+
     from cep.hub.app import serve as serve_hub
     from cep.hub.logs import log_to_stderr
     from cep.hub.running import RunningHub
 
     def tell(running: RunningHub) -> None:
         click.echo(f"The hub serves at {running.public_url} (process {running.pid}).", err=True)
+        # For a unit of Type=notify; sd_notify(3). Without such a manager it does nothing.
+        SystemdNotifier().notify(f"READY=1\nSTATUS=serves at {running.public_url}")
 
     log_to_stderr(debug=shared(ctx).debug)
     serve_hub(options, tell)

@@ -49,6 +49,26 @@ def install(image: str, place: str, home: Path, *, uid: int) -> Path:
     return made
 
 
+def wheels(image: str) -> Path:
+    """A directory with wheels of everything we need, for the Python of an image; made once."""
+    tag = docker_engine.ensure_image(image)
+    requirements = venvs.requirements()
+    key = venvs.key(tag, "wheels", venvs.CONSTRAINTS.read_text(), *requirements)
+    kept = venvs.CACHE / f"image-wheels-{key}"
+    with venvs.locked(kept.name):
+        if not (kept / ".complete").exists():
+            shutil.rmtree(kept, ignore_errors=True)
+            kept.mkdir(parents=True)
+            mounts = {kept: "/wheels", venvs.CONSTRAINTS.parent: "/constraints"}
+            script = (
+                "python3 -m venv /tmp/venv && exec /tmp/venv/bin/pip wheel -qq"
+                ' -c /constraints/constraints.txt -w /wheels "$@"'
+            )
+            _run(tag, ["sh", "-c", script, "sh", *requirements], mounts)
+            (kept / ".complete").touch()
+    return kept
+
+
 def _libraries(tag: str, place: str) -> Path:
     """The libraries alone, installed for `place`; made once per image and set of libraries."""
     requirements = venvs.requirements()

@@ -73,6 +73,16 @@ def environment(endpoint_id: str) -> dict[str, str]:
         return seen
 
 
+def mark_and_wait(value: int, place: str) -> int:
+    import time
+    from pathlib import Path
+
+    Path(f"{place}-{value}").touch()
+    while not Path(f"{place}-open").exists():
+        time.sleep(0.1)
+    return value
+
+
 def mark_and_sleep(mark: str, seconds: float) -> str:
     """Tell by a file that this task runs, and where; then sleep."""
     import os
@@ -103,6 +113,13 @@ def sleepers(endpoint_id: str, number: str, seconds: str) -> dict[str, Any]:
             for n in range(int(number))
         ]
         return {"hosts": sorted({future.result(timeout=TIMEOUT_S) for future in futures})}
+
+
+def gated(endpoint_id: str, number: str, place: str) -> dict[str, Any]:
+    """Run functions that each leave a mark, PLACE-NUMBER, and end once PLACE-open is there."""
+    with Executor(endpoint_id=endpoint_id) as executor:
+        futures = [executor.submit(mark_and_wait, n, place) for n in range(int(number))]
+        return {"values": [future.result(timeout=4 * TIMEOUT_S) for future in futures]}
 
 
 def hosts(endpoint_id: str, number: str) -> dict[str, Any]:
@@ -321,6 +338,7 @@ def place(endpoint_id: str, package: str, form: str) -> dict[str, Any]:
 
 VERBS = {
     "place": place,
+    "gated": gated,
     "many": many,
     "environment": environment,
     "fate": fate,

@@ -2,7 +2,9 @@
 
 * `sdk`: the official SDK and nothing of ours, as a researcher's laptop has it;
 * `published`: the published endpoint 2.19 with its own SDK, which a site may still run;
-* `pipx`: the installer of the published guide's quickstart.
+* `pipx`: the installer of the published guide's quickstart;
+* `ansible-2.19` and `ansible`: the oldest ansible-core that the collection supports, and today's;
+* `ansible-lint`: what judges the collection.
 
 And the wheelhouse: our wheel and all it needs, for an installation without a package index. Each is
 named after a hash of what decides its contents, so a change makes a new one. `python -m
@@ -30,6 +32,9 @@ PUBLISHED_CONSTRAINTS = PROJECT / "constraints" / "published-2.19.txt"
 SDK = ("globus-compute-sdk==4.19.0",)
 PUBLISHED = ("globus-compute-endpoint==2.19.0",)
 PIPX = ("pipx==1.7.1",)
+ANSIBLE_OLDEST = ("ansible-core==2.19.14",)
+ANSIBLE_TODAY = ("ansible-core==2.21.5",)  # needs Python 3.12
+ANSIBLE_LINT = ("ansible-core==2.19.14", "ansible-lint==26.10.1", "yamllint>=1.37,<2")
 BUILDERS = ("pip", "setuptools", "wheel")  # for libraries that have no wheel themselves
 
 
@@ -56,6 +61,41 @@ def pipx_python(python: str) -> Path:
     return _environment("pipx", PIPX, None, python=python)
 
 
+def ansible_python() -> Path:
+    """The interpreter of an environment with the oldest ansible-core that is supported."""
+    return _environment("ansible-2.19", ANSIBLE_OLDEST, None)
+
+
+def ansible_today_python() -> Path:
+    """The interpreter of an environment with today's ansible-core.
+
+    Raises:
+        CannotInstall: There is no Python 3.12 or later here.
+    """
+    for python in _newer_pythons():
+        test = "import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 12))"
+        try:
+            done = subprocess.run([python, "-c", test], check=False, capture_output=True)
+        except OSError:
+            continue
+        if done.returncode == 0:
+            return _environment("ansible", ANSIBLE_TODAY, None, python=python)
+    raise CannotInstall("ansible-core of today needs Python 3.12 or later, and none is here.")
+
+
+def _newer_pythons() -> Iterator[str]:
+    """Interpreters that may be new enough: on PATH, and those that pyenv keeps, if it is there."""
+    yield from ("python3.13", "python3.12", "python3")
+    if shutil.which("pyenv"):
+        for version in _text(["pyenv", "versions", "--bare"]).split():
+            yield f"{_text(['pyenv', 'prefix', version]).strip()}/bin/python3"
+
+
+def ansible_lint_python() -> Path:
+    """The interpreter of an environment with ansible-lint and yamllint."""
+    return _environment("ansible-lint", ANSIBLE_LINT, None)
+
+
 def wheelhouse(python: str) -> Path:
     """A directory with our wheel and everything it needs, for the given Python.
 
@@ -78,10 +118,10 @@ def wheelhouse(python: str) -> Path:
     return home
 
 
-def own_wheel(directory: Path) -> Path:
-    """Build our wheel from the present sources into a directory."""
+def own_wheel(directory: Path, *, sources: Path = PROJECT) -> Path:
+    """Build our wheel from the present sources, or from a copy of them, into a directory."""
     alone = ["--no-deps", "--no-build-isolation", "--wheel-dir", directory]
-    _pip(Path(sys.executable), "wheel", *alone, PROJECT)
+    _pip(Path(sys.executable), "wheel", *alone, sources)
     (made,) = directory.glob("cep_endpoint-*.whl")
     return made
 
@@ -185,7 +225,7 @@ def user_python() -> str | None:
 
 def prepare() -> None:
     """Make everything ahead, side by side."""
-    jobs = [sdk_python, published_python]
+    jobs = [sdk_python, published_python, ansible_python, ansible_lint_python]
     python = user_python()
     if python is not None:
         jobs += [

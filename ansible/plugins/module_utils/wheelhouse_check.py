@@ -1,0 +1,1 @@
+../../../tools/wheelhouse_check.py

@@ -1,0 +1,359 @@
+"""The collection on a host run by systemd: from nothing to endpoints that run, and back.
+
+The tests share one host and run in this order; each leaves what its name says. The hub, too, was
+put there by the collection. All comes from wheelhouses: the host reaches no package index.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration import venvs, wheelhouses
+from tests.integration.ansible_host import AnsibleHost, Controller, Play
+from tests.integration.faults.settings import LONG
+from tests.integration.scene import until
+from tests.integration.wheelhouses import LATER, VERSION
+
+# The first test may have to wait for images, for wheels and for ansible-core.
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
+
+# The host's image, and which ansible-core: in the long form the older systemd with today's as well.
+KINDS = [("systemd", "oldest")] + ([("systemd-252", "today")] if LONG else [])
+HUB = "http://localhost:5000"
+UNIT = "globus-compute-endpoint-{}.service"
+
+
+class Rollout:
+    """A host, the controller, and what the inventory says now."""
+
+    def __init__(self, host: AnsibleHost, controller: Controller, files: dict[str, Path]) -> None:
+        self.host = host
+        self.controller = controller
+        self.files = files
+        self.secrets: list[str] = []
+        self.before: set[str] = set()
+        self.hub = True
+        self.variables: dict[str, Any] = {
+            "cep_version": VERSION,
+            "cep_wheelhouse": str(files[VERSION]),
+            "cep_service_url": HUB,
+            "cep_endpoints": [],
+        }
+
+    def endpoint(self, name: str) -> dict[str, Any]:
+        """The inventory's entry of an endpoint."""
+        found: dict[str, Any]
+        (found,) = [one for one in self.variables["cep_endpoints"] if one["name"] == name]
+        return found
+
+    def add(self, name: str, user: str, client: str | None = "tests", **more: Any) -> None:
+        """Add an endpoint to the inventory."""
+        entry = {
+            "name": name,
+            "user": user,
+            "profile": "processes",
+            "vars": {"max_workers": 1},
+            **more,
+        }
+        if client is not None:
+            known = self.host.client(client)
+            entry["client_id"] = known["GLOBUS_COMPUTE_CLIENT_ID"]
+            entry["client_secret"] = known["GLOBUS_COMPUTE_CLIENT_SECRET"]
+            self.secrets.append(entry["client_secret"])
+        self.variables["cep_endpoints"].append(entry)
+
+    def play(self, playbook: str, *words: str, **extra: Any) -> Play:
+        """Run a playbook with everything shown that Ansible can show."""
+        where = {
+            "ansible_connection": "container",
+            "ansible_host": self.host.name,
+            "ansible_python_interpreter": "/usr/bin/python3",
+        }
+        hub = {
+            "cep_hub_clients": ["tests", "other"],
+            "cep_version": VERSION,
+            "cep_wheelhouse": str(self.files[VERSION]),
+        }
+        groups = {"cep_endpoints": {"hosts": {"node1": {**where, **self.variables}}}}
+        if self.hub:
+            groups["cep_hubs"] = {"hosts": {"hub1": {**where, **hub}}}
+        inventory = {"all": {"children": groups}}
+        return self.controller.play(playbook, inventory, "--diff", *words, extra=extra)
+
+    def good(self, playbook: str, *words: str, **extra: Any) -> Play:
+        """The same; it must succeed."""
+        done = self.play(playbook, *words, **extra)
+        assert done.good, f"{done.text}\n{self.host.journal()}"
+        return done
+
+    def processes(self) -> dict[str, str]:
+        """The process of each endpoint's unit of the host."""
+        return {one["name"]: self.host.process(one["name"]) for one in self.entries("system")}
+
+    def entries(self, scope: str) -> list[dict[str, Any]]:
+        """The endpoints whose units are of this scope."""
+        return [
+            one for one in self.variables["cep_endpoints"] if one.get("scope", "system") == scope
+        ]
+
+    def id_of(self, name: str) -> str:
+        """An endpoint's registered id, as its account's file has it."""
+        user = self.endpoint(name)["user"]
+        text = self.host.read(f"/home/{user}/.globus_compute/{name}/endpoint.json")
+        return str(json.loads(text)["endpoint_id"])
+
+    def doubles(self, name: str) -> bool:
+        """Whether functions run on an endpoint, through the official SDK."""
+        return bool(self.host.functions(self.host.client(), "many", self.id_of(name), "3")["right"])
+
+
+@pytest.fixture(scope="module", params=KINDS, ids="-".join)
+def rollout(
+    docker_engine: None, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Rollout]:
+    del docker_engine
+    root = tmp_path_factory.mktemp("ansible")
+    image, core = request.param
+    python = venvs.ansible_today_python() if core == "today" else venvs.ansible_python()
+    controller = Controller(python, root)
+    collection = controller.install_collection()
+    files = wheelhouses.make(image, root / "wheelhouses", collection)
+    with AnsibleHost(image, root / "wheelhouses") as host:
+        yield Rollout(host, controller, files)
+
+
+def test_check_mode_on_a_fresh_host_changes_nothing(rollout: Rollout) -> None:
+    rollout.before = rollout.host.everything()
+    rollout.variables["cep_endpoints"] = [
+        {"name": "one", "user": "cep-one", "profile": "processes"},
+        {"name": "two", "user": "researcher", "profile": "processes", "scope": "user"},
+    ]
+    done = rollout.good("site", "--check")
+    assert done.changed["node1"] > 0
+    assert rollout.host.everything() == rollout.before
+    rollout.variables["cep_endpoints"] = []
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"cep_endpoints": [{"name": "../x", "user": "a", "profile": "slurm"}]}, "../x"),
+        ({"cep_endpoints": [{"name": "x", "user": "a", "state": "up"}]}, "value of state must be"),
+        ({"cep_version": "9.9.9"}, "not 9.9.9"),
+    ],
+)
+def test_wrong_values_are_refused_before_anything_changes(
+    rollout: Rollout, wrong: dict[str, Any], told: str
+) -> None:
+    kept = copy.deepcopy(rollout.variables)
+    rollout.variables |= wrong
+    rollout.hub = False
+    done = rollout.play("site")
+    rollout.variables = kept
+    rollout.hub = True
+    assert not done.good
+    assert told in done.text
+    assert done.changed["node1"] == 0
+    assert rollout.host.everything() == rollout.before
+
+
+def test_a_damaged_wheelhouse_is_refused_by_name(rollout: Rollout, tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged.tar"
+    content = bytearray(rollout.files[VERSION].read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    damaged.write_bytes(content)
+    kept, rollout.variables = rollout.variables, {**rollout.variables}
+    rollout.variables["cep_wheelhouse"] = str(damaged)
+    rollout.hub = False
+    done = rollout.play("site")
+    rollout.variables, rollout.hub = kept, True
+    assert not done.good
+    assert "damaged" in done.text
+    assert rollout.host.everything() == rollout.before
+
+
+def test_the_first_run_brings_a_hub_and_endpoints_that_run_functions(rollout: Rollout) -> None:
+    rollout.good("site")  # the hub alone: it makes the clients that the endpoints log in as
+    rollout.hub = False
+    rollout.add("one", "cep-one")
+    rollout.add("two", "researcher", client="other")
+    rollout.add("later", "colleague", client=None, service_url="")
+    done = rollout.good("site")
+    assert "colleague/later: waiting for login" in done.text
+    assert rollout.doubles("one")
+    assert rollout.host.functions(rollout.host.client("other"), "many", rollout.id_of("two"), "3")
+    assert rollout.host.show(UNIT.format("one"), "User") == "cep-one"
+    assert rollout.host.show(UNIT.format("later"), "ActiveState") == "inactive"
+
+
+def test_the_second_run_changes_nothing(rollout: Rollout) -> None:
+    before = rollout.processes()
+    rollout.hub = True
+    done = rollout.good("site", "-vvv")
+    rollout.hub = False
+    assert done.changed == {"hub1": 0, "node1": 0}
+    assert rollout.processes() == before
+
+
+def test_check_mode_on_a_converged_host_tells_of_nothing(rollout: Rollout) -> None:
+    done = rollout.good("site", "--check")
+    assert done.changed == {"node1": 0}
+
+
+def test_a_wrong_variable_of_a_profile_changes_nothing(rollout: Rollout) -> None:
+    before = rollout.processes()
+    rollout.endpoint("one")["vars"]["max_workers"] = "many"
+    rollout.endpoint("two")["vars"]["max_workers"] = 2
+    done = rollout.play("site")
+    rollout.endpoint("one")["vars"]["max_workers"] = 1
+    rollout.endpoint("two")["vars"]["max_workers"] = 1
+    assert not done.good
+    assert "max_workers" in done.text
+    assert done.changed["node1"] == 0
+    assert rollout.processes() == before
+
+
+def test_one_changed_variable_restarts_one_endpoint(rollout: Rollout) -> None:
+    before = rollout.processes()
+    rollout.endpoint("two")["vars"]["max_workers"] = 2
+    done = rollout.good("site")
+    after = rollout.processes()
+    assert done.changed == {"node1": 1}
+    assert after["one"] == before["one"]
+    assert after["two"] not in (before["two"], "0")
+    assert "+  max_workers: 2" in done.text
+
+
+def test_a_changed_secret_restarts_its_endpoint_while_another_is_added(rollout: Rollout) -> None:
+    before = rollout.processes()
+    said = rollout.host.sudo(
+        f"/opt/cep/releases/{VERSION}/bin/cep",
+        "hub", "client", "rotate", "other", "--json", "--state-dir", "/var/lib/cep-hub",
+    ).stdout  # fmt: skip
+    rollout.endpoint("two")["client_secret"] = json.loads(said)["client_secret"]
+    rollout.secrets.append(json.loads(said)["client_secret"])
+    rollout.add("own", "researcher", scope="user")
+    done = rollout.good("site", "-vvv")
+    after = rollout.processes()
+    assert done.changed["node1"] > 1
+    assert after["one"] == before["one"]
+    assert after["two"] not in (before["two"], "0")
+    assert rollout.doubles("own")
+    unit = "/home/researcher/.config/systemd/user/" + UNIT.format("own")
+    assert rollout.host.sudo("stat", "-c", "%U", unit).stdout.strip() == "researcher"
+
+
+def test_an_upgrade_waits_for_running_tasks_and_loses_none(rollout: Rollout) -> None:
+    rollout.variables |= {"cep_version": LATER, "cep_wheelhouse": str(rollout.files[LATER])}
+    told = run_gated(rollout, "upgrade")
+    assert told == [0, 1, 2]
+    assert_runs(rollout, LATER)
+
+
+def test_the_way_back_is_the_older_version_and_loses_none_either(rollout: Rollout) -> None:
+    rollout.variables |= {"cep_version": VERSION, "cep_wheelhouse": str(rollout.files[VERSION])}
+    told = run_gated(rollout, "upgrade")
+    assert told == [0, 1, 2]
+    assert_runs(rollout, VERSION)
+    assert "Install the distribution and its libraries" not in rollout.controller.said[-1]
+
+
+def run_gated(rollout: Rollout, playbook: str) -> list[int]:
+    """Run a playbook while a task runs that ends only when its endpoint is stopping.
+
+    Two more tasks wait in the journal meanwhile, for one worker. Returns what the SDK got.
+    """
+    host = rollout.host
+    host.sudo("sh", "-c", "rm -f /tmp/gated-*")
+    words = host.sdk_words(host.client(), "gated", rollout.id_of("one"), "3", "/tmp/gated")
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as sdk:
+        begun = ("test", "-e", "/tmp/gated-0")
+        until(lambda: host.sudo(*begun, check=False).returncode == 0, within_s=60, what="it began")
+        made: list[Play] = []
+        thread = threading.Thread(target=lambda: made.append(rollout.play(playbook)))
+        thread.start()
+        try:
+            until(
+                lambda: "stopping" in host.show(UNIT.format("one"), "StatusText"),
+                within_s=300,
+                what=f"the endpoint is stopping\n{host.journal(20)}",
+            )
+        finally:
+            host.sudo("touch", "/tmp/gated-open")
+            thread.join()
+            said, _ = sdk.communicate(timeout=120)
+    assert made[0].good, made[0].text
+    values: list[int] = json.loads(said.splitlines()[-1])["values"]
+    return sorted(values)
+
+
+def assert_runs(rollout: Rollout, version: str) -> None:
+    """Every endpoint runs this release, its worker included."""
+    for name in ("one", "two"):
+        process = rollout.host.process(name)
+        assert process != "0"
+        program = rollout.host.show(UNIT.format(name), "ExecStart")
+        assert f"/opt/cep/releases/{version}/bin/cep" in program
+    link = rollout.host.sudo("readlink", "/opt/cep/current").stdout.strip()
+    assert link == f"/opt/cep/releases/{version}"
+    assert rollout.doubles("one")
+
+
+def test_after_a_maintenance_window_exactly_those_run_that_ran(rollout: Rollout) -> None:
+    rollout.host.sudo("systemctl", "stop", UNIT.format("two"))
+    rollout.good("maintenance", cep_maintenance="begin")
+    assert set(rollout.processes().values()) == {"0"}
+    rollout.good("maintenance", cep_maintenance="begin")  # it is remembered still which ran
+    rollout.good("maintenance", cep_maintenance="end")
+    running = {name for name, process in rollout.processes().items() if process != "0"}
+    assert running == {"one"}
+    assert rollout.doubles("own")
+
+
+def test_verify_fails_with_the_status_of_what_does_not_run(rollout: Rollout) -> None:
+    done = rollout.play("verify", cep_health_timeout=5)
+    assert not done.good
+    assert "researcher/two does not take tasks" in done.text
+
+
+def test_an_endpoint_that_is_to_be_absent_goes_and_keeps_its_directory(rollout: Rollout) -> None:
+    before = rollout.processes()
+    rollout.endpoint("two")["state"] = "absent"
+    rollout.good("site")
+    assert rollout.processes()["one"] == before["one"]
+    assert rollout.host.show(UNIT.format("two"), "LoadState") == "not-found"
+    rollout.host.sudo("test", "-d", "/home/researcher/.globus_compute/two")
+
+
+def test_no_secret_was_told_by_any_run(rollout: Rollout) -> None:
+    assert len(rollout.secrets) >= 3
+    for secret in rollout.secrets:
+        assert len(secret) > 20
+        for said in rollout.controller.said:
+            assert secret not in said
+
+
+def test_uninstalling_leaves_data_and_accounts_and_lists_them(rollout: Rollout) -> None:
+    done = rollout.good("uninstall")
+    assert "accounts that this role made: cep-one" in done.text
+    rollout.host.sudo("test", "-d", "/home/cep-one/.globus_compute/one")
+    assert rollout.host.sudo("test", "-e", "/opt/cep/releases", check=False).returncode == 1
+
+
+def test_uninstalling_with_purge_leaves_nothing(rollout: Rollout) -> None:
+    rollout.hub = True
+    rollout.good("uninstall", cep_purge=True)
+    left = rollout.host.everything()
+    # What is the accounts' own: the login that cep keeps for an account's endpoints.
+    accounts_own = {
+        name for name in left if name.startswith("/home/") and ".globus_compute" in name
+    }
+    assert left - accounts_own == rollout.before

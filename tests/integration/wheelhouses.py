@@ -1,0 +1,78 @@
+"""Wheelhouses as an air-gapped site gets them, for the Python of a test image.
+
+The libraries come from the image's own pip once and are kept in `.cache/`; our wheel is built from
+the present sources. The second one is the same with a later version, for upgrades.
+"""
+
+from __future__ import annotations
+
+import platform
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+from tests.integration import docker_engine, image_python, venvs
+from tools.wheelhouse import assemble
+
+#: The version of the sources' wheel, and of the one that stands for the next release.
+VERSION = "0.1.0"
+LATER = "0.1.1"
+_SOURCES = ("cep", "templates", "pyproject.toml", "README.md", "LICENSE")
+
+
+def make(image: str, target: Path, collection: Path | None = None) -> dict[str, Path]:
+    """Make a wheelhouse for each of the two versions, as `make wheelhouse` does.
+
+    Args:
+        image: The test image whose Python it is for.
+        target: The directory for them.
+        collection: The collection's file.
+
+    Returns:
+        The files by version.
+    """
+    libraries = image_python.wheels(image)
+    python = python_of(image)
+    made = {}
+    for version in (VERSION, LATER):
+        scratch = target / f"scratch-{version}"
+        scratch.mkdir(parents=True)
+        own = _own(version, scratch)
+        wheels = [own, *libraries.glob("*.whl")]
+        made[version] = assemble(wheels, python, platform.machine(), target, collection=collection)
+        shutil.rmtree(scratch)
+    return made
+
+
+def _own(version: str, scratch: Path) -> Path:
+    """Build our wheel, for another version than ours from a copy of the sources."""
+    if version == VERSION:
+        return venvs.own_wheel(scratch)
+    sources = scratch / "sources"
+    sources.mkdir()
+    for name in _SOURCES:
+        path = venvs.PROJECT / name
+        if path.is_dir():
+            ignored = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(path, sources / name, ignore=ignored, symlinks=True)
+        else:
+            shutil.copy(path, sources / name)
+    module = sources / "cep" / "__init__.py"
+    text, number = re.subn(
+        r'^__version__ = ".*"$', f'__version__ = "{version}"', module.read_text(), flags=re.M
+    )
+    assert number == 1
+    module.write_text(text)
+    return venvs.own_wheel(scratch, sources=sources)
+
+
+def python_of(image: str) -> str:
+    """The version of an image's Python, such as 3.13."""
+    words = ["python3", "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
+    argv = ["docker", "run", "--rm", "--entrypoint", words[0]]
+    for name, value in docker_engine.session_labels().items():
+        argv += ["--label", f"{name}={value}"]
+    tag = docker_engine.ensure_image(image)
+    done = subprocess.run([*argv, tag, *words[1:]], check=True, capture_output=True, text=True)
+    return done.stdout.strip()
