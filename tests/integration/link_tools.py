@@ -13,7 +13,7 @@ from cep.model import PublishKwargs, QueueAddress
 from tests.integration.rabbitmq import RabbitMq
 
 Event = TypeVar("Event")
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 
 
 class Inbox:

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from pamqp import base, body, commands, frame, header
 
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 _F = TypeVar("_F", bound=base.Frame)
 PROTOCOL_HEADER = b"AMQP\x00\x00\x09\x01"
 

@@ -25,7 +25,7 @@ from cep.wire import result
 from tests.unit.engine_rig import Rig, marked_processes
 from tests.unit.engine_tasks import add, make_bytes, touch_and_wait
 
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 
 
 def settings(workers: int = 1, **changes: Any) -> HtexSettings:

@@ -31,7 +31,7 @@ UNSET = (
     *trust.VARIABLES,
 )
 ENGINE = "engine: {type: ThreadPoolEngine, max_workers: 1}\n"
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 
 # What docs/hub.md tells users of an https:// hub to write above their program.
 SDK_PROGRAM = """

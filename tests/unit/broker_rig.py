@@ -13,7 +13,7 @@ from pamqp import base, body, commands, frame, header
 from cep.hub.broker import Broker, Identity
 
 PROTOCOL_HEADER = b"AMQP\x00\x00\x09\x01"
-DEADLINE_S = 10.0
+DEADLINE_S = 60.0
 CAPABILITIES = {
     "authentication_failure_close": True,
     "connection.blocked": True,

@@ -15,7 +15,7 @@ from parsl.executors.high_throughput.manager_selector import RandomManagerSelect
 
 from cep.engines.interchange import EndpointInterchange
 
-DEADLINE_S = 10.0
+DEADLINE_S = 60.0
 
 
 class Stage:
