@@ -28,7 +28,7 @@ from parsl.jobs.states import JobStatus
 from cep.engines.containers import Container
 from cep.engines.interchange_process import InterchangeProcess
 from cep.engines.job_words import JobWord
-from cep.engines.lending import POOL_MODULE, PUBLISHED_POOL, Lending
+from cep.engines.lending import POOL_MODULE, PUBLISHED_POOL, Lending, Refusal
 from cep.engines.plain_pickle import loads as plain_loads
 from cep.errors import EngineError
 
@@ -393,9 +393,9 @@ class Executor(HighThroughputExecutor):  # type: ignore[misc]
             self._lending.forget(block)
         return str(self._launch_block(block))
 
-    def refusal_of(self, block: str) -> str:
-        """Why the Python of a block that failed cannot run tasks; empty when it does not say so."""
-        return "" if self._lending is None else self._lending.refusal(block)
+    def refusal_of(self, block: str) -> Refusal | None:
+        """Why the Python of a block that failed cannot run tasks; None when it does not say so."""
+        return None if self._lending is None else self._lending.refusal(block)
 
     def job_words(self, jobs: Sequence[str]) -> Sequence[JobWord]:
         """Ask the provider about jobs, all at once; in the scheduler's own words where it can."""

@@ -10,6 +10,7 @@ Written by the thread that starts the engine; `forget` and `refusal` belong to t
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -61,6 +62,19 @@ _WORKER_FILES = ("__init__.py", "errors.py", "model.py", "paths.py")
 _PLAIN_LAUNCHERS = ("SimpleLauncher", "SingleNodeLauncher", "WrappedLauncher")
 _BEGAN = 'cep_began_env="${VIRTUAL_ENV-}" cep_began_conda="${CONDA_PREFIX-}"'
 _BEGAN_PYTHON = 'cep_began_python="$(command -v python3)" || cep_began_python='
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a block cannot run tasks.
+
+    Attributes:
+        reason: As a phrase.
+        everywhere: No other block of this configuration could.
+    """
+
+    reason: str
+    everywhere: bool
 
 
 @dataclass(slots=True)
@@ -147,16 +161,17 @@ class Lending:
 
     def forget(self, block: str) -> None:
         """Forget what an earlier block of this number has left."""
-        for name in ("choice", "refused"):
+        for name in ("choice", lend.REFUSED, lend.FAILED):
             (self._place(block) / name).unlink(missing_ok=True)
 
-    def refusal(self, block: str) -> str:
-        """Why the Python of a block cannot run tasks, as its nodes say; empty when they do not."""
-        try:
-            text = (self._place(block) / "refused").read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            return ""
-        return f"the block's Python cannot run tasks: {' '.join(text.split())}"
+    def refusal(self, block: str) -> Refusal | None:
+        """Why the Python of a block cannot run tasks, as its nodes say; None when they do not."""
+        for name in (lend.REFUSED, lend.FAILED):
+            with contextlib.suppress(OSError):
+                text = (self._place(block) / name).read_text(encoding="utf-8", errors="replace")
+                reason = f"the block's Python cannot run tasks: {' '.join(text.split())}"
+                return Refusal(reason, everywhere=name == lend.REFUSED)
+        return None
 
     def _place(self, block: str) -> Path:
         return self.directory / f"block-{block}"

@@ -27,6 +27,7 @@ from cep.engines.blocks import (
 )
 from cep.engines.breaker import BlockBreaker
 from cep.engines.job_words import JobWord
+from cep.engines.lending import Refusal
 from cep.engines.scheduler_command import SchedulerSilent
 
 log = logging.getLogger(__name__)
@@ -47,8 +48,8 @@ class BlockSource(Protocol):
     def end_leftovers(self) -> None:
         """Cancel jobs of earlier lives, once."""
 
-    def refusal_of(self, block: str) -> str:
-        """Why no block of this configuration could run tasks, if this one has said so."""
+    def refusal_of(self, block: str) -> Refusal | None:
+        """Why the Python of a block cannot run tasks, if it has said so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -410,13 +411,14 @@ class Scaler:
         """The scheduler says that a block is over."""
         self._wires.request("ended", block=block.name)
         if end.failed:
-            refusal = "" if end.came else self._source.refusal_of(block.name)
-            story = refusal or end.word.story(block.job)
-            if not end.came and not refusal:
+            refusal = None if end.came else self._source.refusal_of(block.name)
+            story = end.word.story(block.job) if refusal is None else refusal.reason
+            if not end.came and refusal is None:
                 story = f"no worker of it came before its job ended: {story}"
             lived_s = 0.0 if block.registered_at is None else self._clock() - block.registered_at
             healthy = lived_s > HEALTHY_LIFE_S
-            self._fail(block.name, story, progress=healthy, hopeless=bool(refusal))
+            hopeless = refusal is not None and refusal.everywhere
+            self._fail(block.name, story, progress=healthy, hopeless=hopeless)
         else:
             log.info(
                 "block %s ended: %s",

@@ -16,31 +16,34 @@ block=$2
 block_dir=${here%/*}/block-$block
 host=$(uname -n)
 
-# Nobody can help: say why on the error output, and where the endpoint reads it.
-refuse() {
-    printf 'cep: block %s cannot run tasks: %s\n' "$block" "$1" >&2
-    (umask 077; mkdir -p "$block_dir" && printf '%s\n' "$1" >"$block_dir/refused.part" &&
-        mv -f "$block_dir/refused.part" "$block_dir/refused") 2>/dev/null
+# Say why no task can run here, on the error output and where the endpoint reads it: in the file
+# `refused` when every other node would say the same, else in `failed`.
+give_up() {
+    printf 'cep: block %s cannot run tasks: %s\n' "$block" "$2" >&2
+    (umask 077; mkdir -p "$block_dir" && printf '%s\n' "$2" >"$block_dir/$1.$host.part" &&
+        mv -f "$block_dir/$1.$host.part" "$block_dir/$1") 2>/dev/null
     exit 78
 }
 
-# Set `version` of an interpreter, or `broken` to what is wrong with it.
+# Set `version` of an interpreter, or `broken` to what is wrong with it and `kind` to whose fault it
+# is: the interpreter's, wherever it is run (refused), or perhaps this node's (failed).
 ask_version() {
     broken=
-    version=
+    kind=failed
     if [ ! -f "$1" ] || [ ! -x "$1" ]; then
         broken="it cannot be seen on host $host; what is to run there has to be installed where \
 all nodes see it"
         return 1
     fi
-    version=$("$1" -E -S -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>&1) || {
-        broken="it cannot be run on host $host: $version"
+    version=$("$1" -E -S -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || {
+        broken="it cannot be run on host $host: $("$1" -E -S -c '' 2>&1)"
         return 1
     }
     case " $supported " in
     *" $version "*) ;;
     *)
         broken="it is Python $version, and workers need one of $supported"
+        kind=refused
         return 1
         ;;
     esac
@@ -116,7 +119,7 @@ so it is the endpoint's own"
 choose_inside() {
     case $wanted in
     auto)
-        python=$(command -v python3) || refuse "the container's image has no python3 on its PATH. \
+        python=$(command -v python3) || give_up refused "the container's image has no python3 on its PATH. \
 Take an image with Python, or name its interpreter with worker_python."
         why="it is the python3 of the container's image"
         ;;
@@ -135,13 +138,13 @@ Take an image with Python, or name its interpreter with worker_python."
 keep() {
     (umask 077; mkdir -p "$block_dir" &&
         printf '%s\n%s\n' "$(printf %s "$why" | tr '\n' ' ')" "$python" >"$block_dir/choice") ||
-        refuse "$block_dir cannot be written on host $host. \
+        give_up failed "$block_dir cannot be written on host $host. \
 The nodes must see and write the endpoint's run_dir."
 }
 
 recall() {
     if [ ! -r "$block_dir/choice" ]; then
-        refuse "$block_dir/choice cannot be read on host $host, \
+        give_up failed "$block_dir/choice cannot be read on host $host, \
 and it says which Python to take. The nodes must see the endpoint's run_dir."
     fi
     why=$(sed -n 1p "$block_dir/choice")
@@ -149,7 +152,7 @@ and it says which Python to take. The nodes must see the endpoint's run_dir."
 }
 
 start() {
-    ask_version "$python" || refuse "$python (chosen because $why): $broken."
+    ask_version "$python" || give_up "$kind" "$python (chosen because $why): $broken."
     exec "$python" -c "$runner" "$here/cep_lend.py" run "$block" "$python" "$why" "$@"
 }
 
@@ -169,6 +172,6 @@ inside)
     start "$@"
     ;;
 *)
-    refuse "launch.sh does not know $verb"
+    give_up failed "launch.sh does not know $verb"
     ;;
 esac

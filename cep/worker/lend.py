@@ -10,9 +10,9 @@ packages: an environment's own versions win. Three sources, in this order:
 * or else the endpoint's own packages, when they are for the same Python and machine and are seen.
 
 `cep_lend.py ask` ends with status 0 when nothing is lacking; `tell` says in a sentence what would
-be. `cep_lend.py run BLOCK PYTHON WHY
-MODULE ARGUMENT...` starts the pool, or writes the reason into `block-BLOCK/refused` and ends with
-78. Imported by the pool's fork server (see `CARRY`) it makes the same packages visible there.
+be. `cep_lend.py run BLOCK PYTHON WHY MODULE ARGUMENT...` starts the pool, or writes the reason into
+a file of `block-BLOCK/` and ends with 78. Imported by the pool's fork server (see `CARRY`) it makes
+the same packages visible there.
 """
 
 from __future__ import annotations
@@ -39,6 +39,9 @@ FACTS = "facts.json"
 SET_FILE = "set.json"
 SET_PACKAGES = "packages"
 EXIT_REFUSED = 78
+#: Files in a block's directory with the reason why it cannot run tasks: as no other block of this
+#: configuration could, or perhaps by the fault of its node.
+REFUSED, FAILED = "refused", "failed"
 _OURS = "cep-endpoint"
 
 
@@ -58,7 +61,16 @@ class Survey:
 
 
 class Refused(Exception):
-    """The pool cannot run in this interpreter; the text is a sentence for people."""
+    """The pool cannot run in this interpreter; the text is a phrase for people.
+
+    Args:
+        reason: The phrase.
+        everywhere: It would be so on every node, so that no other block need be tried.
+    """
+
+    def __init__(self, reason: str, *, everywhere: bool = True) -> None:
+        super().__init__(reason)
+        self.everywhere = everywhere
 
 
 # -- what there is -----------------------------------------------------------------------------
@@ -174,7 +186,9 @@ def _from_set(facts: Mapping[str, Any], lacks: Sequence[str]) -> list[str]:
     except FileNotFoundError:
         return _from_endpoint(facts, lacking, place)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Refused(f"{lacking}, and the worker set {place} cannot be read: {error}") from error
+        raise Refused(
+            f"{lacking}, and the worker set {place} cannot be read: {error}", everywhere=False
+        ) from error
     if glibc and version and _numbers(version) < _numbers(glibc):
         raise Refused(
             f"{lacking}, and the worker set {place} needs glibc {glibc}, where this host has "
@@ -248,7 +262,8 @@ def run(facts: Mapping[str, Any], here: Path, argv: Sequence[str]) -> None:
     try:
         importlib.import_module(facts["loads"])
     except Exception as error:
-        raise Refused(f"the worker cannot be loaded in it: {error!r}") from error
+        why = f"the worker cannot be loaded in it: {error!r}"
+        raise Refused(why, everywhere=False) from error
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
@@ -314,12 +329,12 @@ def tell(facts: Mapping[str, Any], here: Path) -> str:
     return f"{what} and lacks {', '.join(seen.lacks)}, which are lent from {', '.join(paths)}."
 
 
-def _refuse(facts: Mapping[str, Any], here: Path, argv: Sequence[str], reason: str) -> NoReturn:
+def _refuse(facts: Mapping[str, Any], here: Path, argv: Sequence[str], why: Refused) -> NoReturn:
     """Say it on the error output, and where the endpoint reads it."""
-    block, python, why = argv[:3]
+    block, python, choice = argv[:3]
     minor = ".".join(platform.python_version_tuple()[:2])
     sentence = (
-        f"{python} (Python {platform.python_version()}, chosen because {why}): {reason}. Install "
+        f"{python} (Python {platform.python_version()}, chosen because {choice}): {why}. Install "
         f"the worker there: {python} -m pip install "
         f"'{_OURS}=={facts['endpoint']['packages'][_OURS]}'; or make a set to lend, on the "
         f"endpoint's host: cep worker-sets add --python {minor}"
@@ -330,7 +345,7 @@ def _refuse(facts: Mapping[str, Any], here: Path, argv: Sequence[str], reason: s
         place.mkdir(mode=0o700, parents=True, exist_ok=True)
         part = place / f"refused.{platform.node()}.{os.getpid()}.part"
         part.write_text(f"{sentence}\n", encoding="utf-8")
-        part.replace(place / "refused")
+        part.replace(place / (REFUSED if why.everywhere else FAILED))
     sys.exit(EXIT_REFUSED)
 
 
@@ -348,7 +363,7 @@ def main() -> None:
     try:
         run(facts, here, argv)
     except Refused as refusal:
-        _refuse(facts, here, argv, str(refusal))
+        _refuse(facts, here, argv, refusal)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from cep.engines.block_watch import REASON_WITHIN_S
 from cep.engines.blocks import ScalingRules
 from cep.engines.breaker import FIRST_PAUSE_S, BlockBreaker
 from cep.engines.job_words import GONE, JobWord
+from cep.engines.lending import Refusal
 from cep.engines.scaler import Scaler, Wires
 from cep.engines.scheduler_command import SchedulerSilent
 
@@ -32,7 +33,7 @@ class Site:
     requests: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
     explained: list[tuple[str, str]] = field(default_factory=list)
-    refusals: dict[str, str] = field(default_factory=dict)
+    refusals: dict[str, Refusal] = field(default_factory=dict)
     asked: int = 0
     cleaned: int = 0
     refuses: bool = False
@@ -57,8 +58,8 @@ class Site:
             raise SchedulerSilent("squeue did not answer within 10 s.")
         self.cleaned += 1
 
-    def refusal_of(self, block: str) -> str:
-        return self.refusals.get(block, "")
+    def refusal_of(self, block: str) -> Refusal | None:
+        return self.refusals.get(block)
 
     def request(self, verb: str, **what: Any) -> None:
         self.requests.append((verb, what))
@@ -317,11 +318,11 @@ def test_fault_14_blocks_that_never_register_are_tried_ever_more_slowly(
 
 def test_one_block_is_enough_when_it_says_that_none_could_run_tasks(make: Make, site: Site) -> None:
     scaler = make(watched=True, max_blocks=1)
-    site.refusals["0"] = "the block's Python cannot run tasks: it lacks parsl"
+    site.refusals["0"] = Refusal("its Python lacks parsl", everywhere=True)
     demand(scaler, 1)
     site.jobs["job-0"] = JobWord("FAILED", exit_code=78)
     note(scaler, "ended", "job-0")
-    assert site.refused == ["the block's Python cannot run tasks: it lacks parsl"]
+    assert site.refused == ["its Python lacks parsl"]
     site.now += FIRST_PAUSE_S - 1
     scaler._step()
     assert site.jobs.keys() == {"job-0"}
@@ -330,11 +331,27 @@ def test_one_block_is_enough_when_it_says_that_none_could_run_tasks(make: Make, 
     assert site.jobs.keys() == {"job-0", "job-1"}
 
 
+def test_a_node_that_cannot_run_the_python_is_one_failure_with_its_reason(
+    make: Make, site: Site
+) -> None:
+    scaler = make(watched=True, max_blocks=1)
+    site.refusals["0"] = Refusal("it cannot be seen on host c1", everywhere=False)
+    demand(scaler, 1)
+    site.jobs["job-0"] = JobWord("FAILED", exit_code=78)
+    note(scaler, "ended", "job-0")
+    assert site.refused == []
+    assert "after 1 failed in a row" in scaler.picture.trouble
+    assert "it cannot be seen on host c1" in scaler.picture.trouble
+    site.now += 1
+    scaler._step()
+    assert site.jobs.keys() == {"job-0", "job-1"}
+
+
 def test_a_block_whose_workers_had_come_says_nothing_about_the_next_one(
     make: Make, site: Site
 ) -> None:
     scaler = make(watched=True, max_blocks=1)
-    site.refusals["0"] = "one node of several"
+    site.refusals["0"] = Refusal("one node of several", everywhere=True)
     demand(scaler, 1)
     note(scaler, "registered", ("m", "0", 2))
     site.jobs["job-0"] = JobWord("FAILED", exit_code=1)

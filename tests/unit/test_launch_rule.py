@@ -80,12 +80,16 @@ def start(
     )
 
 
-def refusal(made: Lending, done: subprocess.CompletedProcess[str]) -> str:
+def refusal(
+    made: Lending, done: subprocess.CompletedProcess[str], *, everywhere: bool = False
+) -> str:
     """The reason of a start that was refused, which is told at both places."""
     assert done.returncode == 78
     told = made.refusal(BLOCK)
-    assert told.removeprefix("the block's Python cannot run tasks: ") in done.stderr
-    return told
+    assert told is not None
+    assert told.everywhere is everywhere
+    assert told.reason.removeprefix("the block's Python cannot run tasks: ") in done.stderr
+    return told.reason
 
 
 # -- the choice --------------------------------------------------------------------------------
@@ -243,7 +247,10 @@ def test_a_module_in_the_job_s_directory_does_not_stand_in_for_the_worker_s(
     [
         (None, "it cannot be seen on host"),
         ("#!/bin/sh\necho broken >&2; exit 4\n", "it cannot be run on host"),
-        ("#!/bin/sh\necho 2.7\n", "it is Python 2.7, and workers need one of 3.10 3.11"),
+        (
+            "#!/bin/sh\necho noise >&2\necho 2.7\n",
+            "it is Python 2.7, and workers need one of 3.10 3.11",
+        ),
         ("#!/nowhere/interpreter\n", "it cannot be run on host"),
         ("\x7fELF of another machine", "it cannot be run on host"),
     ],
@@ -256,7 +263,7 @@ def test_an_interpreter_that_cannot_do_is_refused_by_name(
         program(python, text)
     made = lending(tmp_path, str(python))
     choice(made, "", shell)
-    told = refusal(made, start(made, shell))
+    told = refusal(made, start(made, shell), everywhere=text is not None and "2.7" in text)
     assert f"{python} (chosen because worker_python names it): {said}" in told
 
 
@@ -270,7 +277,7 @@ def test_a_new_block_forgets_what_an_older_one_of_its_number_left(tmp_path: Path
     start(made, "/bin/sh")
     assert made.refusal(BLOCK)
     made.forget(BLOCK)
-    assert made.refusal(BLOCK) == ""
+    assert made.refusal(BLOCK) is None
 
 
 # -- in a container ----------------------------------------------------------------------------
@@ -294,7 +301,9 @@ def test_an_image_without_python_is_refused(tmp_path: Path, shell: str) -> None:
         (folder / name).symlink_to(f"/bin/{name}")
     made = lending(tmp_path, inside=True)
     done = start(made, shell, verb="inside", PATH=str(folder))
-    assert "the container's image has no python3 on its PATH" in refusal(made, done)
+    assert "the container's image has no python3 on its PATH" in refusal(
+        made, done, everywhere=True
+    )
 
 
 def test_the_words_of_the_command_need_no_shell_to_expand_them(tmp_path: Path) -> None:
