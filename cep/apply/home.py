@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cep.agent.control import call
-from cep.agent.state import EndpointState, Observed, observe
+from cep.agent.state import EndpointState, Observed, observe, stored_endpoint_id
 from cep.apply import facts, seal, texts
 from cep.config.load import read_text
 from cep.config.settings import EndpointSettings
@@ -195,9 +195,9 @@ def configure(spec: Mapping[str, Any]) -> dict[str, Any]:
 def _take_id(root: Path, endpoint_id: str | None) -> None:
     from cep.agent.report import write_atomically
 
-    file = EndpointPaths.of(root).endpoint_json
-    if endpoint_id is not None and not file.exists():
-        write_atomically(file, {"endpoint_id": endpoint_id})
+    found = EndpointPaths.of(root)
+    if endpoint_id is not None and stored_endpoint_id(found) is None:
+        write_atomically(found.endpoint_json, {"endpoint_id": endpoint_id})
 
 
 def mark(spec: Mapping[str, Any]) -> dict[str, Any]:

@@ -122,11 +122,11 @@ class _Planning:
     def _away(self) -> None:
         wanted, home = self._wanted, self._home
         self._stop(named=True)
-        client = self._removed_client()
+        if wanted.deregister and home["endpoint_id"] is not None:
+            # Before its unit goes, whose credentials it may need, now or at the next try.
+            self._do("deregister", {"client_of": self._removed_client()}, "deregister")
         for unit in self._seen.units:
             self._remove(unit)
-        if wanted.deregister and home["endpoint_id"] is not None:
-            self._do("deregister", {"client_of": client}, "deregister")
         if wanted.purge and home["exists"]:
             self._do("purge", {}, "purge")
             self._differ(home["directory"], "the endpoint's directory\n", "")

@@ -214,9 +214,9 @@ def test_a_client_of_the_shell_counts_without_a_unit_only() -> None:
 def test_absent_ends_and_removes_in_order() -> None:
     seen = Seen(home(**RUNS), units=(found(),), root=True)
     made = decide(seen, state="absent", deregister=True, purge=True)
-    assert made.actions == ["stop", "remove_unit", "deregister", "purge"]
-    assert verbs(made) == ["stop", "unit_do stop", "unit_remove", "deregister", "purge"]
-    assert made.steps[3].extra["client_of"]["path"] == PATH
+    assert made.actions == ["stop", "deregister", "remove_unit", "purge"]
+    assert verbs(made) == ["stop", "unit_do stop", "deregister", "unit_remove", "purge"]
+    assert made.steps[2].extra["client_of"]["path"] == PATH
     gone = home(exists=False, before=None, endpoint_id=None, state="Absent")
     assert decide(Seen(gone), state="absent", deregister=True, purge=True).steps == []
 
