@@ -8,6 +8,7 @@ and the task then arrives again. What could be taken back is taken back by a lin
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import os
 import platform
@@ -75,8 +76,7 @@ class Unaudited:
     def move(self, trail: Trail) -> None:
         """Go on at another place, with nothing left out and nothing twice.
 
-        Raises:
-            AuditUnwritable: What has gathered cannot be written at the old place; it stays there.
+        What the old place has not taken (it may be full) is written to the new one.
         """
 
     def close(self) -> None:
@@ -212,8 +212,8 @@ class Audit(Unaudited):
 
     def move(self, trail: Trail) -> None:
         """See `Unaudited`."""
-        self.flush()
-        self._trail.close()
+        with contextlib.suppress(OSError):  # of a disk that is away, say
+            self._trail.close()
         self._trail, self.where = trail, trail.where
 
     def close(self) -> None:

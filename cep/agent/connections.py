@@ -11,7 +11,7 @@ from collections.abc import Callable
 from cep.agent import links as link_names
 from cep.agent.mailbox import RegisteredAgain, RegistrationFailed
 from cep.agent.parts import Parts
-from cep.agent.reregistration import Reregistration
+from cep.agent.reregistration import TIMER, Reregistration
 from cep.amqp import events as amqp
 from cep.errors import (
     CepError,
@@ -20,6 +20,7 @@ from cep.errors import (
     PeerUntrusted,
     TemporaryFailure,
 )
+from cep.model import Registered
 
 log = logging.getLogger(__name__)
 
@@ -135,6 +136,17 @@ class Connections:
         log.info("registered again", extra={"event": "service.registered"})
         self.reregistration.succeeded()
         self._p.links.readdress(event.registered)
+
+    def adopt(self, registered: Registered) -> None:
+        """Use the addresses of a registration that a reload has asked for.
+
+        With them the service may have withdrawn the old credentials, so what a refused link has
+        asked for meanwhile is here.
+        """
+        if not self._p.links.are_at(registered):
+            self._p.timers.cancel(TIMER)
+            self.reregistration.succeeded()
+            self._p.links.readdress(registered)
 
     def registration_failed(self, event: RegistrationFailed) -> None:
         """It did not; what passes is tried again, the rest ends the agent."""

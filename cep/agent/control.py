@@ -118,16 +118,17 @@ class ControlServer:
         request = json.loads(_read_line(connection, PEER_TIMEOUT_S))
         if not isinstance(request, dict):
             raise ValueError("a control request is a JSON object")
-        if request.get("do") in SLOW and self._slow.acquire(blocking=False):
-            later = closing.pop_all()
+        if request.get("do") not in SLOW:
+            self._answer(connection, request, ANSWER_TIMEOUT_S)
+        elif self._slow.acquire(blocking=False):
             threading.Thread(
                 target=self._answer_slowly,
-                args=(connection, later, request),
+                args=(connection, closing.pop_all(), request),
                 name="control-wait",
                 daemon=True,
             ).start()
         else:
-            self._answer(connection, request, ANSWER_TIMEOUT_S)
+            _send(connection, {"error": f"{MOST_SLOW} such requests wait already; try it later."})
 
     def _answer_slowly(
         self, connection: socket.socket, closing: contextlib.ExitStack, request: dict[str, Any]
@@ -149,8 +150,12 @@ class ControlServer:
             answer = answers.get(timeout=patience_s)
         except queue.Empty:
             answer = {"error": "The agent did not answer; its main loop may be busy."}
-        connection.settimeout(PEER_TIMEOUT_S)
-        connection.sendall(json.dumps(answer).encode() + b"\n")
+        _send(connection, answer)
+
+
+def _send(connection: socket.socket, answer: dict[str, Any]) -> None:
+    connection.settimeout(PEER_TIMEOUT_S)
+    connection.sendall(json.dumps(answer).encode() + b"\n")
 
 
 def call(paths: EndpointPaths, request: dict[str, Any], timeout_s: float = 5.0) -> dict[str, Any]:

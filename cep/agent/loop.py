@@ -83,7 +83,7 @@ class MainLoop:
         self._idle = IdleWatch(
             parts.settings.idle_heartbeats_soft, parts.settings.idle_heartbeats_hard
         )
-        self._reload = Reload(parts, self._standing, self._idle)
+        self._reload = Reload(parts, self._standing, self._idle, self._links.adopt)
         self._requests = Requests(parts, self._standing.picture, self._begin_stop, self._reload.ask)
         self.error: CepError | None = None
         self._on_event: dict[type, Callable[[Any], None]] = {

@@ -44,12 +44,20 @@ class Reload:
         parts: The agent.
         standing: Tells the service manager, and `status.json`.
         idle: Has limits of the configuration.
+        adopt: Uses the addresses of a new registration.
     """
 
-    def __init__(self, parts: Parts, standing: Standing, idle: IdleWatch) -> None:
+    def __init__(
+        self,
+        parts: Parts,
+        standing: Standing,
+        idle: IdleWatch,
+        adopt: Callable[[Registered], None],
+    ) -> None:
         self._p = parts
         self._standing = standing
         self._idle = idle
+        self._adopt = adopt
         self._ended = False
         self._asking: list[Reply] | None = None  # those whom the reading under way is for
         self._next: list[Reply] = []  # they asked after it had begun, and want a newer one
@@ -138,16 +146,16 @@ class Reload:
     # -- in the main thread --------------------------------------------------------------------
 
     def _use(self, event: ConfigRead) -> dict[str, Any]:
-        error, change = event.error, event.change
-        if change is not None:
-            error = self._move_audit(event.trail)
-        if error is not None or change is None:
-            error = error or SoftwareError("The configuration was not read.")
+        change = event.change
+        if change is None:
+            error = event.error or SoftwareError("The configuration was not read.")
             log.error("the reload failed: %s", error, extra={"event": "reload.failed"})
             return told(error)
         self._take_over(change.settings)
-        if event.registered is not None and not self._p.links.are_at(event.registered):
-            self._p.links.readdress(event.registered)
+        if event.trail is not None:
+            self._p.audit.move(event.trail)
+        if event.registered is not None:
+            self._adopt(event.registered)
         for warning in event.warnings:
             log.warning("%s", warning, extra={"event": "config.old-key"})
         log.info(
@@ -161,17 +169,6 @@ class Reload:
             "restart_needed": list(change.restart),
             "warnings": list(event.warnings),
         }
-
-    def _move_audit(self, trail: Trail | None) -> CepError | None:
-        """First of all, since it alone can fail."""
-        if trail is None:
-            return None
-        try:
-            self._p.audit.move(trail)
-        except CepError as error:
-            trail.close()
-            return error
-        return None
 
     def _take_over(self, settings: EndpointSettings) -> None:
         parts = self._p

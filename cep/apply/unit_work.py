@@ -160,7 +160,7 @@ def take_down(path: Path, manager: Manager) -> list[Path]:
     manager.ask("reset-failed", path.name)
     others = any(install.mark_at(one) for one in path.parent.glob("*.service"))
     if manager.user and mark is not None and mark.lingers and not others:
-        systemd.set_lingering(False)
+        systemd.set_lingering(mark.user, False)
     return gone
 
 

@@ -31,14 +31,16 @@ def reload(shared: Shared, *, name: str, wait: bool) -> None:
     """Have a running endpoint take over its changed configuration. Running tasks go on."""
     set_up_logging(shared)
     root = naming.find_root(shared.base, name)
-    _check(root)
     found = naming.find(shared.base, name)
-    seen = _running(found)
-    unit = managed.unit_of(root)
-    if unit is not None and unit.is_going and unit.is_ours and not _asked_by_systemd(seen):
-        outcome = _through(unit, found, wait=wait)
+    if _asked_by_systemd(_running(found)):
+        outcome = _ask(found, wait=wait)  # what is wrong, the agent tells systemd
     else:
-        outcome = _ask(found, wait=wait)
+        _check(root)
+        unit = managed.unit_of(root)
+        if unit is not None and unit.is_going and unit.is_ours:
+            outcome = _through(unit, found, wait=wait)
+        else:  # the agent obeys its owner, and tells systemd itself
+            outcome = _ask(found, wait=wait)
     _tell(found.name, outcome, wait=wait)
 
 
@@ -81,6 +83,11 @@ def _ask(found: EndpointPaths, *, wait: bool) -> Mapping[str, Any]:
 
 
 def _through(unit: managed.Unit, found: EndpointPaths, *, wait: bool) -> Mapping[str, Any]:
+    if not unit.can_reload:
+        raise Unavailable(
+            f"{unit.name} was written by an older cep, and systemd cannot reload it.",
+            hint=f"Write it anew with: cep enable-on-boot {found.name}",
+        )
     done = unit.reload(wait=wait)
     if not wait and done:
         return {}

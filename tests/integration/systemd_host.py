@@ -211,6 +211,11 @@ class SystemdHost:
         """The same in a shell that was pointed at the hub (`source <(cep hub env)`)."""
         return self.run(CEP, *words, check=check, env={**OWN, **self.environment})
 
+    def shell(self, line: str) -> subprocess.CompletedProcess[str]:
+        """A line that the account types, with the installation on its path."""
+        path = f"{INSTALLATION}/bin:{BARE['PATH']}"
+        return self.run("bash", "-c", line, env={**OWN, "PATH": path})
+
     def account_command(self, *argv: str) -> list[str]:
         """The command line, on this machine, that runs something as the account in there."""
         options, words = self._as_account(argv, OWN)

@@ -30,7 +30,7 @@ IMAGES = ["systemd", "systemd-252"] if LONG else ["systemd"]
 def host(docker_engine: None, request: pytest.FixtureRequest) -> Iterator[SystemdHost]:
     del docker_engine
     with SystemdHost(request.param) as made:
-        made.configure("lab")
+        made.configure("lab", "audit_log: audit.log\n")
         made.sudo_cep("enable-on-boot", "lab", "--now")
         yield made
 
@@ -89,6 +89,12 @@ def agent(host: SystemdHost) -> dict[str, object]:
     return said
 
 
+def audit(host: SystemdHost, name: str) -> list[dict[str, str]]:
+    """The lines of an audit file."""
+    text = (host.config("lab").parent / name).read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
 def status_says(host: SystemdHost, words: str, unit: str = UNIT) -> None:
     until(
         lambda: words in host.show(unit, "StatusText"),
@@ -107,24 +113,29 @@ def test_a_reload_takes_over_what_it_can_and_the_running_task_goes_on(
     good = host.config("lab").read_text()
     with running_tasks(host, lab, 3) as tasks:
         host.config("lab").write_text(
-            good.replace("max_workers: 1", "max_workers: 2") + "display_name: The lab\n"
-            "intake: {high_tasks: 7, low_tasks: 3}\ndebug: true\n"
+            good.replace("max_workers: 1", "max_workers: 2").replace("audit.log", "moved.log")
+            + "display_name: The lab\nintake: {high_tasks: 7, low_tasks: 3}\ndebug: true\n"
         )
         host.systemctl("reload", UNIT)
         said = agent(host)
         assert said["tasks"]["running"] >= 1  # type: ignore[index]
         outcome = said["reload"]
         assert outcome["error"] is None  # type: ignore[index]
-        assert outcome["changed"] == ["debug", "display_name", "intake"]  # type: ignore[index]
+        changed = outcome["changed"]  # type: ignore[index]
+        assert changed == ["audit_log", "debug", "display_name", "intake"]
         assert outcome["restart_needed"] == ["engine.max_workers"]  # type: ignore[index]
         status_says(host, "needs a restart: engine.max_workers")
         assert tasks.open() == {"0": 0, "1": 1, "2": 2}
     assert host.show(UNIT, "MainPID") == process
     assert host.show(UNIT, "ActiveState") == "active"
+    old, new = audit(host, "audit.log"), audit(host, "moved.log")
+    begun = [line["task"] for line in old if line["event"] == "begin"]
+    assert begun[0] in [line["task"] for line in new if line["event"] == "end"]
+    assert len([line for line in old + new if line["event"] == "end"]) == 3
 
     host.config("lab").write_text(good)
     done = host.cep("reload", "lab", "--wait")  # by its owner, without root
-    assert "changed: debug, display_name, intake" in done.stderr
+    assert "changed: audit_log, debug, display_name, intake" in done.stderr
     until(
         lambda: "needs a restart" not in host.show(UNIT, "StatusText"),
         within_s=60,
@@ -141,6 +152,8 @@ def test_a_bad_reload_fails_and_the_service_goes_on_as_before(host: SystemdHost,
     try:
         done = host.systemctl("reload", UNIT, check=False)
         assert done.returncode != 0
+        status_says(host, "the last reload failed: ")
+        assert "drain_timeout" in agent(host)["reload"]["error"]  # type: ignore[index]
         for refused in (
             host.cep("reload", "lab", "--wait", check=False),
             host.sudo(CEP, "-c", f"{HOME}/.globus_compute", "reload", "lab", "--wait", check=False),
@@ -148,7 +161,13 @@ def test_a_bad_reload_fails_and_the_service_goes_on_as_before(host: SystemdHost,
             assert refused.returncode == 78
             for word in (f"{HOME}/.globus_compute/lab/config.yaml", "drain_timeout", "soon"):
                 assert word in refused.stderr
-        host.sudo("kill", "-HUP", process)  # past the command's own look at it
+        before = agent(host)["reload"]["at"]  # type: ignore[index]
+        host.sudo("kill", "-HUP", process)
+        until(
+            lambda: agent(host)["reload"]["at"] > before,  # type: ignore[index]
+            within_s=60,
+            what="the signal has been heard",
+        )
         status_says(host, "the last reload failed: ")
         assert host.show(UNIT, "ActiveState") == "active"
         assert host.show(UNIT, "MainPID") == process
@@ -289,6 +308,7 @@ def test_a_task_killed_for_the_memory_limit_of_the_service_is_answered_with_that
     said = host.sdk("memory", lab, "2000000000")
     assert "SIGKILL" in said["error"]
     assert "memory limit of 400003072 bytes" in said["error"]
+    assert [line["code"] for line in audit(host, "audit.log") if "code" in line] == ["WORKER_LOST"]
     assert host.show(UNIT, "MainPID") == process
     assert host.sdk("many", lab, "1")["right"]
     host.systemctl("restart", UNIT)
@@ -314,8 +334,8 @@ def test_a_setup_may_take_longer_than_the_units_own_time(host: SystemdHost, lab:
     assert lab
     host.systemctl("stop", UNIT)
     good = host.config("lab").read_text()
-    script = 'endpoint_setup: "sleep 12"\n'
-    host.write_root(f"/etc/systemd/system/{UNIT}.d/test.conf", "[Service]\nTimeoutStartSec=10\n")
+    script = 'endpoint_setup: "sleep 8"\n'
+    host.write_root(f"/etc/systemd/system/{UNIT}.d/test.conf", "[Service]\nTimeoutStartSec=6\n")
     host.systemctl("daemon-reload")
     host.config("lab").write_text(good + script)
     try:

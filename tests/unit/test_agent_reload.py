@@ -13,11 +13,12 @@ from unittest.mock import Mock
 
 import pytest
 
+from cep.agent.connections import Connections
 from cep.agent.idle import IdleWatch
-from cep.agent.mailbox import ConfigRead, Mailbox
+from cep.agent.mailbox import ConfigRead, Mailbox, Timers
 from cep.agent.reload import MOST_WAITING, Reload
 from cep.config.load import load
-from cep.errors import ConfigError, NotAllowed, Unavailable, revived
+from cep.errors import CantCreate, ConfigError, NotAllowed, revived
 from cep.model import QueueAddress, Registered
 from cep.paths import EndpointPaths
 
@@ -46,7 +47,13 @@ class Rig:
         self.parts.enrolment.register.return_value = REGISTERED
         self.standing = Mock()
         self.outcomes: list[dict[str, Any]] = []
-        self.reload = Reload(self.parts, self.standing, IdleWatch(0, 0))  # type: ignore[arg-type]
+        self.adopted: list[Registered] = []
+        self.reload = Reload(
+            self.parts,  # type: ignore[arg-type]
+            self.standing,
+            IdleWatch(0, 0),
+            self.adopted.append,
+        )
 
     def write(self, text: str, engine: str = ENGINE) -> None:
         self.config.write_text(text + engine)
@@ -108,27 +115,39 @@ def test_a_service_that_refuses_changes_nothing(rig: Rig) -> None:
     rig.parts.intake.change.assert_not_called()
 
 
-@pytest.mark.parametrize("same", [True, False])
-def test_a_new_name_is_told_to_the_service_and_new_addresses_are_used(rig: Rig, same: bool) -> None:
-    rig.parts.links.are_at.return_value = same
+def test_a_new_name_is_told_to_the_service_and_its_addresses_are_used(rig: Rig) -> None:
     assert rig.do("display_name: other\n")["changed"] == ["display_name"]
     (said,) = rig.parts.enrolment.register.call_args.args
     assert said.display_name == "other"
     assert rig.parts.enrolment.settings.display_name == "other"
-    assert rig.parts.links.readdress.call_count == (0 if same else 1)
+    assert rig.adopted == [REGISTERED]
 
 
-def test_an_audit_that_cannot_move_changes_nothing(rig: Rig, tmp_path: Path) -> None:
+@pytest.mark.parametrize("same", [True, False])
+def test_new_addresses_settle_what_a_refused_link_has_asked_for(same: bool) -> None:
+    parts = Mock(timers=Timers())
+    parts.links.are_at.return_value = same
+    connections = Connections(parts, became_ready=Mock(), report=Mock(), give_up=Mock())
+    connections.reregistration.wanted()
+    connections.adopt(REGISTERED)
+    assert (parts.timers.take_due() == []) is not same
+    assert parts.links.readdress.call_count == (0 if same else 1)
+
+
+def test_an_audit_goes_on_at_another_place(rig: Rig, tmp_path: Path) -> None:
     rig.parts.settings = load_again(rig, "audit_log: audit.log\n")
-    rig.parts.audit.move.side_effect = Unavailable("Full.")
-    outcome = rig.do("audit_log: other.log\ntask_size_limit: 2048\n")
-    assert outcome["error"] == "Full."
-    assert rig.parts.settings.task_size_limit != 2048
-    rig.parts.audit.move.side_effect = None
-    assert rig.do("audit_log: third.log\n")["changed"] == ["audit_log"]
+    assert rig.do("audit_log: other.log\n")["changed"] == ["audit_log"]
     trail = rig.parts.audit.move.call_args.args[0]
-    assert trail.where == str(tmp_path / "one" / "third.log")
+    assert trail.where == str(tmp_path / "one" / "other.log")
     trail.close()
+
+
+def test_an_audit_whose_new_place_cannot_be_opened_stays_where_it_is(rig: Rig) -> None:
+    rig.parts.settings = load_again(rig, "audit_log: audit.log\n")
+    outcome = rig.do("audit_log: missing/other.log\ntask_size_limit: 2048\n")
+    assert isinstance(revived(outcome), CantCreate)
+    rig.parts.audit.move.assert_not_called()
+    rig.parts.intake.change.assert_not_called()
 
 
 def load_again(rig: Rig, text: str) -> Any:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -362,3 +363,19 @@ def test_the_agents_own_refusal_of_a_reload_is_the_commands(
     done = rig.run("reload", "ep", "--wait")
     assert done.code == 78
     assert "It is wrong." in done.err
+
+
+def test_a_reload_that_systemd_asks_for_leaves_it_to_the_agent_to_say_what_is_wrong(
+    rig: Rig, agents: Agents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def observe(_paths: EndpointPaths) -> Observed:
+        lease: Any = SimpleNamespace(pid=77, host="here")
+        return Observed(EndpointState.RUNNING, ENDPOINT_ID, lease, True)
+
+    rig.endpoint(text=f"nonsense: 1\n{PLAIN}")
+    monkeypatch.setattr("cep.agent.state.observe", observe)
+    monkeypatch.setenv("MAINPID", "77")
+    assert rig.run("reload", "ep", "--wait").code == 0
+    assert agents.asked == [("call", "ep", {"do": "reload", "wait": True})]
+    monkeypatch.setenv("MAINPID", "78")
+    assert rig.run("reload", "ep", "--wait").code == 78
