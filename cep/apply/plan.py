@@ -67,6 +67,7 @@ class Plan:
         waiting: What a person has to do before it can be started.
         restarted: It runs anew afterwards.
         restart_needed: It goes on with what held before.
+        notes: Sentences for people.
     """
 
     steps: list[Step] = field(default_factory=list)
@@ -76,6 +77,7 @@ class Plan:
     restarted: bool = False
     reloaded: bool = False
     restart_needed: bool = False
+    notes: list[str] = field(default_factory=list)
 
     @property
     def actions(self) -> list[str]:
@@ -154,6 +156,7 @@ class _Planning:
             self._do("mark", {})
         self._configure()
         self._units()
+        self._note_client()
         if moves and to_run:
             self._start("start")
             self._plan.restarted = True
@@ -210,6 +213,14 @@ class _Planning:
         if wanted.unit_enabled != (there is not None and there["enabled"]):
             verb = "enable" if wanted.unit_enabled else "disable"
             self._do("unit_do", {"user": user, "unit": unit["name"], "verb": verb}, verb, home=user)
+
+    def _note_client(self) -> None:
+        unit = self._managed_then()
+        if self._wanted.client is not None and self._wanted.unit is None and unit is not None:
+            self._plan.notes.append(
+                f"The credentials are not used: it is run by {unit[1]}, which keeps its own. To "
+                "store them with it, give the unit too."
+            )
 
     # -- start, stop, restart --------------------------------------------------------------------
 

@@ -180,6 +180,14 @@ def test_without_a_unit_key_an_enabled_unit_still_owns_the_endpoint() -> None:
     assert refused.error.exit_code == 77
 
 
+def test_credentials_that_no_unit_is_given_for_are_not_passed_over_in_silence() -> None:
+    seen = Seen(home(**RUNS, other_client=True), units=(found(),), root=True)
+    made = decide(seen, client=CLIENT)
+    assert made.steps == []
+    assert made.notes[0].startswith(f"The credentials are not used: it is run by {UNIT}")
+    assert decide(Seen(home(**RUNS)), client=CLIENT).notes == []
+
+
 def test_an_account_may_stop_what_root_s_unit_runs() -> None:
     made = decide(Seen(home(**RUNS), units=(found(),)), state="drained")
     assert (made.error, verbs(made)) == (None, ["stop"])
