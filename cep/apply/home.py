@@ -48,13 +48,12 @@ def look(spec: Mapping[str, Any]) -> dict[str, Any]:
         `hub`, `run`, `state_dir`, `hardening`.
 
     Raises:
-        CantCreate: Something else is in the endpoint's place.
-        ConfigError: Its configuration cannot be read, or others can change it.
+        CantCreate, ConfigError: What is there cannot be used.
     """
     root = _root(spec)
     old = texts.old_text(root)
     new, wrong = _wanted(spec, root, old)
-    now, then = _settings(old, root), _settings(old if new is None else new.text, root)
+    now, then = _settings(old, root), _settings(new.text if new else old, root)
     found = places_of(root, then)
     # Where a change moves its directories, the agent that runs is still in the old ones.
     seen = observe(places_of(root, now))
