@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from cep import __version__
 from cep.apply.document import Wanted
 from cep.errors import AlreadyRunning, CantCreate, CepError, NotAllowed
 from cep.safety.text import redact, redact_script
@@ -141,8 +142,7 @@ class _Planning:
     # -- here ----------------------------------------------------------------------------------
 
     def _present(self) -> None:
-        wanted, home = self._wanted, self._home
-        runs = self._seen.running
+        wanted, runs = self._wanted, self._seen.running
         moves = runs and self._managed_now() != self._managed_then()
         ends = wanted.state in ("stopped", "drained")
         touched = self._touches()
@@ -157,6 +157,12 @@ class _Planning:
         self._configure()
         self._units()
         self._note_client()
+        self._carry_on(moves=moves, touched=touched, to_run=to_run)
+        self._note_version()
+
+    def _carry_on(self, *, moves: bool, touched: bool, to_run: bool) -> None:
+        """Start it, or let what runs have what changed."""
+        home, runs = self._home, self._seen.running
         if moves and to_run:
             self._start("start")
             self._plan.restarted = True
@@ -213,6 +219,14 @@ class _Planning:
         if wanted.unit_enabled != (there is not None and there["enabled"]):
             verb = "enable" if wanted.unit_enabled else "disable"
             self._do("unit_do", {"user": user, "unit": unit["name"], "verb": verb}, verb, home=user)
+
+    def _note_version(self) -> None:
+        """A release that was installed over the running one is found by its version only."""
+        version = (self._home["agent"] or {}).get("version")
+        ends = {"stop"} & {step.verb for step in self._plan.steps}
+        if version is not None and version != __version__ and not ends:
+            self._plan.restart_needed = True
+            self._plan.notes.append(f"It runs version {version}; {__version__} is installed.")
 
     def _note_client(self) -> None:
         unit = self._managed_then()

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from cep import __version__
 from cep.apply.document import Client, Wanted
 from cep.apply.plan import Plan, Seen, plan
 from cep.apply.unit_work import UnitWish
@@ -30,6 +31,7 @@ def home(**more: Any) -> dict[str, Any]:
         "here": True,
         "host": None,
         "pid": None,
+        "agent": None,
         "due": None,
         "reloads": True,
         "service": None,
@@ -178,6 +180,16 @@ def test_without_a_unit_key_an_enabled_unit_still_owns_the_endpoint() -> None:
     refused = decide(Seen(home(), units=(found(state="inactive", pid=None),)))
     assert refused.error is not None
     assert refused.error.exit_code == 77
+
+
+def test_an_agent_of_another_version_needs_a_restart_but_is_not_restarted_for_it() -> None:
+    made = decide(Seen(home(**RUNS, agent={"version": "0.0.1"})))
+    assert (made.steps, made.restart_needed) == ([], True)
+    assert made.notes == [f"It runs version 0.0.1; {__version__} is installed."]
+    changed = decide(Seen(home(**RUNS, agent={"version": "0.0.1"}, after="new")))
+    assert (changed.restarted, changed.restart_needed, changed.notes) == (True, False, [])
+    same = decide(Seen(home(**RUNS, agent={"version": __version__})))
+    assert (same.restart_needed, same.notes) == (False, [])
 
 
 def test_credentials_that_no_unit_is_given_for_are_not_passed_over_in_silence() -> None:
