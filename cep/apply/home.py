@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cep.agent.control import call
-from cep.agent.state import EndpointState, Observed, observe
+from cep.agent.state import EndpointState, Observed, observe, stored_endpoint_id
 from cep.apply import facts, seal, texts
 from cep.config.load import read_text
 from cep.config.settings import EndpointSettings
@@ -48,13 +48,12 @@ def look(spec: Mapping[str, Any]) -> dict[str, Any]:
         `hub`, `run`, `state_dir`, `hardening`.
 
     Raises:
-        CantCreate: Something else is in the endpoint's place.
-        ConfigError: Its configuration cannot be read, or others can change it.
+        CantCreate, ConfigError: What is there cannot be used.
     """
     root = _root(spec)
     old = texts.old_text(root)
     new, wrong = _wanted(spec, root, old)
-    now, then = _settings(old, root), _settings(old if new is None else new.text, root)
+    now, then = _settings(old, root), _settings(new.text if new else old, root)
     found = places_of(root, then)
     # Where a change moves its directories, the agent that runs is still in the old ones.
     seen = observe(places_of(root, now))
@@ -195,9 +194,9 @@ def configure(spec: Mapping[str, Any]) -> dict[str, Any]:
 def _take_id(root: Path, endpoint_id: str | None) -> None:
     from cep.agent.report import write_atomically
 
-    file = EndpointPaths.of(root).endpoint_json
-    if endpoint_id is not None and not file.exists():
-        write_atomically(file, {"endpoint_id": endpoint_id})
+    found = EndpointPaths.of(root)
+    if endpoint_id is not None and stored_endpoint_id(found) is None:
+        write_atomically(found.endpoint_json, {"endpoint_id": endpoint_id})
 
 
 def mark(spec: Mapping[str, Any]) -> dict[str, Any]:

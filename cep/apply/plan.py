@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from cep import __version__
 from cep.apply.document import Wanted
 from cep.errors import AlreadyRunning, CantCreate, CepError, NotAllowed
 from cep.safety.text import redact, redact_script
@@ -67,6 +68,7 @@ class Plan:
         waiting: What a person has to do before it can be started.
         restarted: It runs anew afterwards.
         restart_needed: It goes on with what held before.
+        notes: Sentences for people.
     """
 
     steps: list[Step] = field(default_factory=list)
@@ -76,6 +78,7 @@ class Plan:
     restarted: bool = False
     reloaded: bool = False
     restart_needed: bool = False
+    notes: list[str] = field(default_factory=list)
 
     @property
     def actions(self) -> list[str]:
@@ -122,11 +125,11 @@ class _Planning:
     def _away(self) -> None:
         wanted, home = self._wanted, self._home
         self._stop(named=True)
-        client = self._removed_client()
+        if wanted.deregister and home["endpoint_id"] is not None:
+            # Before its unit goes, whose credentials it may need, now or at the next try.
+            self._do("deregister", {"client_of": self._removed_client()}, "deregister")
         for unit in self._seen.units:
             self._remove(unit)
-        if wanted.deregister and home["endpoint_id"] is not None:
-            self._do("deregister", {"client_of": client}, "deregister")
         if wanted.purge and home["exists"]:
             self._do("purge", {}, "purge")
             self._differ(home["directory"], "the endpoint's directory\n", "")
@@ -139,8 +142,7 @@ class _Planning:
     # -- here ----------------------------------------------------------------------------------
 
     def _present(self) -> None:
-        wanted, home = self._wanted, self._home
-        runs = self._seen.running
+        wanted, runs = self._wanted, self._seen.running
         moves = runs and self._managed_now() != self._managed_then()
         ends = wanted.state in ("stopped", "drained")
         touched = self._touches()
@@ -154,6 +156,13 @@ class _Planning:
             self._do("mark", {})
         self._configure()
         self._units()
+        self._note_client()
+        self._carry_on(moves=moves, touched=touched, to_run=to_run)
+        self._note_version()
+
+    def _carry_on(self, *, moves: bool, touched: bool, to_run: bool) -> None:
+        """Start it, or let what runs have what changed."""
+        home, runs = self._home, self._seen.running
         if moves and to_run:
             self._start("start")
             self._plan.restarted = True
@@ -210,6 +219,22 @@ class _Planning:
         if wanted.unit_enabled != (there is not None and there["enabled"]):
             verb = "enable" if wanted.unit_enabled else "disable"
             self._do("unit_do", {"user": user, "unit": unit["name"], "verb": verb}, verb, home=user)
+
+    def _note_version(self) -> None:
+        """A release that was installed over the running one is found by its version only."""
+        version = (self._home["agent"] or {}).get("version")
+        ends = {"stop"} & {step.verb for step in self._plan.steps}
+        if version is not None and version != __version__ and not ends:
+            self._plan.restart_needed = True
+            self._plan.notes.append(f"It runs version {version}; {__version__} is installed.")
+
+    def _note_client(self) -> None:
+        unit = self._managed_then()
+        if self._wanted.client is not None and self._wanted.unit is None and unit is not None:
+            self._plan.notes.append(
+                f"The credentials are not used: it is run by {unit[1]}, which keeps its own. To "
+                "store them with it, give the unit too."
+            )
 
     # -- start, stop, restart --------------------------------------------------------------------
 

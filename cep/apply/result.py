@@ -87,7 +87,7 @@ class Outcome:
             "restarted": plan.restarted and done,
             "reloaded": plan.reloaded and done,
             "restart_needed": plan.restart_needed,
-            "notes": [_safe(note) for note in (*home.get("notes", ()), *self.notes)],
+            "notes": [_safe(note) for note in (*home.get("notes", ()), *plan.notes, *self.notes)],
             "error": None if self.error is None else error_json(self.error),
         }
 

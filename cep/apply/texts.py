@@ -98,15 +98,7 @@ def _of_profile(
             f"The configuration of {root.name} was taken from a file, so no profile says how to "
             "change it. Name a profile, or give the whole configuration with config."
         )
-    # The document is the whole wish: variables that it names no longer have their defaults again.
-    before = Record(
-        profile=earlier.profile,
-        service_url=earlier.service_url,
-        digest=earlier.digest,
-        ca_file=earlier.ca_file,
-        site=None if named else earlier.site,
-        written=earlier.written,
-    )
+    before = _before(earlier, keeps_site=not named)
     service = spec["service"] or earlier.service_url
     address = None if service is None else of_url(service)
     values = dict(spec["vars"])
@@ -131,6 +123,21 @@ def _of_profile(
         made.record,
         _notes(merged.kept, merged.replaced),
         keep_old=endpoint.edited_by_hand(old, earlier) or other,
+    )
+
+
+def _before(earlier: Record, *, keeps_site: bool) -> Record:
+    """What to go on from.
+
+    The document is the whole wish: variables that it names no longer have their defaults again.
+    """
+    return Record(
+        profile=earlier.profile,
+        service_url=earlier.service_url,
+        digest=earlier.digest,
+        ca_file=earlier.ca_file,
+        site=earlier.site if keeps_site else None,
+        written=earlier.written,
     )
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from cep import __version__
 from cep.apply.document import Client, Wanted
 from cep.apply.plan import Plan, Seen, plan
 from cep.apply.unit_work import UnitWish
@@ -30,6 +31,7 @@ def home(**more: Any) -> dict[str, Any]:
         "here": True,
         "host": None,
         "pid": None,
+        "agent": None,
         "due": None,
         "reloads": True,
         "service": None,
@@ -180,6 +182,24 @@ def test_without_a_unit_key_an_enabled_unit_still_owns_the_endpoint() -> None:
     assert refused.error.exit_code == 77
 
 
+def test_an_agent_of_another_version_needs_a_restart_but_is_not_restarted_for_it() -> None:
+    made = decide(Seen(home(**RUNS, agent={"version": "0.0.1"})))
+    assert (made.steps, made.restart_needed) == ([], True)
+    assert made.notes == [f"It runs version 0.0.1; {__version__} is installed."]
+    changed = decide(Seen(home(**RUNS, agent={"version": "0.0.1"}, after="new")))
+    assert (changed.restarted, changed.restart_needed, changed.notes) == (True, False, [])
+    same = decide(Seen(home(**RUNS, agent={"version": __version__})))
+    assert (same.restart_needed, same.notes) == (False, [])
+
+
+def test_credentials_that_no_unit_is_given_for_are_not_passed_over_in_silence() -> None:
+    seen = Seen(home(**RUNS, other_client=True), units=(found(),), root=True)
+    made = decide(seen, client=CLIENT)
+    assert made.steps == []
+    assert made.notes[0].startswith(f"The credentials are not used: it is run by {UNIT}")
+    assert decide(Seen(home(**RUNS)), client=CLIENT).notes == []
+
+
 def test_an_account_may_stop_what_root_s_unit_runs() -> None:
     made = decide(Seen(home(**RUNS), units=(found(),)), state="drained")
     assert (made.error, verbs(made)) == (None, ["stop"])
@@ -214,9 +234,9 @@ def test_a_client_of_the_shell_counts_without_a_unit_only() -> None:
 def test_absent_ends_and_removes_in_order() -> None:
     seen = Seen(home(**RUNS), units=(found(),), root=True)
     made = decide(seen, state="absent", deregister=True, purge=True)
-    assert made.actions == ["stop", "remove_unit", "deregister", "purge"]
-    assert verbs(made) == ["stop", "unit_do stop", "unit_remove", "deregister", "purge"]
-    assert made.steps[3].extra["client_of"]["path"] == PATH
+    assert made.actions == ["stop", "deregister", "remove_unit", "purge"]
+    assert verbs(made) == ["stop", "unit_do stop", "deregister", "unit_remove", "purge"]
+    assert made.steps[2].extra["client_of"]["path"] == PATH
     gone = home(exists=False, before=None, endpoint_id=None, state="Absent")
     assert decide(Seen(gone), state="absent", deregister=True, purge=True).steps == []
 

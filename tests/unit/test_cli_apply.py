@@ -67,6 +67,8 @@ def test_the_command_line_must_name_a_document(rig: Rig, document: Path) -> None
 
 def test_endpoints_are_made_once(rig: Rig, document: Path) -> None:
     entries = ({"name": "one", "profile": "threads"}, {"name": "two", "config": THREADS})
+    assert apply(rig, document, *entries, words=("--dry-run",)).code == 0
+    assert not rig.base.exists()
     assert actions(told(rig, document, *entries)) == [["create"], ["create"]]
     again = told(rig, document, *entries)
     assert (again["changed"], actions(again)) == (False, [[], []])
@@ -186,7 +188,7 @@ def test_an_id_is_taken_back(rig: Rig, document: Path) -> None:
     entry = {"name": "one", "profile": "threads", "uuid": uuid.upper()}
     assert actions(told(rig, document, entry)) == [["create", "set_id"]]
     assert json.loads((rig.base / "one" / "endpoint.json").read_text()) == {"endpoint_id": uuid}
-    (rig.base / "one" / "endpoint.json").unlink()
+    (rig.base / "one" / "endpoint.json").write_text("damaged")
     answer = told(rig, document, entry)
     assert actions(answer) == [["set_id"]]
     assert answer["endpoints"][0]["endpoint_id"] == uuid
