@@ -6,7 +6,8 @@ Ansible and scripts can tell a wrong configuration (do not restart) from a passi
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 
 class CepError(Exception):
@@ -139,3 +140,22 @@ class ConfigError(CepError):
     """The configuration is wrong, or `endpoint_setup` failed; nothing was started."""
 
     exit_code = 78
+
+
+def revived(word: Mapping[str, Any], otherwise: type[CepError] = SoftwareError) -> CepError:
+    """An error that another process of ours told, as an exception of the same class.
+
+    Args:
+        word: `error` (the sentence), `hint` and `kind` (the class's name), where there are any.
+        otherwise: The class where none of ours is named.
+    """
+    kind = globals().get(str(word.get("kind")), otherwise)
+    if not (isinstance(kind, type) and issubclass(kind, CepError)):
+        kind = otherwise
+    hint = word.get("hint")
+    return kind(str(word.get("error")), hint=None if hint is None else str(hint))
+
+
+def told(error: CepError) -> dict[str, Any]:
+    """An error as `revived` reads it."""
+    return {"error": error.message, "hint": error.hint, "kind": type(error).__name__}

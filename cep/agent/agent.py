@@ -6,22 +6,22 @@ in the reverse order, however the life ends.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
-from cep import SPOKEN_ENDPOINT_VERSION, __version__
+from cep import __version__
 from cep.agent import credentials, hooks, lease, logs, process
 from cep.agent.audit import Audit, Unaudited
 from cep.agent.control import ControlServer, socket_path
 from cep.agent.disk import check_disk
 from cep.agent.dispatcher import Dispatcher
+from cep.agent.enrolment import Enrolment, stored_endpoint_id
 from cep.agent.intake import Intake
+from cep.agent.journal_log import JournalHandler, is_journal
 from cep.agent.launch import Announcer
 from cep.agent.lease_keeper import LeaseKeeper
 from cep.agent.links import Links
@@ -32,7 +32,7 @@ from cep.agent.options import StartOptions
 from cep.agent.outbox import Outbox
 from cep.agent.parts import Desk, Parts
 from cep.agent.recovery import recover
-from cep.agent.report import Reporter, registration_metadata, write_atomically
+from cep.agent.report import Reporter, write_atomically
 from cep.agent.retention import Retention
 from cep.amqp.probe import check_connection
 from cep.config.load import load
@@ -41,15 +41,12 @@ from cep.engines.base import Engine, EngineRun
 from cep.engines.begun import begin_slots, begun_before, workers_are_local
 from cep.engines.build import build_engine
 from cep.engines.leftovers import end_leftovers
-from cep.errors import CepError, DataError, LeaseLost
+from cep.errors import CepError, LeaseLost
 from cep.journal.journal import Journal
 from cep.model import Registered
 from cep.paths import EndpointPaths
 from cep.safety.audit import Trail, open_trail
 from cep.safety.text import hide
-
-if TYPE_CHECKING:
-    from cep.service.client import ServiceClient
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +54,7 @@ REPORT_FAILURE_S = 5.0
 # Each step of the start may take so long before the service manager gives up on it: logins and the
 # registration try again for some seconds, a large journal and the interchange take a while.
 START_STEP_S = 120.0
+IDENTIFIER = "globus-compute-endpoint-"  # in the journal, as the units are named
 RUNS_AS_ROOT = "This endpoint runs as root: every task it receives will run as root, too."
 
 
@@ -120,6 +118,7 @@ def run(
         debug=options.debug or settings.debug,
         console=options.log_to_console,
         detached=detached,
+        journal=_journal(paths.name, detached=detached),
     )
     if options.die_with_parent:
         process.die_with_parent()
@@ -144,6 +143,13 @@ def run(
     return 0
 
 
+def _journal(name: str, *, detached: bool) -> JournalHandler | None:
+    """The journal, where systemd has started this very process and listens."""
+    if detached or not is_journal(os.environ):
+        return None
+    return JournalHandler(name, IDENTIFIER + name)
+
+
 class _Life:
     """One life of an agent, from lease to lease; each method is a phase of it."""
 
@@ -165,7 +171,7 @@ class _Life:
         self._ready = ready
         self._fenced = False
         self._mailbox = Mailbox()
-        self._signals = process.StopSignals(lambda number: self._mailbox.put(Signalled(number)))
+        self._signals = process.Signals(lambda number: self._mailbox.put(Signalled(number)))
 
     def run(self) -> None:
         """Everything, inside the lease."""
@@ -204,7 +210,7 @@ class _Life:
 
     def _set_up_and_serve(self, held: lease.HeldLease) -> None:
         settings, paths = self._settings, self._paths
-        service = self._service()
+        enrolment = self._enrolment()
         if settings.endpoint_setup:
             limit_s = settings.endpoint_setup_timeout_s
             self._notify.extend(limit_s + START_STEP_S, "starting: endpoint_setup runs")
@@ -213,7 +219,7 @@ class _Life:
             paths.teardown_due.touch(mode=0o600)
         try:
             with ExitStack() as down:
-                loop = self._build(service, held, down)
+                loop = self._build(enrolment, held, down)
                 self._signals.loop_begins()
                 self._run_fenced(loop)
         finally:
@@ -233,34 +239,33 @@ class _Life:
         if not self._fenced:
             journal.close()
 
-    def _service(self) -> ServiceClient:
-        """The service's client, which alone keeps the credentials."""
+    def _enrolment(self) -> Enrolment:
+        """How we register; the service's client in it alone keeps the credentials."""
         from cep.service.address import resolve_service
         from cep.service.auth import client_identity
         from cep.service.client import connect
 
         secrets, self._secrets = self._secrets, {}
-        return connect(
+        service = connect(
             resolve_service(self._settings),
             interactive=False,
             base=self._paths.root.parent,
             identity=client_identity(secrets),
         )
+        return Enrolment(service, self._paths, self._settings, self._options.endpoint_uuid)
 
-    def _build(self, service: ServiceClient, held: lease.HeldLease, down: ExitStack) -> MainLoop:
+    def _build(self, enrolment: Enrolment, held: lease.HeldLease, down: ExitStack) -> MainLoop:
         """Build every part; `down` takes each one down again, last built first."""
         paths, settings, mailbox = self._paths, self._settings, self._mailbox
         trail = self._trail(down)
         journal = Journal.open(paths.journal, paths.journal_bodies)
         down.callback(self._close, journal)
         self._notify.extend(START_STEP_S, "starting: registering")
-        register = self._registration(service)
-        service.check_version()
-        registered = self._registered(register, journal)
+        registered = self._registered(enrolment, journal)
         endpoint_id = registered.endpoint_id
         audit = Unaudited() if trail is None else Audit(trail, endpoint_id)
         down.callback(audit.close)
-        keeper, agent_links = self._links(registered, service.address.ca_file, held, down)
+        keeper, agent_links = self._links(registered, enrolment.ca_file, held, down)
         engine = build_engine(settings.engine)
         down.callback(engine.stop, 5.0)
         outbox, dispatcher, intake = self._desk(journal, engine, agent_links, endpoint_id, audit)
@@ -292,9 +297,10 @@ class _Life:
                 reporter=reporter,
                 retention=retention,
                 audit=audit,
-                register=register,
+                enrolment=enrolment,
                 ready=self._ready,
                 notify=self._notify,
+                debug=self._options.debug,
             )
         )
 
@@ -342,13 +348,15 @@ class _Life:
         )
         return outbox, dispatcher, intake
 
-    def _registered(self, register: Callable[[], Registered], journal: Journal) -> Registered:
+    def _registered(self, enrolment: Enrolment, journal: Journal) -> Registered:
         """Register, and make the id ours in every place."""
-        registered = register()
+        enrolment.check_version()
+        registered = enrolment.register()
         endpoint_id, paths = registered.endpoint_id, self._paths
         write_atomically(paths.endpoint_json, {"endpoint_id": endpoint_id})
         journal.claim(endpoint_id)
         process.set_title(endpoint_id, paths.name)
+        logs.identify(endpoint_id)
         return registered
 
     def _trail(self, down: ExitStack) -> Trail | None:
@@ -406,41 +414,3 @@ class _Life:
             agent_links.report(reporter.failed(str(error)))
             agent_links.stop(REPORT_FAILURE_S)
             raise
-
-    def _registration(self, service: ServiceClient) -> Callable[[], Registered]:
-        """A call that registers this endpoint, under its id once it has one."""
-        from cep.service.client import Registration
-
-        settings, paths = self._settings, self._paths
-        asked_id = self._options.endpoint_uuid
-        request = Registration(
-            endpoint_name=paths.name,
-            display_name=settings.display_name,
-            metadata=registration_metadata(settings, SPOKEN_ENDPOINT_VERSION),
-            allowed_functions=settings.allowed_functions,
-            authentication_policy=settings.authentication_policy,
-            subscription_id=settings.subscription_id,
-            public=settings.public,
-            high_assurance=settings.high_assurance,
-            admins=settings.admins,
-        )
-        return lambda: service.register(request, asked_id or stored_endpoint_id(paths))
-
-
-def stored_endpoint_id(paths: EndpointPaths) -> str | None:
-    """The id of an earlier registration, or None.
-
-    Raises:
-        DataError: `endpoint.json` is there and cannot be understood.
-    """
-    try:
-        content = paths.endpoint_json.read_bytes()
-    except FileNotFoundError:
-        return None
-    try:
-        return str(json.loads(content)["endpoint_id"])
-    except (ValueError, KeyError, TypeError, RecursionError) as exc:
-        raise DataError(
-            f"{paths.endpoint_json} does not hold an endpoint id. Restore it, or remove it to "
-            "register as a new endpoint."
-        ) from exc

@@ -8,6 +8,7 @@ and the task then arrives again. What could be taken back is taken back by a lin
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import os
 import platform
@@ -71,6 +72,12 @@ class Unaudited:
 
     def committed(self) -> None:
         """What was written has come to pass."""
+
+    def move(self, trail: Trail) -> None:
+        """Go on at another place, with nothing left out and nothing twice.
+
+        What the old place has not taken (it may be full) is written to the new one.
+        """
 
     def close(self) -> None:
         """Write what is left, if possible, and close the file."""
@@ -202,6 +209,12 @@ class Audit(Unaudited):
     def committed(self) -> None:
         """See `Unaudited`."""
         self._uncommitted.clear()
+
+    def move(self, trail: Trail) -> None:
+        """See `Unaudited`."""
+        with contextlib.suppress(OSError):  # of a disk that is away, say
+            self._trail.close()
+        self._trail, self.where = trail, trail.where
 
     def close(self) -> None:
         """See `Unaudited`."""

@@ -1,7 +1,8 @@
 """The control socket: one JSON request and one JSON answer per connection, from this user only.
 
 The server is one small thread that owns the socket; it puts each request into the mailbox and the
-main loop answers. `call` is the other side, used by the command line.
+main loop answers. A request that may wait for the network (a reload) is waited for by a thread of
+its own, so that the next one is heard. `call` is the other side, used by the command line.
 """
 
 from __future__ import annotations
@@ -23,7 +24,14 @@ from typing import Any
 
 from cep.agent.lease import read as read_lease
 from cep.agent.mailbox import ControlRequest
-from cep.errors import CantCreate, DataError, NotAllowed, TemporaryFailure, Unavailable
+from cep.errors import (
+    CantCreate,
+    DataError,
+    NotAllowed,
+    TemporaryFailure,
+    Unavailable,
+    revived,
+)
 from cep.paths import EndpointPaths, control_dir
 from cep.safety.files import check_way, make_parents
 
@@ -32,6 +40,10 @@ log = logging.getLogger(__name__)
 MAX_REQUEST_BYTES = 64 * 1024
 PEER_TIMEOUT_S = 5.0
 ANSWER_TIMEOUT_S = 30.0
+# A reload may have to tell the service, which is asked again for about half a minute.
+SLOW = ("reload",)
+SLOW_TIMEOUT_S = 300.0
+MOST_SLOW = 8
 
 
 def socket_path(paths: EndpointPaths) -> Path:
@@ -48,6 +60,7 @@ class ControlServer:
         self._put = put
         self._socket: socket.socket | None = None
         self._thread: threading.Thread | None = None
+        self._slow = threading.BoundedSemaphore(MOST_SLOW)
 
     def start(self) -> None:
         """Listen.
@@ -88,13 +101,15 @@ class ControlServer:
                 connection, _ = server.accept()
             except OSError:
                 return  # closed by stop()
-            with connection:
+            with contextlib.ExitStack() as closing:
+                closing.enter_context(connection)
                 try:
-                    self._answer(connection)
+                    self._attend(connection, closing)
                 except (OSError, ValueError, RecursionError) as exc:
                     log.debug("a control connection broke: %s", exc)
 
-    def _answer(self, connection: socket.socket) -> None:
+    def _attend(self, connection: socket.socket, closing: contextlib.ExitStack) -> None:
+        """Read one request and have it answered, here or by a thread that closes it then."""
         if _peer_uid(connection) not in (os.getuid(), 0):
             log.warning(
                 "a control request of another user was refused", extra={"event": "control.refused"}
@@ -103,21 +118,52 @@ class ControlServer:
         request = json.loads(_read_line(connection, PEER_TIMEOUT_S))
         if not isinstance(request, dict):
             raise ValueError("a control request is a JSON object")
+        if request.get("do") not in SLOW:
+            self._answer(connection, request, ANSWER_TIMEOUT_S)
+        elif self._slow.acquire(blocking=False):
+            threading.Thread(
+                target=self._answer_slowly,
+                args=(connection, closing.pop_all(), request),
+                name="control-wait",
+                daemon=True,
+            ).start()
+        else:
+            _send(connection, {"error": f"{MOST_SLOW} such requests wait already; try it later."})
+
+    def _answer_slowly(
+        self, connection: socket.socket, closing: contextlib.ExitStack, request: dict[str, Any]
+    ) -> None:
+        try:
+            with closing:
+                self._answer(connection, request, SLOW_TIMEOUT_S)
+        except OSError as exc:
+            log.debug("a control connection broke: %s", exc)
+        finally:
+            self._slow.release()
+
+    def _answer(
+        self, connection: socket.socket, request: dict[str, Any], patience_s: float
+    ) -> None:
         answers: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self._put(ControlRequest(request, answers.put))
         try:
-            answer = answers.get(timeout=ANSWER_TIMEOUT_S)
+            answer = answers.get(timeout=patience_s)
         except queue.Empty:
             answer = {"error": "The agent did not answer; its main loop may be busy."}
-        connection.settimeout(PEER_TIMEOUT_S)
-        connection.sendall(json.dumps(answer).encode() + b"\n")
+        _send(connection, answer)
+
+
+def _send(connection: socket.socket, answer: dict[str, Any]) -> None:
+    connection.settimeout(PEER_TIMEOUT_S)
+    connection.sendall(json.dumps(answer).encode() + b"\n")
 
 
 def call(paths: EndpointPaths, request: dict[str, Any], timeout_s: float = 5.0) -> dict[str, Any]:
     """Ask the running agent of this endpoint, on this host.
 
     Raises:
-        Unavailable: No agent listens, or it refused the request.
+        CepError: It refused the request, with a class of its own; `Unavailable` without one.
+        Unavailable: No agent listens.
         TemporaryFailure: It did not answer in time.
         NotAllowed: Somebody else holds the socket.
         DataError: The answer is not the JSON object it should be.
@@ -146,7 +192,7 @@ def call(paths: EndpointPaths, request: dict[str, Any], timeout_s: float = 5.0) 
     if not isinstance(answer, dict):
         raise DataError(f"The agent of endpoint {paths.name} gave an answer that is no object.")
     if "error" in answer:
-        raise Unavailable(str(answer["error"]))
+        raise revived(answer, Unavailable)
     return answer
 
 

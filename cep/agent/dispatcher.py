@@ -101,6 +101,10 @@ class Dispatcher:
         entry = self._entries.get(seq)
         return 0 if entry is None else entry.size
 
+    def retry_at_most(self, times: int) -> None:
+        """Try a task again so often from now on, those that run included."""
+        self._max_retries = times
+
     # -- coming in -----------------------------------------------------------------------------
 
     def add(self, seq: int, task_id: str, size: int, attempts: int = 0) -> None:

@@ -20,6 +20,11 @@ class IdleWatch:
         self._beats = 0
         self._seen = 0
 
+    def change(self, soft: int, hard: int) -> None:
+        """Other limits, for what was counted already too."""
+        self._soft = soft
+        self._hard = hard
+
     def beat(self, movement: int, *, idle: bool) -> bool:
         """One heartbeat.
 

@@ -99,6 +99,18 @@ class Intake:
         self._complained: set[str] = set()
         self.counters: Counter[str] = Counter()
 
+    def change(
+        self,
+        *,
+        allowed_functions: Sequence[str] | None,
+        task_size_limit: int,
+        limits: IntakeLimits,
+    ) -> None:
+        """Judge by these from now on; what was taken before stays taken."""
+        self._allowed = None if allowed_functions is None else frozenset(allowed_functions)
+        self._task_size_limit = task_size_limit
+        self._limits = limits
+
     # -- consuming -----------------------------------------------------------------------------
 
     def begin(self) -> None:

@@ -107,21 +107,12 @@ def _wait_for_word(pipe: Iterable[str], note: Callable[[str], None], base: Path,
         if "ready" in word:
             return str(word["ready"])
         if "error" in word:
-            raise revive(word)
+            raise errors.revived(word)
         note(str(word.get("note", "")))
     raise SoftwareError(
         f"The agent of endpoint {name} ended without a word. The end of its log:\n"
         + _end_of_log(EndpointPaths.of(base / name).log)
     )
-
-
-def revive(word: Word) -> CepError:
-    """The child's error as an exception of the same class, hence the same exit code."""
-    kind = getattr(errors, str(word.get("kind")), SoftwareError)
-    if not (isinstance(kind, type) and issubclass(kind, CepError)):
-        kind = SoftwareError
-    error: CepError = kind(str(word["error"]), hint=word.get("hint"))
-    return error
 
 
 def _end_of_log(path: Path) -> str:
@@ -148,9 +139,7 @@ class Announcer:
 
     def error(self, error: CepError) -> None:
         """The endpoint could not start; nothing more will be said."""
-        self._say(
-            {"error": error.message, "hint": error.hint, "kind": type(error).__name__}, last=True
-        )
+        self._say(errors.told(error), last=True)
 
     def _say(self, word: Word, *, last: bool = False) -> None:
         if self._descriptor is None:

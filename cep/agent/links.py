@@ -37,6 +37,7 @@ class Links:
         guard: Callable[[], None],
     ) -> None:
         self._loop = AmqpLoop()
+        self._registered = registered
         self.consumer = Consumer(
             self._loop,
             registered.tasks,
@@ -79,6 +80,10 @@ class Links:
         if self._reports is not self.publisher:
             self._reports.start()
 
+    def are_at(self, registered: Registered) -> bool:
+        """Whether these are the addresses and credentials in use."""
+        return self._registered == registered
+
     def went_up(self, link: str) -> None:
         """Note that a link works."""
         self.up[link] = True
@@ -101,6 +106,7 @@ class Links:
 
     def readdress(self, registered: Registered) -> None:
         """Use new credentials and addresses, keeping what is unconfirmed."""
+        self._registered = registered
         self.consumer.readdress(registered.tasks)
         self.publisher.readdress(registered.results)
         if registered.heartbeats is not None and self._reports is not self.publisher:

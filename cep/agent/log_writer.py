@@ -21,12 +21,15 @@ class LogWriter(logging.handlers.QueueHandler):
 
     Args:
         target: Writes the records, on this writer's thread alone.
+
+    Attributes:
+        target: The same.
     """
 
     def __init__(self, target: logging.Handler) -> None:
         self._lines: queue.SimpleQueue[logging.LogRecord | threading.Event] = queue.SimpleQueue()
         super().__init__(self._lines)
-        self._target = target
+        self.target = target
         self._dropped = 0
         # A daemon: a disk that hangs must not keep the process from ending.
         threading.Thread(target=self._write, name="log", daemon=True).start()
@@ -58,7 +61,7 @@ class LogWriter(logging.handlers.QueueHandler):
             if isinstance(item, threading.Event):
                 item.set()
             else:
-                self._target.handle(item)
+                self.target.handle(item)
 
 
 def missing(lines: int, why: str) -> logging.LogRecord:

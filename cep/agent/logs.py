@@ -1,4 +1,4 @@
-"""The agent's log: a bounded file, an optional console, and no secret in either.
+"""The agent's log: a bounded file, the journal of systemd or a console, and no secret in any.
 
 The file also takes what the process itself writes to standard output and error (a detached agent
 has no terminal), and takes it with it when it is rotated.
@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
+from cep.agent.journal_log import JournalHandler
 from cep.agent.log_writer import LogWriter, missing
 from cep.config.settings import LogSettings
 from cep.safety.files import append_text
@@ -131,19 +132,50 @@ def keep_bounded() -> None:
             handler.handle(logging.makeLogRecord({"size_only": True, "levelno": logging.INFO}))
 
 
+def change(settings: LogSettings, *, debug: bool) -> None:
+    """Other bounds and another level, from the next line on; any thread.
+
+    Older files beyond a smaller number stay.
+    """
+    root = logging.getLogger()
+    root.setLevel(logging.DEBUG if debug else logging.INFO)
+    for handler in root.handlers:
+        if isinstance(handler, LogWriter) and isinstance(handler.target, LogFile):
+            handler.target.maxBytes = settings.max_bytes
+            handler.target.backupCount = settings.backups
+
+
 def set_up(
-    path: Path, settings: LogSettings, *, debug: bool, console: bool, detached: bool
+    path: Path,
+    settings: LogSettings,
+    *,
+    debug: bool,
+    console: bool,
+    detached: bool,
+    journal: JournalHandler | None = None,
 ) -> None:
-    """Send the log of the whole process to `path`, and to standard error with `console`."""
+    """Send the log of the whole process to `path`, and to the journal or to standard error.
+
+    Args:
+        path: The log file.
+        settings: Its bounds.
+        debug: Log more.
+        console: Log to standard error too; where a journal is, that would be everything twice.
+        detached: There is no standard error; the file takes what the process prints.
+        journal: Of a service that systemd has started.
+    """
     root = logging.getLogger()
     root.setLevel(logging.DEBUG if debug else logging.INFO)
     file = LogFile(path, settings, take_output=detached)
     file.setFormatter(RedactingFormatter())
     root.addHandler(LogWriter(file))
-    if console and not detached:
+    if journal is not None:
+        root.addHandler(journal)
+    elif console and not detached:
         terminal = logging.StreamHandler()
         terminal.setFormatter(RedactingFormatter())
         root.addHandler(terminal)
+    _free_own_logger(keep=not detached and not console and journal is None)
     # Libraries speak of their own matters at info; ours are what an operator reads.
     for library in ("parsl", "urllib3", "globus_sdk"):
         logging.getLogger(library).setLevel(logging.WARNING)
@@ -170,3 +202,26 @@ def _unexpected_in_thread(args: threading.ExceptHookArgs) -> None:
         exc_info=(args.exc_type, args.exc_value, args.exc_traceback),
         extra={"event": "agent.fault"},
     )
+
+
+def _free_own_logger(*, keep: bool) -> None:
+    """Undo what a command has set up for itself, which would hide everything below a warning.
+
+    Args:
+        keep: Its handler goes on to show warnings at the terminal, where nothing else does.
+    """
+    own = logging.getLogger("cep")
+    level = own.level
+    own.setLevel(logging.NOTSET)
+    for handler in list(own.handlers):
+        if keep:
+            handler.setLevel(level)
+        else:
+            own.removeHandler(handler)
+
+
+def identify(endpoint_id: str) -> None:
+    """Tell the system's journal from now on which endpoint this is."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, JournalHandler):
+            handler.endpoint_id = endpoint_id

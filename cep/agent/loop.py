@@ -15,33 +15,27 @@ from typing import Any
 
 from cep.agent import disk_hold, logs, reregistration, standing, watch
 from cep.agent import links as link_names
+from cep.agent.connections import Connections
 from cep.agent.disk_hold import DiskHold
 from cep.agent.idle import IdleWatch
 from cep.agent.intake import HOLD_PAUSED, HOLD_STOPPING
 from cep.agent.lease_keeper import LeaseGone
 from cep.agent.mailbox import (
+    ConfigRead,
     ControlRequest,
     RegisteredAgain,
     RegistrationFailed,
     Signalled,
 )
 from cep.agent.parts import Parts
+from cep.agent.reload import Reload
 from cep.agent.requests import Requests
-from cep.agent.reregistration import Reregistration
 from cep.agent.retention import Swept
 from cep.agent.standing import Standing
 from cep.agent.watch import CameRound
 from cep.amqp import events as amqp
 from cep.engines.base import EngineDown, Outcomes, SlotsChanged, WaitingRefused
-from cep.errors import (
-    CepError,
-    ConfigError,
-    DiskUnfit,
-    EngineError,
-    LeaseLost,
-    PeerUntrusted,
-    TemporaryFailure,
-)
+from cep.errors import CepError, DiskUnfit, EngineError, TemporaryFailure
 from cep.journal import crash
 
 log = logging.getLogger(__name__)
@@ -49,7 +43,6 @@ log = logging.getLogger(__name__)
 FLUSH_S = 10.0  # results still unconfirmed after this stay in the journal for the next start
 LINKS_CLOSE_S = 5.0
 ENGINE_STOP_S = 15.0
-REFUSED_RETRY_S = 5.0
 # An old connection of ours may hold the task queue until the broker misses two heartbeats (60 s
 # each on RabbitMQ), so a start waits longer than that for its turn.
 START_LIMIT_S = 180.0
@@ -66,9 +59,12 @@ class MainLoop:
 
     def __init__(self, parts: Parts) -> None:
         self._p = parts
-        self._is_ready = False
-        self._consuming = False
-        self._reregistration = Reregistration(parts.register, parts.mailbox.put, parts.timers)
+        self._links = Connections(
+            parts,
+            became_ready=self._became_ready,
+            report=self._report,
+            give_up=lambda error: self._begin_stop(0.0, error),
+        )
         self._stopping = False
         self._drained = False
         self._flushed = False
@@ -87,31 +83,30 @@ class MainLoop:
         self._idle = IdleWatch(
             parts.settings.idle_heartbeats_soft, parts.settings.idle_heartbeats_hard
         )
+        self._reload = Reload(parts, self._standing, self._idle, self._links.adopt)
+        self._requests = Requests(parts, self._standing.picture, self._begin_stop, self._reload.ask)
         self.error: CepError | None = None
         self._on_event: dict[type, Callable[[Any], None]] = {
             amqp.Delivered: lambda event: parts.intake.take(event.deliveries),
-            amqp.Consuming: self._on_consuming,
+            amqp.Consuming: self._links.consuming,
             amqp.ConsumeStopped: lambda event: parts.intake.consuming_stopped(event.epoch),
             amqp.AcksProcessed: lambda e: parts.journal.acks_processed(e.epoch, e.mark),
-            amqp.Confirmed: self._on_confirmed,
-            amqp.Unroutable: self._on_unroutable,
-            amqp.LinkUp: self._on_link_up,
-            amqp.LinkDown: self._on_link_down,
-            amqp.LinkRefused: self._on_link_refused,
-            amqp.LinkBlocked: lambda event: log.warning(
-                "the broker takes no results for now: %s",
-                event.reason,
-                extra={"event": "link.blocked"},
-            ),
-            amqp.LinkUnblocked: lambda _event: log.info("the broker takes results again"),
+            amqp.Confirmed: self._links.confirmed,
+            amqp.Unroutable: self._links.unroutable,
+            amqp.LinkUp: self._links.up,
+            amqp.LinkDown: self._links.down,
+            amqp.LinkRefused: self._links.refused,
+            amqp.LinkBlocked: self._links.blocked,
+            amqp.LinkUnblocked: self._links.unblocked,
             Outcomes: lambda event: self._finished(parts.dispatcher.take_outcomes(event.outcomes)),
             SlotsChanged: lambda event: parts.dispatcher.slots_changed(event.slots, event.firm),
             EngineDown: self._on_engine_down,
             WaitingRefused: self._on_waiting_refused,
             Signalled: self._on_signal,
-            ControlRequest: Requests(parts, self._standing.picture, self._begin_stop).answer,
-            RegisteredAgain: self._on_registered_again,
-            RegistrationFailed: self._on_registration_failed,
+            ControlRequest: self._requests.answer,
+            ConfigRead: self._reload.read,
+            RegisteredAgain: self._links.registered_again,
+            RegistrationFailed: self._links.registration_failed,
             Swept: parts.retention.swept,
             LeaseGone: self._on_lease_gone,
             CameRound: self._standing.watch.came_round,
@@ -123,7 +118,7 @@ class MainLoop:
             "flush": self._flush_ends,
             disk_hold.TIMER: self._disk.look,
             "refused": parts.outbox.retry_refused,
-            reregistration.TIMER: self._reregistration.ask,
+            reregistration.TIMER: self._links.reregistration.ask,
             watch.TIMER: self._standing.watch.look,
             standing.TIMER: self._standing.follow,
             standing.STOP_TIMER: self._standing.still_stopping,
@@ -195,78 +190,9 @@ class MainLoop:
         self._moved += len(results)
         self._p.outbox.add(results)
 
-    # -- links ---------------------------------------------------------------------------------
+    # -- the start -----------------------------------------------------------------------------
 
-    def _on_consuming(self, event: amqp.Consuming) -> None:
-        self._p.intake.channel(event.epoch)
-        self._consuming = True
-        self._perhaps_ready()
-
-    def _on_confirmed(self, event: amqp.Confirmed) -> None:
-        self._p.outbox.confirmed(event.tokens)
-
-    def _on_unroutable(self, event: amqp.Unroutable) -> None:
-        log.error(
-            "the broker did not take %d results: %s",
-            len(event.tokens),
-            event.reason,
-            extra={"event": "outbox.refused"},
-        )
-        self._p.outbox.refused(event.tokens)
-        self._p.timers.set_if_unset("refused", REFUSED_RETRY_S)
-
-    def _on_link_up(self, event: amqp.LinkUp) -> None:
-        self._p.links.went_up(event.link)
-        if self._is_ready:
-            log.info("link %s is up again", event.link, extra={"event": "link.up"})
-        if event.link != link_names.TASKS and self._is_ready:
-            self._report()
-        self._perhaps_ready()
-
-    def _on_link_down(self, event: amqp.LinkDown) -> None:
-        news = self._p.links.went_down(event.link, event.reason)
-        if event.link == link_names.TASKS:
-            self._consuming = False
-        log.log(
-            logging.WARNING if news or not self._is_ready else logging.DEBUG,
-            "link %s is down: %s; next try in %.1f s",
-            event.link,
-            event.reason,
-            event.retry_in_s,
-            extra={"event": "link.down"},
-        )
-
-    def _on_link_refused(self, event: amqp.LinkRefused) -> None:
-        """The credentials do not hold any more; perhaps the service has newer ones for us."""
-        if isinstance(event.error, LeaseLost):
-            raise event.error
-        self._p.links.went_down(event.link, event.error.message)
-        if not self._is_ready:
-            self._begin_stop(0.0, event.error)
-            return
-        log.warning(
-            "link %s was refused: %s", event.link, event.error, extra={"event": "link.refused"}
-        )
-        self._reregistration.wanted()
-
-    def _on_registered_again(self, event: RegisteredAgain) -> None:
-        log.info("registered again", extra={"event": "service.registered"})
-        self._reregistration.succeeded()
-        self._p.links.readdress(event.registered)
-
-    def _on_registration_failed(self, event: RegistrationFailed) -> None:
-        if isinstance(event.error, TemporaryFailure | PeerUntrusted | ConfigError):
-            log.warning("%s", event.error, extra={"event": "service.unreachable"})
-            self._reregistration.try_later()
-        else:
-            self._begin_stop(0.0, event.error)
-
-    def _perhaps_ready(self) -> None:
-        up = self._p.links.up
-        consuming = self._consuming or bool(self._p.intake.held())
-        if self._is_ready or not (consuming and up[link_names.TASKS] and up[link_names.RESULTS]):
-            return
-        self._is_ready = True
+    def _became_ready(self) -> None:
         self._p.timers.cancel("start")
         log.info("ready to take tasks", extra={"event": "agent.ready"})
         self._report()
@@ -346,6 +272,10 @@ class MainLoop:
     # -- signals -------------------------------------------------------------------------------
 
     def _on_signal(self, event: Signalled) -> None:
+        if event.number == signal.SIGHUP:
+            log.info("signal SIGHUP: reading the configuration", extra={"event": "agent.signal"})
+            self._reload.ask()
+            return
         drain_s = self._p.settings.drain_timeout_s
         log.info(
             "signal %s: stopping; running tasks get %g s",
@@ -368,6 +298,7 @@ class MainLoop:
         self._p.intake.hold(HOLD_STOPPING)
         self._p.dispatcher.close(keep_lost=self._p.settings.on_restart == "retry")
         self._p.timers.set("drain", drain_s)
+        self._reload.end()
         self._standing.stopping()
 
     def _drain_ends(self) -> None:
@@ -426,7 +357,7 @@ class MainLoop:
     def _word(self) -> str:
         if self._stopping:
             return "stopping"
-        if not self._is_ready:
+        if not self._links.is_ready:
             return "starting"
         if HOLD_PAUSED in self._p.intake.held():
             return "paused"

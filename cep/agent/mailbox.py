@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from cep.agent.lease_keeper import LeaseGone
+from cep.agent.live import Change
 from cep.agent.retention import Swept
 from cep.agent.watch import CameRound
 from cep.amqp.events import AmqpEvent
 from cep.engines.base import EngineEvent
 from cep.errors import CepError
 from cep.model import Registered
+from cep.safety.audit import Trail
 
 # One turn of the loop takes at most this many events, so that a flood of deliveries cannot keep
 # results, heartbeats and signals waiting.
@@ -27,7 +29,7 @@ EVENTS_PER_TURN = 512
 
 @dataclass(frozen=True, slots=True)
 class Signalled:
-    """A signal that asks for an orderly stop arrived."""
+    """A signal arrived: SIGHUP asks for a reload, the others for an orderly stop."""
 
     number: int
 
@@ -38,6 +40,25 @@ class ControlRequest:
 
     request: dict[str, Any]
     reply: Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigRead:
+    """The configuration was read again, for a reload.
+
+    Attributes:
+        change: What of it can be used now; None when it is wrong.
+        error: Why nothing of it is used.
+        warnings: About old keys.
+        registered: The service's answer where it had to be told, else None.
+        trail: The audit's new place, open, or None.
+    """
+
+    change: Change | None = None
+    error: CepError | None = None
+    warnings: tuple[str, ...] = ()
+    registered: Registered | None = None
+    trail: Trail | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +80,7 @@ AgentEvent: TypeAlias = (
     | EngineEvent
     | Signalled
     | ControlRequest
+    | ConfigRead
     | RegisteredAgain
     | RegistrationFailed
     | Swept

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -63,6 +64,15 @@ class Notify:
     def status(self, text: str) -> None:
         """Show one line in `systemctl status`."""
         self._say(_status(text))
+
+    def reloading(self, status: str) -> None:
+        """A new configuration is being read; the next `ready` ends that.
+
+        Both words in one message: without the time, or with it in a message of its own, some
+        versions wait for the end of the reload until their time-out. Source: sd_notify(3).
+        """
+        now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+        self._say("RELOADING=1", f"MONOTONIC_USEC={now}", _status(status))
 
     def stopping(self, status: str, within_s: float) -> None:
         """An orderly stop has begun, and may take so long."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from cep.agent.audit import Unaudited
 from cep.agent.dispatcher import Dispatcher
+from cep.agent.enrolment import Enrolment
 from cep.agent.intake import Intake
 from cep.agent.lease_keeper import LeaseKeeper
 from cep.agent.links import Links
@@ -18,7 +19,6 @@ from cep.agent.retention import Retention
 from cep.config.settings import EndpointSettings
 from cep.engines.base import Engine
 from cep.journal.journal import Journal
-from cep.model import Registered
 from cep.paths import EndpointPaths
 from cep.wire.headers import TaskHeaders
 
@@ -42,9 +42,10 @@ class Parts:
     reporter: Reporter
     retention: Retention
     audit: Unaudited
-    register: Callable[[], Registered]
+    enrolment: Enrolment
     ready: Callable[[str], None]
     notify: Notify
+    debug: bool  # asked for on the command line, whatever the configuration says
 
 
 class Desk:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
@@ -15,7 +15,11 @@ _COUNTED = ("received", "done", "lost", "retried", "refused", "malformed", "repe
 
 
 def picture(
-    parts: Parts, state: str, since: datetime, trouble: str | None = None
+    parts: Parts,
+    state: str,
+    since: datetime,
+    trouble: str | None = None,
+    reload: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Describe the agent now; the names are documented in docs/cli.md.
 
@@ -24,6 +28,7 @@ def picture(
         state: `starting`, `running`, `disconnected` (a link is down), `paused` or `stopping`.
         since: When it started (UTC).
         trouble: What is wrong with the journal's disk, as a sentence; None when nothing is.
+        reload: The last reload, as `of_reload` describes it.
     """
     engine = parts.engine.status()
     counts = parts.intake.counters + parts.dispatcher.counters
@@ -39,6 +44,7 @@ def picture(
         "holds": parts.intake.held(),
         "audit_log": parts.audit.where,
         "disk": trouble,
+        "reload": reload,
         "summary": summary(state, parts.intake.held(), trouble),
         "links": dict(parts.links.up),
         "link_troubles": dict(parts.links.troubles),
@@ -64,7 +70,25 @@ def picture(
     }
 
 
-def line(parts: Parts, state: str, trouble: str | None = None) -> str:
+def of_reload(outcome: Mapping[str, Any]) -> dict[str, Any]:
+    """Describe a reload that ended now.
+
+    Args:
+        outcome: As `cep.agent.reload.Reply` has it.
+    """
+    return {
+        "at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "error": outcome.get("error"),
+        "hint": outcome.get("hint"),
+        "kind": outcome.get("kind"),
+        "changed": outcome.get("changed", []),
+        "restart_needed": outcome.get("restart_needed", []),
+    }
+
+
+def line(
+    parts: Parts, state: str, trouble: str | None = None, reload: Mapping[str, Any] | None = None
+) -> str:
     """Say in one line how the agent stands, for `systemctl status`.
 
     E.g. `connected; tasks 12 run/3 wait; blocks 2/4, 8 workers, 0 idle`.
@@ -73,6 +97,7 @@ def line(parts: Parts, state: str, trouble: str | None = None) -> str:
         parts: The agent.
         state: As in `picture`.
         trouble: What is wrong with the journal's disk.
+        reload: As in `picture`.
     """
     told = summary("connected" if state == "running" else state, parts.intake.held(), trouble)
     if state == "disconnected":
@@ -80,7 +105,15 @@ def line(parts: Parts, state: str, trouble: str | None = None) -> str:
         told += "".join(f" ({link}: {reason})" for link, reason in list(reasons)[:1])
     tasks = f"tasks {parts.dispatcher.given} run/{parts.dispatcher.waiting} wait"
     engine = parts.engine.status().summary
-    return "; ".join([told, tasks, *([engine] if engine else [])])
+    return "; ".join([told, tasks, *([engine] if engine else []), *_of_last_reload(reload or {})])
+
+
+def _of_last_reload(reload: Mapping[str, Any]) -> list[str]:
+    if reload.get("error"):
+        return [f"the last reload failed: {reload['error']}"]
+    if reload.get("restart_needed"):
+        return [f"needs a restart: {', '.join(reload['restart_needed'])}"]
+    return []
 
 
 def summary(state: str, holds: Sequence[str], trouble: str | None) -> str:

@@ -43,6 +43,10 @@ class Reporter:
             "start_unix": int(started),
         }
 
+    def change(self, settings: EndpointSettings) -> None:
+        """Show this configuration from the next report on."""
+        self._info["config_raw"] = settings.raw_text
+
     def alive(self, engine: EngineStatus) -> bytes:
         """The regular report."""
         return self._pack({**engine.report, **self._info, "active": True}, self._period_s)

@@ -24,6 +24,7 @@ class Requests:
         parts: The agent.
         picture: Returns what the agent says of itself now.
         begin_stop: Begins an orderly stop; takes the seconds that running tasks get.
+        reload: Reads the configuration again; takes who is told what came of it.
     """
 
     def __init__(
@@ -31,15 +32,18 @@ class Requests:
         parts: Parts,
         picture: Callable[[], dict[str, Any]],
         begin_stop: Callable[[float], None],
+        reload: Callable[[Callable[[dict[str, Any]], None]], None],
     ) -> None:
         self._p = parts
         self._picture = picture
         self._begin_stop = begin_stop
+        self._reload = reload
         self._verbs: dict[str, Callable[[ControlRequest], None]] = {
             "status": self._status,
             "pause": lambda request: self._pause(request, paused=True),
             "resume": lambda request: self._pause(request, paused=False),
             "blocks": self._blocks,
+            "reload": self._reload_configuration,
             "stop": self._stop,
             "drain": self._stop,
         }
@@ -85,6 +89,15 @@ class Requests:
             request.reply({"error": f"Blocks can be listed, paused or resumed, not {action!r}."})
             return
         request.reply(self._picture())
+
+    def _reload_configuration(self, request: ControlRequest) -> None:
+        """Answered when it is done, or with `"wait": false` at once."""
+        log.info("asked to read the configuration again", extra={"event": "agent.asked"})
+        if request.request.get("wait", True):
+            self._reload(request.reply)
+        else:
+            request.reply({"reloading": True})
+            self._reload(lambda _outcome: None)
 
     def _stop(self, request: ControlRequest) -> None:
         drain_s = request.request.get("drain_s", self._p.settings.drain_timeout_s)

@@ -89,6 +89,12 @@ class Retention:
         self._thread: threading.Thread | None = None
         self._complained = ""
 
+    def change(self, settings: EndpointSettings) -> None:
+        """Use these from the next clean-up on, which the next heartbeat may begin."""
+        if settings.retention != self._settings.retention:
+            self._asked_at = None
+        self._settings = settings
+
     def beat(self, tasks: Callable[[], frozenset[bytes]], blocks: Callable[[], set[str]]) -> None:
         """Begin a clean-up, unless the last one is too young or goes on.
 

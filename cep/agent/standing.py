@@ -14,7 +14,7 @@ from typing import Any
 
 from cep.agent import watch
 from cep.agent.parts import Parts
-from cep.agent.picture import line, picture
+from cep.agent.picture import line, of_reload, picture
 from cep.agent.report import write_atomically
 from cep.agent.watch import Watch
 
@@ -48,6 +48,8 @@ class Standing:
         self._told = ""
         self._told_at = float("-inf")
         self._stopping = False
+        self._ready = False
+        self._reload: dict[str, Any] | None = None
         self.watch = Watch(
             parts.notify,
             {"the AMQP thread": parts.links.beat, "the engine": parts.engine.beat},
@@ -57,7 +59,7 @@ class Standing:
 
     def picture(self) -> dict[str, Any]:
         """What `status.json` and the control socket show."""
-        return picture(self._p, self._word(), self._since, self._trouble())
+        return picture(self._p, self._word(), self._since, self._trouble(), self._reload)
 
     def write(self) -> None:
         """Renew `status.json`."""
@@ -69,10 +71,30 @@ class Standing:
     def ready(self) -> None:
         """Tasks can be taken: `systemctl start` may return, and the watchdog begins."""
         self.write()
+        self._ready = True
+        self._say_ready()
+        self.watch.begin()
+
+    def _say_ready(self) -> None:
         if self._p.notify.wanted:
             self._told = self._line()
             self._p.notify.ready(self._told)
-        self.watch.begin()
+
+    def reloading(self) -> None:
+        """The configuration is being read again."""
+        if self._ready and not self._stopping:
+            self._p.notify.reloading(f"reloading; {self._line()}")
+
+    def reloaded(self, outcome: dict[str, Any]) -> None:
+        """The reload has ended, well or not.
+
+        Args:
+            outcome: `changed` and `restart_needed`, or `error`; kept until the next one.
+        """
+        self._reload = of_reload(outcome)
+        self.write()
+        if self._ready and not self._stopping:
+            self._say_ready()
 
     def follow(self) -> None:
         """After each turn of the loop: tell the manager how things stand, if it is time."""
@@ -104,4 +126,4 @@ class Standing:
             self._p.timers.set(STOP_TIMER, STOP_EVERY_S)
 
     def _line(self) -> str:
-        return line(self._p, self._word(), self._trouble())
+        return line(self._p, self._word(), self._trouble(), self._reload)

@@ -111,10 +111,12 @@ class Document:
         wanted: The entries with which nothing is wrong so far.
         problems: What is wrong with the others, and with the whole; each with the endpoint's name
             if that is known.
+        holds_secret: A secret stands in the document itself.
     """
 
     wanted: tuple[Wanted, ...]
     problems: tuple[tuple[str | None, Problem], ...] = ()
+    holds_secret: bool = False
 
 
 def read(text: str, origin: str) -> Document:
@@ -128,7 +130,8 @@ def read(text: str, origin: str) -> Document:
         WrongDocument: It has no list of endpoints at all.
     """
     found = _values(text, origin)
-    hide(*_secrets(found))
+    secrets = list(_secrets(found))
+    hide(*secrets)
     problems: list[tuple[str | None, Problem]] = [(None, one) for one in _repeated(found, "")]
     _drop_nulls(found)
     problems += [(_name_of(found, one.where), one) for one in schema.check(found, schema.INPUT)]
@@ -146,7 +149,7 @@ def read(text: str, origin: str) -> Document:
         if not entry.problems:
             wanted.append(made)
     problems += _twice(wanted)
-    return Document(tuple(wanted), tuple(problems))
+    return Document(tuple(wanted), tuple(problems), bool(secrets))
 
 
 def _values(text: str, origin: str) -> Lines:

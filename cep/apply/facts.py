@@ -5,10 +5,12 @@ from __future__ import annotations
 import grp
 import os
 import pwd
+import re
 import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -109,14 +111,33 @@ def program() -> tuple[str, ...]:
     return (str(Path(sys.executable).absolute()), "-m", "cep")
 
 
-def search_path() -> str:
-    """`PATH` for the service: this installation, the system, and where the site keeps its own."""
-    folders = [str(Path(sys.executable).absolute().parent), *_SEARCH_PATH]
+def search_path(kept: Sequence[str] = ()) -> str:
+    """`PATH` for the service: this installation, the system, and where the site keeps its own.
+
+    Args:
+        kept: Directories of the site that the unit has already. They stay, and stay first: what
+            is found depends on who calls, and the unit must not.
+    """
+    folders = [str(Path(sys.executable).absolute().parent), *_SEARCH_PATH, *kept]
     for name in _SITE_PROGRAMS:
         found = shutil.which(name)
         if found is not None:
             folders.append(str(Path(found).absolute().parent))
     return ":".join(dict.fromkeys(folders))
+
+
+def site_folders(unit: str) -> tuple[str, ...]:
+    """The directories of the site in the `PATH` of a unit file that we wrote.
+
+    The first is an installation's own, perhaps of an earlier release.
+    """
+    line = re.search(r'^Environment=(?:"PATH=((?:[^"\\]|\\.)*)"|PATH=(\S*))$', unit, re.M)
+    if line is None:
+        return ()
+    quoted, plain = line.groups()
+    text = plain if quoted is None else re.sub(r"\\(.)", r"\1", quoted)
+    folders = text.replace("%%", "%").split(":")[1:]
+    return tuple(one for one in folders if one and one not in _SEARCH_PATH)
 
 
 def host_name() -> str:

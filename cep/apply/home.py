@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cep.agent.control import call
-from cep.agent.state import EndpointState, Observed, observe
+from cep.agent.state import EndpointState, Observed, observe, stored_endpoint_id
 from cep.apply import facts, seal, texts
 from cep.config.load import read_text
 from cep.config.settings import EndpointSettings
@@ -29,8 +29,9 @@ from cep.errors import (
 from cep.paths import EndpointPaths, endpoint_root, user_dir
 from cep.profiles import endpoint
 from cep.safety.files import append_text
-from cep.service.auth import ClientIdentity, client_identity
 
+_TOLD = "told"
+_RELOAD_S = 330.0  # a little more than the agent itself waits, for the service among others
 #: Errors that are the document's, not this host's.
 _WRONG = (UsageError, DataError, InputMissing, ConfigError)
 
@@ -40,66 +41,85 @@ def look(spec: Mapping[str, Any]) -> dict[str, Any]:
 
     Returns:
         `directory`, `exists`, `before` and `after` (texts of the configuration; `after` None for
-        leaving it), `notes`, `wrong` (sentences: what the document wants cannot be),
-        `other_client` (it runs with other credentials than the document's), and of the endpoint
-        `endpoint_id`, `state`, `here`, `host`, `pid`, `paused`, `due`, `profile`, `site`,
-        `service`, `agent`, `login`, `shell`, `hub`, `run`, `state_dir`, `hardening`.
+        leaving it), `notes`, `wrong` (sentences: what the document wants cannot be), `reloads` (a
+        running agent can take over all of the change), `other_client` (it runs with other
+        credentials than the document's), and of the endpoint `endpoint_id`, `state`, `here`,
+        `host`, `pid`, `paused`, `due`, `profile`, `site`, `service`, `agent`, `login`, `shell`,
+        `hub`, `run`, `state_dir`, `hardening`.
+
+    Raises:
+        CantCreate: Something else is in the endpoint's place.
+        ConfigError: Its configuration cannot be read, or others can change it.
     """
     root = _root(spec)
     old = texts.old_text(root)
+    new, wrong = _wanted(spec, root, old)
+    now, then = _settings(old, root), _settings(old if new is None else new.text, root)
+    found = places_of(root, then)
+    # Where a change moves its directories, the agent that runs is still in the old ones.
+    seen = observe(places_of(root, now))
+    record = endpoint.read_record(root) if new is None else new.record
+    return {
+        "directory": str(root),
+        "exists": old is not None or (root / "config.py").is_file(),
+        "before": old,
+        "after": None if new is None or new.text == old else new.text,
+        "notes": [] if new is None else list(new.notes),
+        "wrong": wrong,
+        "profile": record.profile,
+        "site": record.site,
+        "service": None if then is None else then.service_url,
+        "run": str(found.run),
+        "state_dir": str(found.state),
+        "hardening": _hardening(then, spec.get("hardening")),
+        "reloads": _reloads(now, then),
+        "other_client": _other_client(found, seen, spec),
+        **_login(spec, root, then, wrong),
+        **_seen(found, seen),
+    }
+
+
+def _wanted(
+    spec: Mapping[str, Any], root: Path, old: str | None
+) -> tuple[texts.Text | None, list[str]]:
+    """The configuration that is to be, if any is wanted, and why it cannot be."""
     if old is None and spec["state"] != "absent" and root.exists():
         raise CantCreate(
             f"{root} exists and has no config.yaml, so it is not an endpoint of this program.",
             hint=f"One of a published version is taken over by: cep import {root} --as NAME",
         )
-    wrong: list[str] = []
-    new: texts.Text | None = None
     if spec["configures"]:
         try:
-            new = texts.wanted_text(spec, root, old)
+            return texts.wanted_text(spec, root, old), []
         except _WRONG as exc:
-            wrong.append(str(exc))
-    elif old is None and spec["state"] != "absent":
-        wrong.append(
+            return None, [str(exc)]
+    if old is None and spec["state"] != "absent":
+        return None, [
             f"There is no endpoint named {root.name} in {root.parent}, and nothing says how to "
             "configure one: give a profile."
-        )
-    settings = _settings(new.text if new is not None else old, root)
-    found = places_of(root, settings)
-    seen = observe(found)
-    record = endpoint.read_record(root) if new is None else new.record
-    after = None if new is None or new.text == old else new.text
-    return {
-        "directory": str(root),
-        "exists": old is not None or (root / "config.py").is_file(),
-        "before": old,
-        "after": after,
-        "notes": [] if new is None or (after is None and not new.notes) else list(new.notes),
-        "wrong": wrong,
-        "profile": record.profile,
-        "site": record.site,
-        "service": None if settings is None else settings.service_url,
-        "run": str(found.run),
-        "state_dir": str(found.state),
-        "hardening": _hardening(settings, spec.get("hardening")),
-        "other_client": _other_client(found, seen, spec),
-        **_login(root, settings, wrong),
-        **_seen(found, seen),
-    }
+        ]
+    return None, []
 
 
-def _login(root: Path, settings: EndpointSettings | None, wrong: list[str]) -> dict[str, Any]:
-    """Whether an agent of this account could log in by itself, and at what."""
+def _login(
+    spec: Mapping[str, Any], root: Path, settings: EndpointSettings | None, wrong: list[str]
+) -> dict[str, Any]:
+    """Whether an agent of this account could log in by itself, and at what.
+
+    With a client's credentials nobody has to: then no login is looked for, since the library for
+    that costs more than all the rest.
+    """
     if settings is None or wrong:
         return {"login": False, "shell": False, "hub": False}
     from cep.service.address import resolve_service
 
-    by_shell = client_identity() is not None
-    return {
-        "login": not by_shell and facts.has_login(root.parent, settings),
-        "shell": by_shell,
-        "hub": not resolve_service(settings).hosted,
-    }
+    found = {"login": False, "shell": False, "hub": not resolve_service(settings).hosted}
+    if spec["client"] is None and spec["state"] != "absent":
+        from cep.service.auth import client_identity
+
+        found["shell"] = client_identity() is not None
+        found["login"] = not found["shell"] and facts.has_login(root.parent, settings)
+    return found
 
 
 def state(spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -119,9 +139,17 @@ def _seen(found: EndpointPaths, seen: Observed) -> dict[str, Any]:
         "host": lease.host if running and lease is not None else None,
         "pid": lease.pid if running and lease is not None else None,
         "paused": found.paused_mark.exists(),
-        "due": running and lease is not None and _due(found) == lease.token,
+        "due": _due(found, lease.token) if running and lease is not None else None,
         "agent": _agent(found, seen) if running else None,
     }
+
+
+def _reloads(now: EndpointSettings | None, wanted: EndpointSettings | None) -> bool:
+    if now is None or wanted is None:
+        return False
+    from cep.agent.live import compare
+
+    return not compare(now, wanted).restart
 
 
 def _other_client(found: EndpointPaths, seen: Observed, spec: Mapping[str, Any]) -> bool:
@@ -167,9 +195,9 @@ def configure(spec: Mapping[str, Any]) -> dict[str, Any]:
 def _take_id(root: Path, endpoint_id: str | None) -> None:
     from cep.agent.report import write_atomically
 
-    file = EndpointPaths.of(root).endpoint_json
-    if endpoint_id is not None and not file.exists():
-        write_atomically(file, {"endpoint_id": endpoint_id})
+    found = EndpointPaths.of(root)
+    if endpoint_id is not None and stored_endpoint_id(found) is None:
+        write_atomically(found.endpoint_json, {"endpoint_id": endpoint_id})
 
 
 def mark(spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -178,19 +206,32 @@ def mark(spec: Mapping[str, Any]) -> dict[str, Any]:
     The note is worth something as long as that very agent runs, however this process ends.
     """
     found = _found(spec)
+    _mark(found, "")
+    return {}
+
+
+def _mark(found: EndpointPaths, more: str) -> None:
     seen = observe(found)
     if seen.state is EndpointState.RUNNING and seen.lease is not None:
         found.restart_due.unlink(missing_ok=True)
         with append_text(found.restart_due) as file:
-            file.write(seen.lease.token)
-    return {}
+            file.write(seen.lease.token + more)
 
 
-def _due(found: EndpointPaths) -> str | None:
+def _due(found: EndpointPaths, token: str) -> str | None:
+    """What the running agent does not have yet.
+
+    Returns:
+        `untold`: it was not asked to take over a change; `told`: it was, and needs a restart for
+        some of it; None: nothing.
+    """
     try:
-        return found.restart_due.read_text(encoding="utf-8")
+        noted, _, told = found.restart_due.read_text(encoding="utf-8").partition(" ")
     except (OSError, UnicodeDecodeError):
         return None
+    if noted != token:
+        return None
+    return _TOLD if told == _TOLD else "untold"
 
 
 def start(spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -238,11 +279,14 @@ def reload(spec: Mapping[str, Any]) -> dict[str, Any]:
         CepError: It refuses the configuration, or does not answer.
     """
     found = _found(spec)
-    answer = call(found, {"do": "reload"}, timeout_s=60.0)
-    needed = bool(answer.get("restart_needed") or answer.get("needs_restart"))
-    if not needed:
+    answer = call(found, {"do": "reload", "wait": True}, timeout_s=_RELOAD_S)
+    keys = [str(key) for key in answer.get("restart_needed") or ()]
+    notes = [f"Needs a restart: {', '.join(keys)}."] if keys else []
+    if keys:
+        _mark(found, f" {_TOLD}")
+    else:
         found.restart_due.unlink(missing_ok=True)
-    return {"restart_needed": needed}
+    return {"restart_needed": bool(keys), "notes": notes}
 
 
 def deregister(spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -252,6 +296,7 @@ def deregister(spec: Mapping[str, Any]) -> dict[str, Any]:
         CepError: As the service says; one that it does not know any more is no error.
     """
     from cep.apply.removal import delete_registration, is_known
+    from cep.service.auth import ClientIdentity
 
     found = _found(spec)
     settings = _settings_of(found.root)

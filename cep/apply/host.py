@@ -6,7 +6,6 @@ of the host; what has to be known of the endpoint comes in.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -68,7 +67,7 @@ def _unit(path: Path, mark: Mark, manager: Manager) -> dict[str, Any]:
     return {
         "name": path.name,
         "path": str(path),
-        "text": path.read_text(encoding="utf-8"),
+        "text": path.read_text(encoding="utf-8", errors="replace"),
         "user": manager.user,
         "enabled": manager.is_enabled(path.name),
         "state": manager.property(path.name, "ActiveState") or "unknown",
@@ -80,7 +79,9 @@ def _unit(path: Path, mark: Mark, manager: Manager) -> dict[str, Any]:
 def _wanted(spec: Mapping[str, Any], manager: Manager) -> dict[str, Any]:
     unit = _file(spec)
     unit.check_place()
-    before = unit.path.read_text(encoding="utf-8") if unit.path.is_file() else None
+    before = (
+        unit.path.read_text(encoding="utf-8", errors="replace") if unit.path.is_file() else None
+    )
     after = unit.text
     changed = after != before
     if changed:
@@ -104,6 +105,12 @@ def unit_put(spec: Mapping[str, Any]) -> dict[str, Any]:
         CepError: As `unit_look`; or it cannot be written.
     """
     manager = Manager(user=spec["user"])
+    # Where its services have just been let run, the account's manager is only starting.
+    if manager.user and not manager.answers(0.0 if spec["lingered"] else systemd.MANAGER_S):
+        raise Unavailable(
+            f"{spec['account']} has no service manager of its own here (systemctl --user).",
+            hint="Use a unit of the host: scope: system",
+        )
     unit = _file(spec)
     unit.check_place()
     client = spec["client"]
@@ -160,7 +167,7 @@ def stored_client(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 def unlinger(spec: Mapping[str, Any]) -> dict[str, Any]:
     """Let an account's services no longer run without a login, where that is allowed."""
-    systemd.set_lingering(False, account=spec["account"])
+    systemd.set_lingering(spec["account"], False)
     return {}
 
 
@@ -170,8 +177,7 @@ def linger(spec: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         Unavailable: This site does not let them.
     """
-    own = facts.account_named(spec["account"]).uid == os.getuid()
-    if not systemd.set_lingering(True, account=None if own else spec["account"]):
+    if not systemd.set_lingering(spec["account"], True):
         raise Unavailable(
             f"Services of {spec['account']} cannot be let run without a login (linger) here.",
             hint=f"As root: loginctl enable-linger {spec['account']}; or use a unit of the host",

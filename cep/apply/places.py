@@ -9,6 +9,7 @@ output. Nothing is on its command line or in its environment.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -18,7 +19,17 @@ from typing import Any, Protocol, TypeAlias
 from cep.apply import facts
 from cep.apply.facts import Account
 from cep.config.kinds import FloatText, IntText
-from cep.errors import CantCreate, CepError, SoftwareError, TemporaryFailure
+from cep.errors import (
+    CantCreate,
+    CepError,
+    NotAllowed,
+    SoftwareError,
+    TemporaryFailure,
+    revived,
+    told,
+)
+
+log = logging.getLogger(__name__)
 
 Spec: TypeAlias = Mapping[str, Any]
 # A start with its `endpoint_setup` may take an hour, and a drain as long as its limit says.
@@ -46,8 +57,15 @@ class Here:
         """As `Place.ask`."""
         try:
             done: dict[str, Any] = _verb(verb)(spec)
+        except CepError:
+            raise
         except OSError as exc:
             raise CantCreate(f"{verb!r} of endpoint {spec.get('name')} failed: {exc}.") from exc
+        except Exception as exc:  # one endpoint's fault must not take the others with it
+            log.exception("%s of endpoint %s failed unexpectedly", verb, spec.get("name"))
+            raise SoftwareError(
+                f"{verb!r} of endpoint {spec.get('name')} met a fault in cep: {exc!r}."
+            ) from exc
         return done
 
     def ask_all(self, verb: str, specs: Sequence[Spec]) -> list[dict[str, Any] | CepError]:
@@ -93,8 +111,9 @@ class Becoming:
                 f"{verb!r} as {self._who.name} did not end within {longest + _SLACK_S:g} s."
             ) from exc
         except OSError as exc:
-            raise SoftwareError(
-                f"{sys.executable} cannot be run as {self._who.name}: {exc}."
+            raise NotAllowed(
+                f"{sys.executable} cannot be run as {self._who.name}: {exc}.",
+                hint="Install cep where every account with endpoints can read it, e.g. in /opt.",
             ) from exc
         try:
             answers = json.loads(done.stdout)
@@ -150,18 +169,15 @@ def _verb(name: str) -> Any:
 
 
 def _revived(answer: dict[str, Any]) -> dict[str, Any] | CepError:
-    from cep.agent.launch import revive
-
     if "error" in answer:
-        return revive(answer["error"])
+        return revived(answer["error"])
     found: dict[str, Any] = answer["done"]
     return found
 
 
 def _told(answer: dict[str, Any] | CepError) -> dict[str, Any]:
     if isinstance(answer, CepError):
-        kind = type(answer).__name__
-        return {"error": {"error": answer.message, "hint": answer.hint, "kind": kind}}
+        return {"error": told(answer)}
     return {"done": answer}
 
 

@@ -67,6 +67,7 @@ class Plan:
         waiting: What a person has to do before it can be started.
         restarted: It runs anew afterwards.
         restart_needed: It goes on with what held before.
+        notes: Sentences for people.
     """
 
     steps: list[Step] = field(default_factory=list)
@@ -76,6 +77,7 @@ class Plan:
     restarted: bool = False
     reloaded: bool = False
     restart_needed: bool = False
+    notes: list[str] = field(default_factory=list)
 
     @property
     def actions(self) -> list[str]:
@@ -122,11 +124,11 @@ class _Planning:
     def _away(self) -> None:
         wanted, home = self._wanted, self._home
         self._stop(named=True)
-        client = self._removed_client()
+        if wanted.deregister and home["endpoint_id"] is not None:
+            # Before its unit goes, whose credentials it may need, now or at the next try.
+            self._do("deregister", {"client_of": self._removed_client()}, "deregister")
         for unit in self._seen.units:
             self._remove(unit)
-        if wanted.deregister and home["endpoint_id"] is not None:
-            self._do("deregister", {"client_of": client}, "deregister")
         if wanted.purge and home["exists"]:
             self._do("purge", {}, "purge")
             self._differ(home["directory"], "the endpoint's directory\n", "")
@@ -154,6 +156,7 @@ class _Planning:
             self._do("mark", {})
         self._configure()
         self._units()
+        self._note_client()
         if moves and to_run:
             self._start("start")
             self._plan.restarted = True
@@ -211,6 +214,14 @@ class _Planning:
             verb = "enable" if wanted.unit_enabled else "disable"
             self._do("unit_do", {"user": user, "unit": unit["name"], "verb": verb}, verb, home=user)
 
+    def _note_client(self) -> None:
+        unit = self._managed_then()
+        if self._wanted.client is not None and self._wanted.unit is None and unit is not None:
+            self._plan.notes.append(
+                f"The credentials are not used: it is run by {unit[1]}, which keeps its own. To "
+                "store them with it, give the unit too."
+            )
+
     # -- start, stop, restart --------------------------------------------------------------------
 
     def _begin(self) -> None:
@@ -256,13 +267,15 @@ class _Planning:
             )
 
     def _renew(self) -> None:
-        """What becomes of a running endpoint that was changed."""
-        wanted = self._wanted
+        """What becomes of a running endpoint that was changed, now or before."""
+        wanted, home = self._wanted, self._home
         if wanted.on_change == "none":
             self._plan.restart_needed = True
         elif wanted.on_change == "reload" and not self._needs_new_process():
-            self._do("reload", {}, "reload")
-            self._plan.reloaded = True
+            if home["after"] is not None or home["due"] == "untold":
+                self._do("reload", {}, "reload")
+                self._plan.reloaded = True
+            self._plan.restart_needed = home["due"] == "told" or not home["reloads"]
         else:
             self._do("stop", {"drain_s": wanted.stop_s}, "restart")
             self._stop_units()

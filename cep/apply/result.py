@@ -45,7 +45,6 @@ class Outcome:
     actions: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     planned: bool = True
-    _reload_failed: bool = False
 
     def begin(self) -> None:
         """From now on `actions` are those that were done."""
@@ -56,7 +55,7 @@ class Outcome:
         self.actions += actions
         self.notes += answer.get("notes", ())
         if answer.get("restart_needed"):
-            self._reload_failed = True
+            self.plan.restart_needed = True
 
     def only_looked(self) -> None:
         """Nothing was planned for it."""
@@ -87,8 +86,8 @@ class Outcome:
             "waiting": plan.waiting,
             "restarted": plan.restarted and done,
             "reloaded": plan.reloaded and done,
-            "restart_needed": plan.restart_needed or self._reload_failed,
-            "notes": [_safe(note) for note in (*home.get("notes", ()), *self.notes)],
+            "restart_needed": plan.restart_needed,
+            "notes": [_safe(note) for note in (*home.get("notes", ()), *plan.notes, *self.notes)],
             "error": None if self.error is None else error_json(self.error),
         }
 
@@ -116,8 +115,9 @@ class Outcome:
         told = self.as_json()
         if not self.planned:
             return [printable(self._standing(told))]
-        done = ", ".join(word.replace("_", " ") for word in told["actions"]) or "unchanged"
-        lines = [f"{self.name}: {done}"]
+        words = [word.replace("_", " ") for word in told["actions"]]
+        words += ["failed"] if self.error is not None else []
+        lines = [f"{self.name}: {', '.join(words) or 'unchanged'}"]
         lines += [f"  {note}" for note in told["notes"]]
         if told["waiting"]:
             lines.append(f"  {told['waiting']}")

@@ -267,6 +267,7 @@ def _spec(one: Wanted, who: Account) -> dict[str, Any]:
     names = ("name", "state", "config_dir", "configures", "profile", "profile_dir", "site", "vars")
     names += ("config", "display_name", "service", "ca_file", "uuid")  # type: ignore[assignment]
     spec: dict[str, Any] = {name: getattr(one, name) for name in names}
+    spec["configures"] = one.configures and one.state != "absent"
     spec["account"] = who.name
     spec["client"] = None if one.client is None else [one.client.client_id, one.client.secret]
     spec["wish"] = asdict(one.unit) if one.unit else None

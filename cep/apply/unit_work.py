@@ -6,7 +6,7 @@ root may not be able to, or must not: what is to be known of it comes in as valu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -64,9 +64,10 @@ class UnitFile:
     ) -> None:
         self._places = places
         self._wish = wish
-        self.plan = _plan(places, who, wish, version or USUAL_VERSION)
         self.folder = folder(who, user=wish.user)
-        self.path = self.folder / self.plan.unit
+        self.path = self.folder / unit_name(places.name, wish.name)
+        kept = facts.site_folders(install.own_text(self.path) or "")
+        self.plan = _plan(places, who, wish, version or USUAL_VERSION, kept)
         self.credentials = Credentials(
             self.plan.unit, user=wish.user, directory=places.root, version=self.plan.version
         )
@@ -159,7 +160,7 @@ def take_down(path: Path, manager: Manager) -> list[Path]:
     manager.ask("reset-failed", path.name)
     others = any(install.mark_at(one) for one in path.parent.glob("*.service"))
     if manager.user and mark is not None and mark.lingers and not others:
-        systemd.set_lingering(False)
+        systemd.set_lingering(mark.user, False)
     return gone
 
 
@@ -178,7 +179,9 @@ def check_limits(limits: Mapping[str, str | None]) -> None:
             raise UsageError(f"{option} takes {example}, not {value!r}.")
 
 
-def _plan(places: EndpointPaths, who: Account, wish: UnitWish, version: int) -> UnitPlan:
+def _plan(
+    places: EndpointPaths, who: Account, wish: UnitWish, version: int, kept: Sequence[str]
+) -> UnitPlan:
     return UnitPlan(
         mark=Mark(endpoint=places.name, directory=str(places.root), user=who.name, lingers=False),
         unit=unit_name(places.name, wish.name),
@@ -190,7 +193,7 @@ def _plan(places: EndpointPaths, who: Account, wish: UnitWish, version: int) -> 
         home=who.home,
         base=places.root.parent,
         needed=(places.root, places.run, places.state),
-        search_path=facts.search_path(),
+        search_path=facts.search_path(kept),
         hardening=wish.hardening,
         host=None if wish.any_host else facts.host_name(),
         limits=wish.limits,

@@ -82,6 +82,12 @@ def mark_at(path: Path) -> Mark | None:
     return read_mark(_read(path) or "")
 
 
+def own_text(path: Path) -> str | None:
+    """The text of the unit file there, if it is one of ours."""
+    text = _read(path)
+    return text if text is not None and read_mark(text) is not None else None
+
+
 class Credentials:
     """A client's id and secret for one unit, where only systemd or the account can read them.
 

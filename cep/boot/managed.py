@@ -59,6 +59,16 @@ class Unit:
         """For people: what it is, and how it stands."""
         return f"{self.name} ({'enabled' if self.enabled else 'disabled'}, {self.state})"
 
+    @property
+    def can_reload(self) -> bool:
+        """Whether it was written with an `ExecReload=`; older ones were not."""
+        return self.manager.property(self.name, "CanReload") == "yes"
+
+    def reload(self, *, wait: bool) -> bool:
+        """Have systemd ask the running agent for a reload; whether that succeeded."""
+        words = ["reload", *([] if wait else ["--no-block"]), self.name]
+        return self.manager.ask(*words).returncode == 0
+
     def do(self, verb: str, name: str) -> None:
         """Have systemd start, stop or restart the endpoint.
 

@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from cep.boot.user_manager import wait_for
 from cep.errors import ConfigError, Unavailable
 
 # Exists exactly while systemd is the service manager; sd_booted(3).
@@ -16,6 +17,8 @@ BOOTED = Path("/run/systemd/system")
 SYSTEM_UNITS = Path("/etc/systemd/system")
 LINGER = Path("/var/lib/systemd/linger")
 COMMAND_S = 60.0
+# A user's manager comes up in about a second; a host that boots takes longer.
+MANAGER_S = 30.0
 # `enable --now` returns when the endpoint is ready, which may include `endpoint_setup`.
 START_S = 2 * 3600.0
 _ABOUT_A_UNIT = re.compile(r"(?P<path>/\S+\.(?:service|socket|target|mount|timer|path|slice)):\d+:")
@@ -50,8 +53,14 @@ class Manager:
             runtime = f"/run/user/{os.getuid()}"
             self._environment.setdefault("XDG_RUNTIME_DIR", runtime)
 
-    def answers(self) -> bool:
-        """Whether the service manager can be talked to."""
+    def answers(self, within_s: float = 0.0) -> bool:
+        """Whether the service manager can be talked to.
+
+        Args:
+            within_s: Give a user's own manager so long to come up.
+        """
+        if self.user and within_s:
+            wait_for(Path(self._environment["XDG_RUNTIME_DIR"]), within_s)
         return self.ask("show", "--property=Version").returncode == 0
 
     def ask(self, *words: str) -> subprocess.CompletedProcess[str]:
@@ -122,16 +131,16 @@ def lingers(account: str) -> bool:
     return (LINGER / account).exists()
 
 
-def set_lingering(wanted: bool, *, account: str | None = None) -> bool:
+def set_lingering(account: str, wanted: bool) -> bool:
     """Let an account's services run without a login, or no longer; whether it worked.
 
-    Args:
-        wanted: Let them.
-        account: Its name; None for the present one. Only root may name another.
+    The account is named also when it is our own: without a name loginctl looks at the session that
+    it is called in, and there is none after `su`, `sudo -u` or in a container.
     """
     word = "enable-linger" if wanted else "disable-linger"
-    words = ["loginctl", word, *([account] if account is not None else [])]
-    return shutil.which("loginctl") is not None and _run(words).returncode == 0
+    return (
+        shutil.which("loginctl") is not None and _run(["loginctl", word, account]).returncode == 0
+    )
 
 
 def _concerns(line: str, path: Path) -> bool:

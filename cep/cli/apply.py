@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cep.cli.command import CepCommand, Shared, set_up_logging
-from cep.errors import CepError, InputMissing, UsageError
+from cep.errors import CepError, InputMissing, NotAllowed, UsageError
 from cep.safety.text import printable
 
 if TYPE_CHECKING:
@@ -57,11 +57,11 @@ def apply(
 
         click.echo(text_of(schema_of), nl=False)
         return 0
-    if info and (dry_run or show_diff):
-        raise UsageError("--info changes nothing; --dry-run and --diff do not go with it.")
-    if file is None and not info:
-        raise UsageError("Name the document: -f FILE, or -f - for standard input.")
     try:
+        if info and (dry_run or show_diff):
+            raise UsageError("--info changes nothing; --dry-run and --diff do not go with it.")
+        if file is None and not info:
+            raise UsageError("Name the document: -f FILE, or -f - for standard input.")
         outcomes = _run(file, info=info, dry_run=dry_run, quiet=as_json)
     except CepError as exc:
         return _refused(shared, exc, as_json=as_json, dry_run=dry_run)
@@ -86,9 +86,16 @@ def _read(file: str) -> Document:
         if file == _STANDARD_INPUT:
             return read(sys.stdin.read(), "on standard input")
         path = Path(file).expanduser()
-        return read(path.read_text(encoding="utf-8"), str(path))
+        document = read(path.read_text(encoding="utf-8"), str(path))
+        readable = path.is_file() and path.stat().st_mode & 0o077
     except (OSError, UnicodeDecodeError, ValueError) as exc:  # a ValueError: stdin is closed
         raise InputMissing(f"The document {file} cannot be read: {exc}.") from exc
+    if document.holds_secret and readable:
+        raise NotAllowed(
+            f"Others can read {path}, which holds a secret.",
+            hint=f"Run: chmod 600 {path}; or name a file of the secret: client_secret_file",
+        )
+    return document
 
 
 def _silent(_name: str, _action: str) -> None:
@@ -123,7 +130,7 @@ def _tell(
             if show_diff:
                 _show(entry)
         if outcome.error is not None:
-            click.echo(f"{outcome.name}: failed", err=True)
+            click.echo(printable(f"Endpoint {outcome.name} failed:"), err=True)
             shared.tell(outcome.error)
     return exit_code(outcomes)
 

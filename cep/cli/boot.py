@@ -173,10 +173,10 @@ class _Enabling:
         from cep.boot import systemd
 
         if not systemd.lingers(self._who.name):
-            self._lingers_by_us = systemd.set_lingering(True)
+            self._lingers_by_us = systemd.set_lingering(self._who.name, True)
             if not self._lingers_by_us:
                 return "This site does not let services of accounts run without a login (linger)."
-        if manager.answers():
+        if manager.answers(systemd.MANAGER_S if self._lingers_by_us else 0.0):
             return None
         self._take_back()
         return "This account has no service manager of its own here (systemctl --user)."
@@ -186,7 +186,7 @@ class _Enabling:
         from cep.boot import systemd
 
         if self._lingers_by_us:
-            systemd.set_lingering(False)
+            systemd.set_lingering(self._who.name, False)
 
     def _offer_cron(self) -> int:
         from cep.apply import facts

@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "start": ("cep.cli.lifecycle:start", "Start an endpoint."),
     "stop": ("cep.cli.lifecycle:stop", "Stop an endpoint."),
     "restart": ("cep.cli.lifecycle:restart", "Stop an endpoint and start it again."),
+    "reload": ("cep.cli.reload:reload", "Take over a changed configuration while it runs."),
     "pause": ("cep.cli.lifecycle:pause", "Take no new tasks; what was taken goes on."),
     "resume": ("cep.cli.lifecycle:resume", "Take tasks again."),
     "list": ("cep.cli.listing:list_endpoints", "List the endpoints of this account."),

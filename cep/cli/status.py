@@ -162,6 +162,12 @@ def _agent_lines(agent: dict[str, Any], name: str) -> list[str]:
     if engine.get("summary"):
         lines.append(f"           {engine['summary']}")
     lines += block_lines(engine, name)
+    reload = _part(agent, "reload")
+    if reload.get("error"):
+        lines.append(f"Reload:    failed at {reload.get('at', '')}: {reload['error']}")
+    elif isinstance(reload.get("restart_needed"), list) and reload["restart_needed"]:
+        keys = ", ".join(map(str, reload["restart_needed"]))
+        lines.append(f"Reload:    needs a restart: {keys}")
     lines.append(
         f"Tasks:     {tasks.get('running', 0)} running, {tasks.get('waiting', 0)} waiting, "
         f"{tasks.get('unsent', 0)} results to send, {tasks.get('answered', 0)} answered"

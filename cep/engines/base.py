@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeAlias, runtime_checkable
 
+from cep.config.settings import HtexSettings
 from cep.model import EngineStatus, Outcome, Task
 
 
@@ -100,6 +101,9 @@ class HasBlocks(Protocol):
 
     def pause_blocks(self, paused: bool) -> None:
         """Ask for no more blocks, or ask for them again, whatever failed before."""
+
+    def rescale(self, settings: HtexSettings) -> None:
+        """Use other numbers of blocks and other times for them; blocks that live go on."""
 
 
 class Engine(Protocol):

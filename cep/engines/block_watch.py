@@ -69,6 +69,10 @@ class BlockWatch:
         """Something is new about the blocks, so the next questions come sooner."""
         self._pace_s = self._period_s
 
+    def ask_every(self, period_s: float) -> None:
+        """Another time between questions."""
+        self._period_s = self._pace_s = period_s
+
     def soon(self) -> None:
         """Ask with the next `work`."""
         self.due_at = self._clock()

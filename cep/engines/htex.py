@@ -108,6 +108,13 @@ class GlobusComputeEngine:
             if self._session is not None:
                 self._session.pause_blocks(paused)
 
+    def rescale(self, settings: HtexSettings) -> None:
+        """Use other numbers of blocks; they hold for a rebuilt interchange, too."""
+        with self._lock:
+            self._settings = settings
+            if self._session is not None:
+                self._session.rescale(settings)
+
     def stop(self, deadline_s: float) -> None:
         """Cancel the blocks and end everything; what is unanswered becomes lost."""
         until = time.monotonic() + deadline_s

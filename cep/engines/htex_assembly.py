@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cep.config.settings import HtexSettings
-from cep.engines import parsl_parts
+from cep.engines import parsl_parts, scaling
 from cep.engines.base import EngineEvent, EngineRun
 from cep.engines.begun import workers_are_local
-from cep.engines.blocks import ScalingRules
 from cep.engines.breaker import BlockBreaker
 from cep.engines.containers import container_of
 from cep.engines.interchange_process import InterchangeProcess
@@ -141,23 +140,12 @@ def _session(
 ) -> Session:
     from cep.engines.htex_session import Session
 
-    provider = executor.provider
-    rules = ScalingRules(
-        init_blocks=provider.init_blocks,
-        min_blocks=provider.min_blocks,
-        max_blocks=provider.max_blocks,
-        parallelism=provider.parallelism,
-        nodes_per_block=provider.nodes_per_block,
-        strategy=settings.strategy,
-        max_idle_s=settings.max_idletime_s,
-        period_s=settings.strategy_period_s,
-    )
     slots = None
     if run.start_slots is not None and workers_are_local(settings):
         slots = run.start_slots.absolute()
     session = Session(
         executor,
-        rules,
+        scaling.rules(settings, executor.provider),
         BlockBreaker(run.blocks_file, fingerprint_of(settings)),
         provider_type=settings.provider.type,
         expected_workers_per_node=_expected_workers(settings, executor),

@@ -21,7 +21,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cep.engines import htex_report
+from cep.config.settings import HtexSettings
+from cep.engines import htex_report, scaling
 from cep.engines.base import EngineEvent, Outcomes, SlotsChanged, WaitingRefused
 from cep.engines.blocks import ScalingRules
 from cep.engines.breaker import BlockBreaker
@@ -29,6 +30,7 @@ from cep.engines.coalescing import Coalescer
 from cep.engines.htex_executor import Executor, Received
 from cep.engines.htex_report import Manager
 from cep.engines.htex_task import ENTRY, pack_bodies, place_of, unpack_answers
+from cep.engines.memory_limit import MemoryLimit
 from cep.engines.scaler import Scaler, Wires
 from cep.model import EngineStatus, Outcome, OutcomeKind, Place, Task
 from cep.wire.result import BLOCK_LOST, TASK_REFUSED, WORKER_LOST
@@ -87,6 +89,7 @@ class Session:
         self._provider_type = provider_type
         self._context = context
         self._slots_directory = slots_directory
+        self._memory_limit = MemoryLimit()
         self._deliver = deliver
         self._died = died
         self._lock = threading.Lock()  # around everything below but the queue
@@ -188,6 +191,11 @@ class Session:
     def pause_blocks(self, paused: bool) -> None:
         """Ask for no more blocks, or ask for them again."""
         self._scaler.tell("pause" if paused else "resume")
+
+    def rescale(self, settings: HtexSettings) -> None:
+        """Use other numbers of blocks and other times for them."""
+        scaling.put(settings, self._provider)
+        self._scaler.tell("rules", scaling.rules(settings, self._provider))
 
     def _request(self, verb: str, **what: Any) -> None:
         self._outbox.put((verb, what))
@@ -310,7 +318,7 @@ class Session:
             return []  # `end` has the better reason
         tasks = self._take_off(message.task)
         if message.kind != "done":
-            return self._lost(tasks, WORKER_LOST, message.reason)
+            return self._lost(tasks, WORKER_LOST, self._with_limit(message.reason))
         try:
             answers = unpack_answers(message.frame)
             if len(answers) != len(tasks):
@@ -365,6 +373,11 @@ class Session:
             for task in tasks
         ]
 
+    def _with_limit(self, reason: str) -> str:
+        """The reason of a loss, and whether our service's memory limit was behind it."""
+        local = self._slots_directory is not None
+        return " ".join([reason, *(filter(None, [self._memory_limit.killed()]) if local else ())])
+
     def _note(self, event: Any) -> Iterable[Outcome]:
         """Something that the interchange tells. The lock is held."""
         what = event["event"]
@@ -401,7 +414,9 @@ class Session:
         block = str(event["block"])
         node = "" if manager is None else str(manager.facts["host"])
         place = Place(node=node, block=block, job=self._job_of(block))
-        sentence = f"The block that ran the task was lost (block {event['block']}{host})."
+        sentence = self._with_limit(
+            f"The block that ran the task was lost (block {event['block']}{host})."
+        )
         tasks = [task for flight in event["ids"] for task in self._take_off(flight)]
         if tasks:
             self._unexplained.setdefault(block, []).append(_Loss(tuple(tasks), sentence, place))

@@ -22,8 +22,9 @@ from typing import TypeAlias
 from cep.config.settings import ProcessPoolSettings
 from cep.engines.base import EngineDown, EngineEvent, Outcomes, SlotsChanged, Submission
 from cep.engines.local import local_report, refuse_resources
+from cep.engines.memory_limit import MemoryLimit
 from cep.engines.pace import Pace
-from cep.engines.pool_link import PoolLink, Worker, ending, kill_and_wait
+from cep.engines.pool_link import KILLED, PoolLink, Worker, ending, kill_and_wait
 from cep.engines.pool_sharing import WINDOW, hand_out, refuse_long_names, take_for_idle
 from cep.errors import EngineError
 from cep.model import EngineStatus, Outcome, OutcomeKind, Place, Task
@@ -109,6 +110,7 @@ class Dispatcher:
         self._retry_at: float | None = None
         self._stop: Stop | None = None
         self._down: str | None = None  # why the engine is finished
+        self._memory_limit = MemoryLimit()
 
     # -- the loop ------------------------------------------------------------------------------
 
@@ -343,6 +345,10 @@ class Dispatcher:
         """Hear a dead worker's last results; the rest is lost if begun, else waits again."""
         self._hear(worker)
         self._hear_unsent(worker)
+        reason = f"The worker process {worker.pid} {how} while it ran the task."
+        limit = self._memory_limit.killed()
+        if limit and how == KILLED:
+            reason += f" {limit}"
         unread = worker.take_back()
         begun = worker.begun()
         again = []
@@ -353,7 +359,7 @@ class Dispatcher:
                         task.seq,
                         OutcomeKind.LOST,
                         code=WORKER_LOST,
-                        reason=f"The worker process {worker.pid} {how} while it ran the task.",
+                        reason=reason,
                         place=worker.place,
                     )
                 )

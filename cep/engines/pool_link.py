@@ -279,6 +279,10 @@ def ending(status: int | None) -> str:
     return f"was killed by signal {-status} ({name})"
 
 
+#: As the kernel ends a process for want of memory.
+KILLED = ending(-signal.SIGKILL)
+
+
 def _output() -> int:
     """Where workers' output goes: where the agent's errors go, unless that is a pipe.
 

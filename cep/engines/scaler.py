@@ -150,7 +150,7 @@ class Scaler:
 
         `ended` (job), `registered` ((manager, block, workers)), `gone` (manager), `lost` (block):
         somebody wants to know why; `retired` (blocks), `look` (None): ask the provider now;
-        `pause`, `resume` (None): by hand.
+        `pause`, `resume` (None): by hand; `rules` (rules): others hold from now on.
         """
         self._inbox.put((what, value))
 
@@ -222,6 +222,9 @@ class Scaler:
             self._end_retired(value)
         elif what == "look":
             self._watch.soon()
+        elif what == "rules":
+            self._rules = value
+            self._watch.ask_every(value.period_s)
         elif what == "pause":
             self._breaker.pause(self._clock())
         elif what == "resume":

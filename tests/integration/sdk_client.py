@@ -114,7 +114,7 @@ def sleepers(endpoint_id: str, number: str, seconds: str) -> dict[str, Any]:
         return {"hosts": sorted({future.result(timeout=TIMEOUT_S) for future in futures})}
 
 
-def gated(endpoint_id: str, number: str, place: str) -> dict[str, Any]:
+def until_open(endpoint_id: str, number: str, place: str) -> dict[str, Any]:
     """Run functions that each leave a mark, PLACE-NUMBER, and end once PLACE-open is there."""
     with Executor(endpoint_id=endpoint_id) as executor:
         futures = [executor.submit(mark_and_wait, n, place) for n in range(int(number))]
@@ -249,6 +249,44 @@ def witnessed(endpoint_id: str, number: str, witness: str, busy_s: str) -> dict[
     return {"outcomes": outcomes}
 
 
+def wait_for(number: int, witness: str, gate: str) -> int:
+    """Tell a witness that this task begins, wait until a file is there, return the number."""
+    import os
+    import socket
+    import time as clock
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as speaker:
+        speaker.sendto(str(number).encode(), witness)
+    while not os.path.exists(gate):  # noqa: PTH110 - a worker imports as little as it can
+        clock.sleep(0.05)
+    return number
+
+
+def gated(
+    endpoint_id: str, number: str, witness: str, gate: str, within_s: str = str(TIMEOUT_S)
+) -> dict[str, Any]:
+    """Run functions that end when somebody makes a file; return the outcome of each."""
+    with Executor(endpoint_id=endpoint_id) as executor:
+        futures = [executor.submit(wait_for, n, witness, gate) for n in range(int(number))]
+        outcomes = {}
+        for value, future in enumerate(futures):
+            error = future.exception(timeout=float(within_s))
+            outcomes[value] = str(error) if error else future.result()
+    return {"outcomes": outcomes}
+
+
+def fill(size: int) -> int:
+    """Use so many bytes of memory."""
+    return len(bytearray(b"x") * size)
+
+
+def memory(endpoint_id: str, size: str) -> dict[str, Any]:
+    """Run a function that uses so many bytes; tell what became of it."""
+    with Executor(endpoint_id=endpoint_id) as executor:
+        error = executor.submit(fill, int(size)).exception(timeout=TIMEOUT_S)
+    return {"error": str(error) if error else ""}
+
+
 def waves(endpoint_id: str, plan: str, gate: str, witness: str) -> dict[str, Any]:
     """Submit in waves, the next one as soon as the first task of the last one is answered.
 
@@ -277,7 +315,7 @@ def waves(endpoint_id: str, plan: str, gate: str, witness: str) -> dict[str, Any
 
 
 VERBS = {
-    "gated": gated,
+    "until-open": until_open,
     "many": many,
     "environment": environment,
     "fate": fate,
@@ -294,6 +332,8 @@ VERBS = {
     "until-status": until_status,
     "witnessed": witnessed,
     "waves": waves,
+    "gated": gated,
+    "memory": memory,
 }
 
 if __name__ == "__main__":

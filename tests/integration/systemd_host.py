@@ -34,13 +34,14 @@ BARE = {"HOME": HOME, "USER": ACCOUNT, "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8
 OWN = {"XDG_RUNTIME_DIR": f"/run/user/{UID}"}
 BOOT_S = 60.0
 
-_HUB_UNIT = f"""\
+HUB_URL = "http://localhost:5000"
+_HUB_UNIT = """\
 [Unit]
 Description=A hub for the tests
 [Service]
-User={ACCOUNT}
-Environment=HOME={HOME}
-ExecStart={CEP} hub serve
+User={account}
+Environment=HOME={home}
+ExecStart={cep} hub serve {options}
 [Install]
 WantedBy=multi-user.target
 """
@@ -51,14 +52,30 @@ class SystemdHost:
 
     Args:
         image: The test image, which decides the version of systemd.
+        name: The host's name.
+        network: A Docker network for it and its hub; by default it is alone.
+        hub: Options of `hub serve`; None: its hub is on another host.
+        service: The hub's address, for this host's endpoints.
 
     Attributes:
         home: The account's home directory, as the machine of the tests sees it.
         environment: What `hub env` printed: a client's id and secret, among others.
     """
 
-    def __init__(self, image: str = "systemd") -> None:
+    def __init__(
+        self,
+        image: str = "systemd",
+        *,
+        name: str = "node1",
+        network: str | None = None,
+        hub: Sequence[str] | None = (),
+        service: str = HUB_URL,
+    ) -> None:
         self.image = image
+        self.name = name
+        self._network = network
+        self._hub = hub
+        self._service = service
         self.root = Path(tempfile.mkdtemp(prefix="cep-systemd-", dir="/tmp"))
         self.home = self.root / "home" / ACCOUNT
         self.environment: dict[str, str] = {}
@@ -95,7 +112,8 @@ class SystemdHost:
         self._container = self._engine.containers.run(
             image,
             detach=True,
-            hostname="node1",
+            hostname=self.name,
+            **({} if self._network is None else {"network": self._network}),
             name=f"cep-systemd-{secrets.token_hex(4)}",
             labels=docker_engine.session_labels(),
             cap_add=["SYS_ADMIN"],
@@ -103,12 +121,21 @@ class SystemdHost:
             tmpfs={"/run": "", "/run/lock": ""},
             volumes={str(self.root / "home"): {"bind": "/home", "mode": "rw"}},
         )
+        if self._network is not None:  # the name by which the other host finds it
+            self.set_network(False)
+            self.set_network(True)
         self._wait_booted()
-        self.write_root("/etc/systemd/system/test-hub.service", _HUB_UNIT)
+        if self._hub is None:
+            return
+        unit = _HUB_UNIT.format(account=ACCOUNT, home=HOME, cep=CEP, options=" ".join(self._hub))
+        self.write_root("/etc/systemd/system/test-hub.service", unit)
         self.sudo("systemctl", "daemon-reload")
         self.sudo("systemctl", "enable", "--now", "test-hub")
         self._wait_hub()
-        said = self.cep("hub", "env").stdout
+        self.keep_client(self.cep("hub", "env").stdout)
+
+    def keep_client(self, said: str) -> None:
+        """Keep what `hub env` printed, here and in the account's file `client.env`."""
         self.environment.update(exports(said))
         file = self.home / "client.env"
         file.touch(mode=0o600)
@@ -119,7 +146,16 @@ class SystemdHost:
         """Go down in order and come up again."""
         self._container.restart(timeout=30)
         self._wait_booted()
-        self._wait_hub()
+        if self._hub is not None:
+            self._wait_hub()
+
+    def set_network(self, connected: bool) -> None:
+        """Plug the host's network cable in, or pull it out."""
+        network = self._engine.networks.get(self._network)
+        if connected:
+            network.connect(self._container, aliases=[self.name])
+        else:
+            network.disconnect(self._container, force=True)
 
     def _wait_booted(self) -> None:
         def booted() -> bool:
@@ -174,6 +210,16 @@ class SystemdHost:
     def cep_as_client(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """The same in a shell that was pointed at the hub (`source <(cep hub env)`)."""
         return self.run(CEP, *words, check=check, env={**OWN, **self.environment})
+
+    def shell(self, line: str) -> subprocess.CompletedProcess[str]:
+        """A line that the account types, with the installation on its path."""
+        path = f"{INSTALLATION}/bin:{BARE['PATH']}"
+        return self.run("bash", "-c", line, env={**OWN, "PATH": path})
+
+    def account_command(self, *argv: str) -> list[str]:
+        """The command line, on this machine, that runs something as the account in there."""
+        options, words = self._as_account(argv, OWN)
+        return ["docker", "exec", *options, self._container.id, *words]
 
     def sudo_cep(
         self, *words: str, check: bool = True, with_credentials: bool = True
@@ -246,15 +292,42 @@ class SystemdHost:
         said = self.sudo("find", *places, "!", "-type", "d", check=False).stdout
         return set(said.split())
 
+    def limit_memory(self, unit: str, limit_bytes: int) -> None:
+        """Let a running service have no more than this.
+
+        By systemd, where its control groups know memory. Else on a group of the kernel's older
+        kind, which is beyond systemd: the limit is real, and so are its kills.
+        """
+        if "memory" in self.read("/sys/fs/cgroup/cgroup.controllers").split():
+            limits = (f"MemoryMax={limit_bytes}", "MemorySwapMax=0")
+            self.systemctl("set-property", "--runtime", unit, *limits)
+            return
+        self.sudo(
+            "sh",
+            "-euc",
+            f"""
+            mkdir -p /run/memory-groups
+            mountpoint -q /run/memory-groups || mount -t cgroup -o memory none /run/memory-groups
+            mkdir -p /run/memory-groups/{unit}
+            echo {limit_bytes} > /run/memory-groups/{unit}/memory.limit_in_bytes
+            cat /sys/fs/cgroup/system.slice/{unit}/cgroup.procs | while read process; do
+                echo $process > /run/memory-groups/{unit}/cgroup.procs
+            done
+            """,
+        )
+
     def configure(self, name: str, more: str = "") -> None:
         """Make an endpoint with one worker process."""
-        self.cep("configure", name, "--service", "http://localhost:5000")
-        path = self.home / ".globus_compute" / name / "config.yaml"
-        path.write_text(
-            "service_url: http://localhost:5000\n"
+        self.cep("configure", name, "--service", self._service)
+        self.config(name).write_text(
+            f"service_url: {self._service}\n"
             "engine: {type: ProcessPoolEngine, max_workers: 1}\n"
             f"heartbeat_period: 5\n{more}"
         )
+
+    def config(self, name: str) -> Path:
+        """An endpoint's configuration."""
+        return self.home / ".globus_compute" / name / "config.yaml"
 
     def endpoint_id(self, name: str) -> str:
         """The id it was registered under."""

@@ -273,7 +273,7 @@ def run_gated(rollout: Rollout, playbook: str) -> list[int]:
     """
     host = rollout.host
     host.sudo("sh", "-c", "rm -f /tmp/gated-*")
-    words = host.sdk_words(host.client(), "gated", rollout.id_of("one"), "3", "/tmp/gated")
+    words = host.sdk_words(host.client(), "until-open", rollout.id_of("one"), "3", "/tmp/gated")
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as sdk:
         begun = ("test", "-e", "/tmp/gated-0")
         until(lambda: host.sudo(*begun, check=False).returncode == 0, within_s=60, what="it began")

@@ -52,12 +52,20 @@ class Root:
         """Apply the document; returns the answer."""
         text = json.dumps({"defaults": self.defaults, "endpoints": self.endpoints})
         self.host.write_root(DOCUMENT, text)
+        self.host.sudo("chmod", "600", DOCUMENT)
         limits = ("--bounding-set", WITHOUT_OVERRIDE, "--inh-caps", WITHOUT_OVERRIDE)
         words = ("setpriv", *limits, CEP, "apply", "-f", DOCUMENT, "--json", *words)
         done = self.host.sudo(*words, check=False)
         assert done.returncode == code, f"{done.stdout}\n{done.stderr}\n{self.host.journal(20)}"
         assert self.secret not in done.stdout + done.stderr
         return dict(json.loads(done.stdout))
+
+    def rotate(self) -> None:
+        """Give the client another secret at the hub, and here."""
+        client = self.defaults["credentials"]
+        said = self.host.cep("hub", "client", "rotate", client["client_id"], "--json").stdout
+        self.secret = client["client_secret"] = str(json.loads(said)["client_secret"])
+        self.host.environment["GLOBUS_COMPUTE_CLIENT_SECRET"] = self.secret
 
     def actions(self, *words: str) -> dict[str, list[str]]:
         """Apply the document; returns the actions by endpoint."""
@@ -102,22 +110,23 @@ def test_a_life_of_two_endpoints_as_units_of_the_host(host: SystemdHost, root: R
     assert process(host, "one") != old["one"]
     assert process(host, "two") == old["two"]
 
-    made_client = json.loads(host.cep("hub", "client", "add", "next", "--json").stdout)
-    next_client = {name: made_client[name] for name in ("client_id", "client_secret")}
-    root.endpoints[1] |= {"credentials": next_client, "deregister": False}
-    assert root.actions("--dry-run") == {"one": [], "two": ["store_credentials", "restart"]}
-    root.endpoints[1].pop("credentials")
+    root.rotate()
+    both = ["store_credentials", "restart"]
+    assert root.actions("--dry-run") == {"one": both, "two": both}
+    assert root.actions() == {"one": both, "two": both}
+    assert root.actions() == {"one": [], "two": []}
 
     root.endpoints[0]["state"] = "drained"
     assert root.actions() == {"one": ["stop"], "two": []}
     assert root.actions() == {"one": [], "two": []}
 
+    del root.defaults["credentials"]  # those that were stored with the units are used
     for one in root.endpoints:
         one |= {"state": "absent", "deregister": True, "purge": True}
     gone = root.apply()
     assert [one["actions"] for one in gone["endpoints"]] == [
-        ["remove_unit", "deregister", "purge"],
-        ["stop", "remove_unit", "deregister", "purge"],
+        ["deregister", "remove_unit", "purge"],
+        ["stop", "deregister", "remove_unit", "purge"],
     ]
     assert not root.apply()["changed"]
     assert host.files() == before
@@ -150,6 +159,9 @@ def test_a_unit_of_the_account_s_own_is_made_by_root_as_that_account(host: Syste
     assert (unit["scope"], unit["state"]) == ("user", "active")
     owner = host.sudo("stat", "-c", "%U", f"{HOME}/.config/systemd/user/{unit['name']}").stdout
     assert owner.strip() == ACCOUNT
+    root.endpoints[0]["unit"] = False  # from now on without systemd, as that account all the same
+    assert root.actions() == {"own": ["stop", "remove_unit", "start"]}
+    assert root.actions() == {"own": []}
     root.endpoints[0] |= {"state": "absent", "purge": True}
-    assert root.actions() == {"own": ["stop", "remove_unit", "purge"]}
+    assert root.actions() == {"own": ["stop", "purge"]}
     assert host.files() == before

@@ -13,7 +13,7 @@ import pytest
 
 from tests.integration.faults.settings import LONG
 from tests.integration.scene import Witness, until
-from tests.integration.systemd_host import CEP, HOME, UID, SystemdHost
+from tests.integration.systemd_host import CEP, HOME, PYTHON, SystemdHost
 
 # The first test may have to wait for the image, and for cep's libraries in it.
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(400)]
@@ -22,6 +22,7 @@ UNIT = "globus-compute-endpoint-site.service"
 OWN_UNIT = "globus-compute-endpoint-own.service"
 PATH = f"/etc/systemd/system/{UNIT}"
 CREDENTIALS = "/etc/cep/credentials/globus-compute-endpoint-site"
+LINGERS = "/var/lib/systemd/linger/researcher"
 # As docs/service.md lists them.
 SCORES = {
     "systemd": {"compat": 8.7, "standard": 4.6, "strict": 1.7},
@@ -34,6 +35,23 @@ INSTALLED = [
     f"\tsudo systemctl enable {UNIT} --now",
     "to enable the service and start the endpoint.",
 ]
+
+
+# ptrace(2): PTRACE_ATTACH is 16; of waitpid(2), __WALL is 0x40000000.
+HOLD_THREADS = """
+import ctypes, os, signal, sys
+process = int(sys.argv[1])
+signal.alarm(60)
+call = ctypes.CDLL(None, use_errno=True).ptrace
+held = {int(thread) for thread in os.listdir(f"/proc/{process}/task")} - {process}
+for thread in held:
+    assert call(16, thread, None, None) == 0, os.strerror(ctypes.get_errno())
+    os.waitpid(thread, 0x40000000)
+while held:
+    thread, status = os.waitpid(-1, 0x40000000)
+    if not os.WIFSTOPPED(status):
+        held.discard(thread)
+"""
 
 
 @pytest.fixture(scope="module", params=IMAGES)
@@ -59,9 +77,21 @@ def test_a_unit_needs_a_login_since_a_service_can_ask_nobody(host: SystemdHost) 
     assert host.files() == before
 
 
+def let_linger(host: SystemdHost, answer: str) -> None:
+    """The site's word on services of accounts that run without a login: polkit's `YES` or `NO`."""
+    host.write_root(
+        "/etc/polkit-1/rules.d/10-site.rules",
+        "polkit.addRule(function(action) {"
+        'if (action.id == "org.freedesktop.login1.set-self-linger")'
+        f"return polkit.Result.{answer}; }});\n",
+    )
+    host.systemctl("restart", "polkit")
+
+
 def test_without_root_and_where_no_service_may_linger_the_way_on_is_printed(
     host: SystemdHost,
 ) -> None:
+    let_linger(host, "NO")
     before = host.files()
     done = host.cep_as_client("enable-on-boot", "site", check=False)
     assert done.returncode == 69
@@ -214,6 +244,25 @@ def test_a_service_that_is_away_is_told_and_causes_no_restart(host: SystemdHost,
     assert host.sdk("many", site, "1")["right"]
 
 
+def test_a_thread_that_stands_still_is_named_and_the_process_ended_and_started_again(
+    host: SystemdHost, site: str
+) -> None:
+    host.write_root(
+        f"/etc/systemd/system/{UNIT}.d/test.conf",
+        "[Service]\nTimeoutStopSec=1\nWatchdogSec=8\nTimeoutAbortSec=1\n",
+    )
+    host.systemctl("daemon-reload")
+    host.systemctl("restart", UNIT)
+    process = host.wait_active(UNIT)
+    # All threads but the main one are held by a debugger's call until the process ends.
+    host.run(PYTHON, "-c", HOLD_THREADS, process)
+    host.wait_active(UNIT, other_than=process)
+    said = host.sudo("journalctl", "-u", UNIT, "--no-pager").stdout
+    named = said.index("stuck: the AMQP thread and the engine did not come round")
+    assert said.index("Watchdog timeout (limit 8s)") > named
+    assert host.sdk("many", site, "1")["right"]
+
+
 def test_a_main_loop_that_stands_still_is_ended_and_started_again(
     host: SystemdHost, site: str
 ) -> None:
@@ -290,14 +339,21 @@ def test_after_a_reboot_system_and_user_units_are_back_with_the_same_ids(
     host: SystemdHost, site: str
 ) -> None:
     host.configure("own")
-    host.sudo("loginctl", "enable-linger", str(UID))
+    let_linger(host, "YES")
+    assert LINGERS not in host.files()
     done = host.cep_as_client("enable-on-boot", "own", "--now")
     assert "enabled on boot, and running" in done.stderr
+    assert LINGERS in host.files()
     own = host.endpoint_id("own")
     process = host.show(OWN_UNIT, "MainPID", user=True)
     assert host.cep("restart", "own").stdout == f"Starting endpoint; registered ID: {own}\n"
     host.wait_active(OWN_UNIT, other_than=process, user=True)
     assert host.show(OWN_UNIT, "StatusText", user=True).startswith("connected; ")
+    reloaded = host.cep("reload", "own", "--wait")  # by the account's own manager
+    assert "has reloaded its configuration" in reloaded.stderr
+    logs = host.cep("logs", "own")
+    assert "configuration reloaded" in logs.stdout
+    assert "cannot be read here" not in logs.stderr
     assert "ConditionHost=node1" in (host.home / ".config/systemd/user" / OWN_UNIT).read_text()
 
     host.reboot()
@@ -323,6 +379,7 @@ def test_disabling_says_how_and_with_now_leaves_no_file(host: SystemdHost, site:
     host.cep("disable-on-boot", "own", "--now")
     left = {path for path in host.files() if "globus-compute" in path or "/cep" in path}
     assert left == set()
+    assert LINGERS not in host.files()
     assert not (host.home / ".globus_compute/own/service.env").exists()
     until(lambda: "Running" not in host.cep("list").stdout, within_s=20, what="both have stopped")
     assert host.systemctl("is-enabled", UNIT, check=False).returncode != 0

@@ -184,6 +184,22 @@ def test_a_log_that_is_still_full_is_noticed_before_tasks_are_taken_again(scene:
     assert [line["event"] for line in scene.trail.lines] == ["gap"]
 
 
+def test_an_audit_that_moves_takes_along_what_the_old_place_did_not_take(scene: Scene) -> None:
+    scene.intake.take([delivery(1)])
+    scene.turn()
+    before = len(scene.trail.lines)
+    scene.trail.room = 0
+    scene.intake.take([delivery(2)])
+    scene.turn()
+    assert scene.intake.held() == [HOLD_AUDIT]
+    new = Memory()
+    scene.audit.move(new)
+    scene.disk.look()
+    assert scene.intake.held() == []
+    assert len(scene.trail.lines) == before
+    assert [line["event"] for line in new.lines] == ["gap"]  # the second task went back
+
+
 def full() -> None:
     raise DiskUnfit("The disk is full.")
 

@@ -6,12 +6,15 @@ import os
 import queue
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from cep.agent.notify import STATUS_LENGTH, Notify
+from cep.agent.standing import Standing
 from cep.agent.watch import CameRound, Watch
 from cep.amqp.loop import AmqpLoop
 from cep.errors import ConfigError
@@ -89,6 +92,42 @@ def test_a_stop_asks_for_its_time_at_once(manager: Manager) -> None:
     notify = voice(manager)
     notify.stopping("stopping", 45)
     assert manager.hears() == ["STOPPING=1", "EXTEND_TIMEOUT_USEC=45000000", "STATUS=stopping"]
+    close(notify)
+
+
+def test_a_reload_is_told_with_its_time_in_one_message(manager: Manager) -> None:
+    notify = voice(manager)
+    before = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+    notify.reloading("reloading; connected")
+    reloading, at, status = manager.hears()
+    assert (reloading, status) == ("RELOADING=1", "STATUS=reloading; connected")
+    name, _, microseconds = at.partition("=")
+    assert name == "MONOTONIC_USEC"
+    assert before <= int(microseconds) <= time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+    close(notify)
+
+
+@pytest.mark.parametrize(("ready", "stopping"), [(True, False), (False, False), (True, True)])
+def test_the_end_of_a_reload_says_ready_only_to_whom_it_was_said_before(
+    manager: Manager, monkeypatch: pytest.MonkeyPatch, ready: bool, stopping: bool
+) -> None:
+    monkeypatch.setattr("cep.agent.standing.line", lambda *_words: "a line")
+    monkeypatch.setattr(Standing, "write", lambda _self: None)
+    notify = voice(manager)
+    standing = Standing(Mock(notify=notify), lambda: "running", lambda: None)
+    if ready:
+        standing.ready()
+        assert manager.hears()[0] == "READY=1"
+    if stopping:
+        standing.stopping()
+        assert manager.hears()[0] == "STOPPING=1"
+        manager.hears()  # more time
+    standing.reloading()
+    standing.reloaded({"changed": []})
+    if ready and not stopping:
+        assert manager.hears()[0] == "RELOADING=1"
+        assert manager.hears()[0] == "READY=1"
+    assert manager.is_silent()
     close(notify)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 
 from cep.agent import control, hooks, logs
 from cep.agent.launch import Announcer, _wait_for_word
+from cep.agent.log_writer import LogWriter
 from cep.agent.mailbox import ControlRequest, Mailbox, Signalled, Timers
 from cep.config.settings import LogSettings
 from cep.errors import (
@@ -161,6 +164,32 @@ def test_a_request_reaches_the_mailbox_and_its_answer_comes_back(
     thread.join()
 
 
+def test_who_waits_for_a_reload_holds_up_nobody_and_only_so_many_may(
+    paths: EndpointPaths, server: Mailbox
+) -> None:
+    def ask() -> None:
+        answers.append(control.call(paths, {"do": "reload"}, 60))
+
+    answers: list[dict[str, object]] = []
+    waiting = [threading.Thread(target=ask) for _ in range(control.MOST_SLOW)]
+    for thread in waiting:
+        thread.start()
+    asked = list(server.gather(30))
+    while len(asked) < len(waiting):
+        asked += server.gather(30)
+    with pytest.raises(Unavailable, match="wait already"):
+        control.call(paths, {"do": "reload"}, 60)
+
+    status = threading.Thread(target=lambda: control.call(paths, {"do": "status"}, 60))
+    status.start()
+    for event in [*server.gather(30), *asked]:
+        assert isinstance(event, ControlRequest)
+        event.reply({})
+    for thread in (status, *waiting):
+        thread.join(60)
+    assert answers == [{}] * control.MOST_SLOW
+
+
 def test_a_refusal_of_the_agent_is_an_error_here(paths: EndpointPaths, server: Mailbox) -> None:
     def answer() -> None:
         (event,) = server.gather(10)
@@ -231,3 +260,53 @@ def test_an_unknown_error_class_is_a_software_error(tmp_path: Path) -> None:
     word = json.dumps({"error": "x", "hint": None, "kind": "os"}).encode() + b"\n"
     with pytest.raises(SoftwareError):
         _conversation(tmp_path, word)
+
+
+@pytest.mark.parametrize("journal", [True, False])
+def test_a_command_s_own_logging_does_not_hide_the_agents_log(
+    tmp_path: Path, journal: bool
+) -> None:
+    program = f"""
+import logging
+from pathlib import Path
+from cep.agent import logs
+from cep.agent.journal_log import JournalHandler
+from cep.cli.command import Shared, set_up_logging
+from cep.config.settings import LogSettings
+
+set_up_logging(Shared())
+handler = JournalHandler("one", "x", Path("/nobody")) if {journal} else None
+logs.set_up(Path("log"), LogSettings(), debug=False, console=False, detached=False, journal=handler)
+logging.getLogger("cep.x").info("an information")
+logging.getLogger("cep.x").warning("a warning")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, check=True, capture_output=True, text=True
+    )
+    assert done.stderr == ("" if journal else "a warning\n")
+    log = (tmp_path / "log").read_text()
+    assert "an information" in log
+    assert log.count("a warning") == 1
+
+
+def test_a_reload_changes_the_level_and_the_bounds_of_the_log_in_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "endpoint.log"
+    file = logs.LogFile(path, LogSettings(), take_output=False)
+    writer = LogWriter(file)
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", [writer])
+    monkeypatch.setattr(root, "level", logging.INFO)
+    try:
+        logs.change(LogSettings(max_bytes=4096, backups=1), debug=True)
+        for _ in range(100):
+            root.debug("x" * 200)
+        writer.flush()
+        assert sorted(one.name for one in tmp_path.iterdir()) == [path.name, f"{path.name}.1"]
+        assert path.stat().st_size <= 4096
+        logs.change(LogSettings(), debug=False)
+        assert root.level == logging.INFO
+    finally:
+        writer.close()
+        file.close()

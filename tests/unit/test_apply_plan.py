@@ -30,7 +30,8 @@ def home(**more: Any) -> dict[str, Any]:
         "here": True,
         "host": None,
         "pid": None,
-        "due": False,
+        "due": None,
+        "reloads": True,
         "service": None,
         "other_client": False,
         "login": True,
@@ -119,11 +120,16 @@ def test_other_policies_reload_or_only_say_so() -> None:
     seen = Seen(home(**RUNS, after="new"))
     reloaded = decide(seen, on_change="reload")
     assert (reloaded.actions, reloaded.reloaded) == (["configure", "reload"], True)
+    assert not reloaded.restart_needed
+    partly = decide(Seen(home(**RUNS, after="new", reloads=False)), on_change="reload")
+    assert (partly.actions, partly.restart_needed) == (["configure", "reload"], True)
+    told = decide(Seen(home(**RUNS, due="told")), on_change="reload")
+    assert (told.actions, told.restart_needed) == ([], True)
     said = decide(seen, on_change="none")
     assert (said.actions, said.restart_needed) == (["configure"], True)
-    later = decide(Seen(home(**RUNS, due=True)), on_change="none")
+    later = decide(Seen(home(**RUNS, due="untold")), on_change="none")
     assert (later.actions, later.restart_needed) == ([], True)
-    assert decide(Seen(home(**RUNS, due=True))).actions == ["restart"]
+    assert decide(Seen(home(**RUNS, due="untold"))).actions == ["restart"]
 
 
 def test_a_unit_or_a_secret_is_known_to_a_new_process_only() -> None:
@@ -174,6 +180,14 @@ def test_without_a_unit_key_an_enabled_unit_still_owns_the_endpoint() -> None:
     assert refused.error.exit_code == 77
 
 
+def test_credentials_that_no_unit_is_given_for_are_not_passed_over_in_silence() -> None:
+    seen = Seen(home(**RUNS, other_client=True), units=(found(),), root=True)
+    made = decide(seen, client=CLIENT)
+    assert made.steps == []
+    assert made.notes[0].startswith(f"The credentials are not used: it is run by {UNIT}")
+    assert decide(Seen(home(**RUNS)), client=CLIENT).notes == []
+
+
 def test_an_account_may_stop_what_root_s_unit_runs() -> None:
     made = decide(Seen(home(**RUNS), units=(found(),)), state="drained")
     assert (made.error, verbs(made)) == (None, ["stop"])
@@ -208,9 +222,9 @@ def test_a_client_of_the_shell_counts_without_a_unit_only() -> None:
 def test_absent_ends_and_removes_in_order() -> None:
     seen = Seen(home(**RUNS), units=(found(),), root=True)
     made = decide(seen, state="absent", deregister=True, purge=True)
-    assert made.actions == ["stop", "remove_unit", "deregister", "purge"]
-    assert verbs(made) == ["stop", "unit_do stop", "unit_remove", "deregister", "purge"]
-    assert made.steps[3].extra["client_of"]["path"] == PATH
+    assert made.actions == ["stop", "deregister", "remove_unit", "purge"]
+    assert verbs(made) == ["stop", "unit_do stop", "deregister", "unit_remove", "purge"]
+    assert made.steps[2].extra["client_of"]["path"] == PATH
     gone = home(exists=False, before=None, endpoint_id=None, state="Absent")
     assert decide(Seen(gone), state="absent", deregister=True, purge=True).steps == []
 

@@ -10,6 +10,9 @@ import pytest
 from cep.boot import install
 from cep.boot.unit import HARDENING, Mark, UnitPlan, read_mark, render, unit_name
 from cep.errors import CantCreate, InputMissing, UsageError
+from cep.paths import templates_dir
+
+DOCS = Path(__file__).parents[2] / "docs"
 
 MARK = Mark(endpoint="ep", directory="/home/ann/.globus_compute/ep", user="ann")
 PLAN = UnitPlan(
@@ -206,3 +209,22 @@ def test_credentials_are_loaded_where_systemd_can_and_else_a_private_file(
         assert credentials.to_load == ()
         text = Path(credentials.environment_file or "").read_text()
         assert 'GLOBUS_COMPUTE_CLIENT_SECRET="a\\"b\\$c"\n' in text
+
+
+def test_every_line_of_every_unit_is_explained() -> None:
+    told = (DOCS / "service.md").read_text()
+    table = [line.split("|")[1] for line in told.splitlines() if line.startswith("| `")]
+    explained = {
+        word.partition("=")[0] for cell in table for word in cell.split("`")[1::2] if "=" in word
+    }
+    template = (templates_dir() / "systemd" / "endpoint.service.j2").read_text()
+    keys = {line.partition("=")[0] for line in template.splitlines() if line[:1].isupper()}
+    assert keys - explained == set()
+    # Nor is anything explained that no unit has.
+    named = {one for one in explained if one[:1].isupper() and one not in keys}
+    assert named <= {"GLOBUS_COMPUTE_CLIENT_ID"}, named
+
+
+def test_a_reload_is_the_command_of_a_person_which_tells_a_wrong_configuration() -> None:
+    assert value("ExecReload") == "/opt/cep/bin/cep reload ep --wait"
+    assert value("Type") == "notify"  # notify-reload is none for systemd 252

@@ -57,14 +57,18 @@ def actions(answer: dict[str, Any]) -> list[list[str]]:
 
 
 def test_the_command_line_must_name_a_document(rig: Rig, document: Path) -> None:
-    assert rig.run("apply").code == 64
-    assert rig.run("apply", "--info", "--dry-run").code == 64
-    assert rig.run("apply", "-f", str(document)).code == 66
+    for words, code in (((), 64), (("--info", "--diff"), 64), (("-f", str(document)), 66)):
+        done = rig.run("apply", "--json", *words)
+        answer = json.loads(done.out)
+        assert done.code == answer["error"]["code"] == code
+        assert schema.check(answer, schema.OUTPUT) == []
     assert rig.run("apply", "-f", "-").code in (65, 66)  # standard input is closed or empty
 
 
 def test_endpoints_are_made_once(rig: Rig, document: Path) -> None:
     entries = ({"name": "one", "profile": "threads"}, {"name": "two", "config": THREADS})
+    assert apply(rig, document, *entries, words=("--dry-run",)).code == 0
+    assert not rig.base.exists()
     assert actions(told(rig, document, *entries)) == [["create"], ["create"]]
     again = told(rig, document, *entries)
     assert (again["changed"], actions(again)) == (False, [[], []])
@@ -123,6 +127,26 @@ def test_a_directory_that_is_no_endpoint_fails_alone(rig: Rig, document: Path) -
     answer = told(rig, document, *entries, code=73)
     assert actions(answer) == [[], ["create"]]
     assert answer["endpoints"][0]["error"]["code"] == 73
+    assert apply(rig, document, *entries).out == "one: failed\ntwo: unchanged\n"
+
+
+def test_a_fault_in_one_endpoint_is_told_and_the_others_go_on(
+    rig: Rig, document: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cep.apply import home
+
+    def faulty(spec: dict[str, Any]) -> dict[str, Any]:
+        if spec["name"] == "one":
+            raise ZeroDivisionError("never")
+        return configure(spec)
+
+    configure = home.VERBS["configure"]
+    monkeypatch.setitem(home.VERBS, "configure", faulty)
+    entries = [{"name": name, "profile": "threads"} for name in ("one", "two")]
+    done = apply(rig, document, *entries, words=("--json",))
+    one, two = json.loads(done.out)["endpoints"]
+    assert done.code == one["error"]["code"] == 70
+    assert (one["actions"], two["actions"]) == ([], ["create"])
 
 
 def test_an_endpoint_others_can_write_is_not_touched(rig: Rig, document: Path) -> None:
@@ -164,7 +188,7 @@ def test_an_id_is_taken_back(rig: Rig, document: Path) -> None:
     entry = {"name": "one", "profile": "threads", "uuid": uuid.upper()}
     assert actions(told(rig, document, entry)) == [["create", "set_id"]]
     assert json.loads((rig.base / "one" / "endpoint.json").read_text()) == {"endpoint_id": uuid}
-    (rig.base / "one" / "endpoint.json").unlink()
+    (rig.base / "one" / "endpoint.json").write_text("damaged")
     answer = told(rig, document, entry)
     assert actions(answer) == [["set_id"]]
     assert answer["endpoints"][0]["endpoint_id"] == uuid
@@ -184,6 +208,19 @@ def test_secrets_in_variables_are_masked_in_what_is_shown(rig: Rig, document: Pa
     done = apply(rig, document, entry, words=("--diff",))
     assert "only what is masked differs" in done.out
     assert "hunter3-hunter3" in (rig.base / "one" / "config.yaml").read_text()
+
+
+def test_a_document_with_a_secret_must_be_private(rig: Rig, document: Path) -> None:
+    given = {"client_id": "an-id", "client_secret": "hunter2-hunter2"}
+    entry = {"name": "one", "profile": "threads", "credentials": given}
+    document.touch(mode=0o644)
+    document.chmod(0o644)
+    done = apply(rig, document, entry)
+    assert done.code == 77
+    assert "chmod 600" in done.err
+    assert not (rig.base / "one").exists()
+    document.chmod(0o600)
+    assert apply(rig, document, entry).code == 0
 
 
 def test_info_tells_of_all_endpoints_or_of_those_in_the_document(rig: Rig, document: Path) -> None:

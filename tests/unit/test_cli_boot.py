@@ -42,6 +42,34 @@ def test_print_shows_the_unit_and_needs_neither_systemd_nor_a_login(rig: Rig) ->
     assert f'\nEnvironment="GLOBUS_COMPUTE_USER_DIR={rig.base}"\n' in done.out
 
 
+def test_a_unit_keeps_the_site_s_directories_whoever_writes_it_anew(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from cep.apply import facts
+
+    site = {name: tmp_path / f"a 100% {name}" for name in ("sbatch", "qsub")}
+    for name, folder in site.items():
+        folder.mkdir()
+        (folder / name).touch(mode=0o755)
+
+    def path(*folders: Path, kept: tuple[str, ...] = ()) -> str:
+        monkeypatch.setenv("PATH", ":".join(map(str, folders)))
+        return facts.search_path(kept)
+
+    both = path(*site.values())
+    assert both.split(":")[-2:] == [str(site["sbatch"]), str(site["qsub"])]
+    escaped = both.replace("%", "%%")
+    unit = f'[Service]\nEnvironment="PATH={escaped}"\nEnvironment=A=1\n'
+    kept = facts.site_folders(unit)
+    assert kept == (str(site["sbatch"]), str(site["qsub"]))
+    for seen in ((), (site["qsub"],), tuple(site.values())):
+        assert path(*seen, kept=kept) == both
+    assert facts.site_folders("Environment=PATH=/opt/cep/1/bin:/usr/bin:/opt/s/bin\n") == (
+        "/opt/s/bin",
+    )
+    assert facts.site_folders("") == ()
+
+
 def test_an_endpoint_of_roots_must_be_meant() -> None:
     from cep.apply.facts import account_of
     from cep.errors import UsageError

@@ -1,4 +1,4 @@
-"""`start`, `stop`, `restart`, `pause`, `resume`: what they ask of the agent, and what they say."""
+"""`start`, `stop`, `reload`, `pause` and so on: what they ask of the agent, and what they say."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -29,6 +30,7 @@ class Agents:
     running: set[str] = field(default_factory=set)
     asked: list[tuple[Any, ...]] = field(default_factory=list)
     elsewhere: bool = False
+    answer: dict[str, Any] = field(default_factory=dict)
 
     def start(
         self, base: Path, name: str, options: StartOptions, note: Callable[[str], None]
@@ -50,7 +52,7 @@ class Agents:
     def call(self, paths: EndpointPaths, request: dict[str, Any], timeout_s: float = 5) -> Any:
         del timeout_s
         self.asked.append(("call", paths.name, request))
-        return {}
+        return self.answer
 
     def observe(self, paths: EndpointPaths) -> Observed:
         state = EndpointState.RUNNING if paths.name in self.running else EndpointState.STOPPED
@@ -310,3 +312,70 @@ def test_pause_of_what_runs_elsewhere_is_refused(rig: Rig, agents: Agents) -> No
     agents.elsewhere = True
     assert rig.run("pause", "ep").code == 69
     assert not (root / "paused").exists()
+
+
+@pytest.mark.parametrize("wait", [True, False])
+def test_reload_asks_the_agent_and_says_what_became_of_it(
+    rig: Rig, agents: Agents, wait: bool
+) -> None:
+    rig.endpoint()
+    agents.running.add("ep")
+    agents.answer = {"changed": ["intake"], "restart_needed": ["engine.label"]}
+    done = rig.run("reload", "ep", *(["--wait"] if wait else []))
+    assert (done.code, done.out) == (0, "")
+    assert agents.asked == [("call", "ep", {"do": "reload", "wait": wait})]
+    assert ("changed: intake" in done.err) is wait
+    assert ("Needs a restart: engine.label. Use: cep restart ep" in done.err) is wait
+
+
+def test_reload_finds_a_wrong_configuration_before_it_asks(rig: Rig, agents: Agents) -> None:
+    rig.endpoint(text=f"nonsense: 1\n{PLAIN}")
+    agents.running.add("ep")
+    done = rig.run("reload", "ep", "--wait")
+    assert done.code == 78
+    assert "nonsense" in done.err
+    assert agents.asked == []
+
+
+@pytest.mark.parametrize(("elsewhere", "says"), [(False, "does not run"), (True, "ssh")])
+def test_reload_is_for_an_endpoint_that_runs_here(
+    rig: Rig, agents: Agents, elsewhere: bool, says: str
+) -> None:
+    rig.endpoint()
+    if elsewhere:
+        agents.elsewhere = True
+        agents.running.add("ep")
+    done = rig.run("reload", "ep")
+    assert done.code == 69
+    assert says in done.err
+    assert agents.asked == []
+
+
+def test_the_agents_own_refusal_of_a_reload_is_the_commands(
+    rig: Rig, agents: Agents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_words: object) -> None:
+        raise ConfigError("It is wrong.")
+
+    rig.endpoint()
+    agents.running.add("ep")
+    monkeypatch.setattr("cep.agent.control.call", refuse)
+    done = rig.run("reload", "ep", "--wait")
+    assert done.code == 78
+    assert "It is wrong." in done.err
+
+
+def test_a_reload_that_systemd_asks_for_leaves_it_to_the_agent_to_say_what_is_wrong(
+    rig: Rig, agents: Agents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def observe(_paths: EndpointPaths) -> Observed:
+        lease: Any = SimpleNamespace(pid=77, host="here")
+        return Observed(EndpointState.RUNNING, ENDPOINT_ID, lease, True)
+
+    rig.endpoint(text=f"nonsense: 1\n{PLAIN}")
+    monkeypatch.setattr("cep.agent.state.observe", observe)
+    monkeypatch.setenv("MAINPID", "77")
+    assert rig.run("reload", "ep", "--wait").code == 0
+    assert agents.asked == [("call", "ep", {"do": "reload", "wait": True})]
+    monkeypatch.setenv("MAINPID", "78")
+    assert rig.run("reload", "ep", "--wait").code == 78

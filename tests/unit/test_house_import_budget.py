@@ -118,3 +118,9 @@ def test_a_heavy_import_would_be_noticed(name: str) -> None:
 def test_a_heavy_import_inside_a_command_would_be_noticed() -> None:
     code = "def body():\n    import jinja2\n    raise SystemExit(0)\nbody()"
     assert "jinja2" in tops(loaded_by(code)) & HEAVY
+
+
+def test_applying_endpoints_of_a_client_loads_no_library_of_the_service() -> None:
+    # Root starts a process for each account, and each step of it: what they load is what it costs.
+    loaded = tops(loaded_by("import cep.apply.run, cep.apply.home, cep.apply.host"))
+    assert loaded & (HEAVY - {"jinja2", "yaml"}) == set()

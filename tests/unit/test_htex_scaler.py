@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from cep.config.settings import ComponentSettings, HtexSettings
+from cep.engines import scaling
 from cep.engines.block_watch import REASON_WITHIN_S
 from cep.engines.blocks import ScalingRules
 from cep.engines.breaker import FIRST_PAUSE_S, BlockBreaker
@@ -160,6 +163,33 @@ def test_blocks_come_with_demand_at_once_up_to_the_limit(make: Make) -> None:
     assert names(scaler) == ["0", "1"]
     demand(scaler, 1000)
     assert names(scaler) == ["0", "1", "2"]
+
+
+def test_other_rules_hold_at_once_and_blocks_beyond_them_stay_until_they_are_idle(
+    make: Make, site: Site
+) -> None:
+    scaler = make(max_blocks=1)
+    demand(scaler, 100)
+    assert names(scaler) == ["0"]
+    wider = replace(scaler._rules, max_blocks=3, period_s=50.0)
+    note(scaler, "rules", wider)
+    assert names(scaler) == ["0", "1", "2"]
+    note(scaler, "rules", replace(wider, max_blocks=1, max_idle_s=10.0))
+    assert names(scaler) == ["0", "1", "2"]
+    demand(scaler, 0)
+    site.now += 11.0
+    scaler._step()
+    assert site.requests == [("retire", {"blocks": ["0", "1", "2"]})]
+
+
+def test_a_provider_in_use_gets_the_numbers_and_the_defaults_of_those_left_out() -> None:
+    provider = SimpleNamespace(nodes_per_block=2)
+    component = ComponentSettings("SlurmProvider", {"max_blocks": 7})
+    settings = HtexSettings(provider=component, max_idletime_s=9.0)
+    scaling.put(settings, provider)
+    rules = scaling.rules(settings, provider)
+    assert (rules.init_blocks, rules.min_blocks, rules.max_blocks) == (1, 0, 7)
+    assert (rules.nodes_per_block, rules.max_idle_s) == (2, 9.0)
 
 
 def test_the_size_of_a_node_is_learned(make: Make) -> None:
