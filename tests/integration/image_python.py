@@ -49,11 +49,24 @@ def install(image: str, place: str, home: Path, *, uid: int) -> Path:
     return made
 
 
+def version(image: str) -> str:
+    """The version of an image's Python, such as 3.13."""
+    words = ["-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
+    argv = ["docker", "run", "--rm", "--entrypoint", "python3"]
+    for name, value in docker_engine.session_labels().items():
+        argv += ["--label", f"{name}={value}"]
+    tag = docker_engine.ensure_image(image)
+    done = subprocess.run([*argv, tag, *words], check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
 def wheels(image: str) -> Path:
     """A directory with wheels of everything we need, for the Python of an image; made once."""
     tag = docker_engine.ensure_image(image)
     requirements = venvs.requirements()
-    key = venvs.key(tag, "wheels", venvs.CONSTRAINTS.read_text(), *requirements)
+    # Images of one Python share them.
+    python = version(image)
+    key = venvs.key(python, "wheels", venvs.CONSTRAINTS.read_text(), *requirements)
     kept = venvs.CACHE / f"image-wheels-{key}"
     with venvs.locked(kept.name):
         if not (kept / ".complete").exists():

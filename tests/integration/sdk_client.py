@@ -115,7 +115,7 @@ def sleepers(endpoint_id: str, number: str, seconds: str) -> dict[str, Any]:
         return {"hosts": sorted({future.result(timeout=TIMEOUT_S) for future in futures})}
 
 
-def marked(endpoint_id: str, number: str, place: str) -> dict[str, Any]:
+def until_open(endpoint_id: str, number: str, place: str) -> dict[str, Any]:
     """Run functions that each leave a mark, PLACE-NUMBER, and end once PLACE-open is there."""
     with Executor(endpoint_id=endpoint_id) as executor:
         futures = [executor.submit(mark_and_wait, n, place) for n in range(int(number))]
@@ -338,7 +338,7 @@ def place(endpoint_id: str, package: str, form: str) -> dict[str, Any]:
 
 VERBS = {
     "place": place,
-    "marked": marked,
+    "until-open": until_open,
     "many": many,
     "environment": environment,
     "fate": fate,

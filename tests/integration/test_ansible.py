@@ -273,7 +273,7 @@ def run_gated(rollout: Rollout, playbook: str) -> list[int]:
     """
     host = rollout.host
     host.sudo("sh", "-c", "rm -f /tmp/gated-*")
-    words = host.sdk_words(host.client(), "marked", rollout.id_of("one"), "3", "/tmp/gated")
+    words = host.sdk_words(host.client(), "until-open", rollout.id_of("one"), "3", "/tmp/gated")
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as sdk:
         begun = ("test", "-e", "/tmp/gated-0")
         until(lambda: host.sudo(*begun, check=False).returncode == 0, within_s=60, what="it began")
@@ -342,18 +342,21 @@ def test_no_secret_was_told_by_any_run(rollout: Rollout) -> None:
 
 
 def test_uninstalling_leaves_data_and_accounts_and_lists_them(rollout: Rollout) -> None:
+    rollout.hub = True
     done = rollout.good("uninstall")
     assert "accounts that this role made: cep-one" in done.text
     rollout.host.sudo("test", "-d", "/home/cep-one/.globus_compute/one")
-    assert rollout.host.sudo("test", "-e", "/opt/cep/releases", check=False).returncode == 1
+    for path in ("/opt/cep/releases", "/etc/systemd/system/cep-hub.service"):
+        assert rollout.host.sudo("test", "-e", path, check=False).returncode == 1
 
 
 def test_uninstalling_with_purge_leaves_nothing(rollout: Rollout) -> None:
     rollout.hub = True
     rollout.good("uninstall", cep_purge=True)
-    left = rollout.host.everything()
-    # What is the accounts' own: the login that cep keeps for an account's endpoints.
-    accounts_own = {
-        name for name in left if name.startswith("/home/") and ".globus_compute" in name
+    left = rollout.host.everything() - rollout.before
+    # An account's tokens are its own: the SDK keeps them in the same place.
+    assert left <= {
+        "/home/researcher/.globus_compute",
+        "/home/researcher/.globus_compute/storage.db",
     }
-    assert left - accounts_own == rollout.before
+    assert rollout.before <= rollout.host.everything()

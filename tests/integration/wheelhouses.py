@@ -9,10 +9,9 @@ from __future__ import annotations
 import platform
 import re
 import shutil
-import subprocess
 from pathlib import Path
 
-from tests.integration import docker_engine, image_python, venvs
+from tests.integration import image_python, venvs
 from tools.wheelhouse import assemble
 
 #: The version of the sources' wheel, and of the one that stands for the next release.
@@ -33,7 +32,7 @@ def make(image: str, target: Path, collection: Path | None = None) -> dict[str, 
         The files by version.
     """
     libraries = image_python.wheels(image)
-    python = python_of(image)
+    python = image_python.version(image)
     made = {}
     for version in (VERSION, LATER):
         scratch = target / f"scratch-{version}"
@@ -65,14 +64,3 @@ def _own(version: str, scratch: Path) -> Path:
     assert number == 1
     module.write_text(text)
     return venvs.own_wheel(scratch, sources=sources)
-
-
-def python_of(image: str) -> str:
-    """The version of an image's Python, such as 3.13."""
-    words = ["python3", "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
-    argv = ["docker", "run", "--rm", "--entrypoint", words[0]]
-    for name, value in docker_engine.session_labels().items():
-        argv += ["--label", f"{name}={value}"]
-    tag = docker_engine.ensure_image(image)
-    done = subprocess.run([*argv, tag, *words[1:]], check=True, capture_output=True, text=True)
-    return done.stdout.strip()

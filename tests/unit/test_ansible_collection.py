@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,15 @@ def options_of(role: str) -> dict[str, Any]:
     spec = yaml.safe_load(path.read_text())
     options: dict[str, Any] = spec["argument_specs"]["main"]["options"]
     return options
+
+
+def loaded(path: Path) -> Any:
+    """A module of the collection that needs nothing of Ansible's."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -46,10 +56,7 @@ def test_every_variable_that_tasks_use_is_told(role: str) -> None:
 
 
 def test_the_readme_is_what_its_program_writes() -> None:
-    spec = importlib.util.spec_from_file_location("readme", COLLECTION / "readme.py")
-    assert spec is not None and spec.loader is not None
-    readme = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(readme)
+    readme = loaded(COLLECTION / "readme.py")
     assert (COLLECTION / "README.md").read_text() == readme.text(), "python ansible/readme.py"
 
 
@@ -70,3 +77,46 @@ def test_profiles_of_batch_systems_have_names_that_exist() -> None:
     templates = COLLECTION.parent / "templates/configs"
     for profile in variables["_cep_batch_profiles"]:
         assert (templates / f"{profile}.schema.yaml").exists(), profile
+
+
+def test_what_the_module_hands_on_is_what_apply_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    apply = loaded(COLLECTION / "plugins/module_utils/apply.py")
+    monkeypatch.setattr(apply.os, "geteuid", lambda: 0)
+    # Every parameter of the module that is handed on, with a value that the schema allows.
+    params = {
+        "name": "lab", "user": "alice", "state": "started", "config_dir": "/x", "profile": "slurm",
+        "site": "s", "vars": {"partition": "debug"}, "config": {"engine": {}}, "display_name": "d",
+        "ca_file": "/ca", "uuid": "0" * 32, "on_change": "none", "purge": False, "deregister": True,
+        "service_url": "https://hub", "drain_timeout": 0, "scope": "system", "enabled": True,
+        "hardening": "strict", "memory_max": "1G", "cpu_quota": "100%", "tasks_max": "5",
+        "any_host": False, "unit_name": "u", "replace_unit": False, "client_id": "i",
+        "client_secret": "s", "client_secret_file": None,
+    }  # fmt: skip
+    entry = apply.entry_of(params)
+    path = Path(cep.__file__).parent / "apply/input.schema.json"
+    schema = json.loads(path.read_text())["$defs"]["endpoint"]["properties"]
+    assert set(entry) <= set(schema)
+    assert entry["drain_s"] == 0 and entry["service"] == "https://hub" and entry["purge"] is False
+    assert entry["run_as"] == "alice"
+    unit = json.loads(path.read_text())["$defs"]["unit"]["properties"]
+    assert set(entry["unit"]) == set(unit)
+    assert entry["credentials"] == {"client_id": "i", "client_secret": "s"}
+    given = dict.fromkeys(params)
+    assert apply.entry_of({**given, "name": "lab"}) == {"name": "lab"}
+
+
+def test_an_account_of_its_own_names_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    apply = loaded(COLLECTION / "plugins/module_utils/apply.py")
+    monkeypatch.setattr(apply.os, "geteuid", lambda: 1500)
+    assert apply.entry_of({"name": "lab", "user": "alice"}) == {"name": "lab"}
+
+
+def test_everything_that_is_wrong_is_told() -> None:
+    apply = loaded(COLLECTION / "plugins/module_utils/apply.py")
+    wrong = {"problems": [{"endpoint": None, "where": "endpoints[0]", "sentence": "No name."}]}
+    assert apply.why_not({**wrong, "error": {"sentence": "Nothing was changed."}}) == (
+        "endpoints[0]: No name."
+    )
+    failed = {"name": "lab", "error": {"sentence": "It does not start.", "hint": "Look."}}
+    assert apply.why_not({"endpoints": [failed]}) == "lab: It does not start. Look."
+    assert apply.why_not({"endpoints": [{"name": "lab", "error": None}]}) == ""
