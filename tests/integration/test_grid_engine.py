@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from tests.integration.grid_engine import GridEngine
 from tests.integration.hub_places import LONG
 from tests.integration.slurm_blocks import until
@@ -14,6 +16,7 @@ from tests.integration.slurm_site import SlurmSite
 
 if LONG:
 
+    @pytest.mark.timeout(300)  # an installation of its own
     def test_the_profile_runs_functions_in_batch_jobs_and_a_stop_leaves_none(
         docker_engine: None,
     ) -> None:
