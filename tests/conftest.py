@@ -54,11 +54,11 @@ SYSTEMD = ("test_systemd.py",)
 SITES = (
     "test_agent_connections.py",
     "test_broker_contract.py",
-    "test_grid_engine.py",
     "test_htex_contract.py",
     "test_htex_life.py",
     "test_hub_rabbitmq.py",
     "test_hub_servers.py",
+    "test_other_schedulers.py",
     "test_pbs.py",
     "test_published_endpoint.py",
     "test_slurm.py",
