@@ -56,11 +56,11 @@ ANSIBLE = ("test_ansible.py", "test_ansible_rules.py", "test_ansible_slurm.py")
 SITES = (
     "test_agent_connections.py",
     "test_broker_contract.py",
-    "test_grid_engine.py",
     "test_htex_contract.py",
     "test_htex_life.py",
     "test_hub_rabbitmq.py",
     "test_hub_servers.py",
+    "test_other_schedulers.py",
     "test_pbs.py",
     "test_published_endpoint.py",
     "test_slurm.py",

@@ -19,6 +19,7 @@ from typing import Any
 
 from cep.engines.batch_queue import NAME_PREFIX, BatchQueue
 from cep.engines.job_words import JobWord
+from cep.engines.scheduler_command import SchedulerSilent
 
 log = logging.getLogger(__name__)
 
@@ -69,10 +70,22 @@ class BatchBlocks:
         Raises:
             SchedulerSilent: It says nothing, or nothing that can be understood.
         """
-        seeking = not self._cleaned or self._clock() < self._seek_until
-        found = self._queue.look(jobs, wide=seeking)
-        self._end_strays()
+        found = self._queue.look(jobs)
+        self._seek()
         return [self._with_output(job, word) for job, word in zip(jobs, found, strict=True)]
+
+    def _seek(self) -> None:
+        """Look for the job of a submission that was given up; blocks are known without that."""
+        try:
+            if self._queue.listed is None and self._clock() < self._seek_until:
+                self._queue.refresh()
+            self._end_strays()
+        except SchedulerSilent as error:
+            log.warning(
+                "jobs that are no blocks cannot be looked for: %s",
+                error,
+                extra={"event": "blocks.strays-unknown"},
+            )
 
     def end_leftovers(self) -> None:
         """Cancel the jobs that earlier lives of this endpoint have left.

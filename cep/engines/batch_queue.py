@@ -37,12 +37,8 @@ class BatchQueue(ABC):
         self.listed: Mapping[str, JobWord] | None = None
 
     @abstractmethod
-    def look(self, jobs: Sequence[str], *, wide: bool = False) -> list[JobWord]:
+    def look(self, jobs: Sequence[str]) -> list[JobWord]:
         """Ask about these jobs; a job that nothing is said of has the word `UNKNOWN`.
-
-        Args:
-            jobs: Their ids.
-            wide: Set `listed` as well, whatever that costs.
 
         Raises:
             SchedulerSilent: The scheduler does not answer, or not understandably.

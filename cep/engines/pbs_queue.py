@@ -101,13 +101,13 @@ class PbsQueue(BatchQueue):
 
     # -- questions -----------------------------------------------------------------------------
 
-    def look(self, jobs: Sequence[str], *, wide: bool = False) -> list[JobWord]:
+    def look(self, jobs: Sequence[str]) -> list[JobWord]:
         """Ask about these jobs; a job that nothing is said of has the word `UNKNOWN`.
 
         Raises:
             SchedulerSilent: The server does not answer, or not understandably.
         """
-        self.listed = self._list() if wide else None
+        self.listed = None
         words: dict[str, JobWord] = {}
         for some in _chunks(jobs):
             words |= self._ask(some)

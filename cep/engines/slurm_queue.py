@@ -41,13 +41,12 @@ class SlurmQueue(BatchQueue):
         self._clusters = [f"--clusters={clusters}"] if clusters else []
         self._accounting = True  # until sacct says that there is none
 
-    def look(self, jobs: Sequence[str], *, wide: bool = False) -> list[JobWord]:
+    def look(self, jobs: Sequence[str]) -> list[JobWord]:
         """Ask about these jobs; squeue lists the others of this user in the same answer.
 
         Raises:
             SchedulerSilent: The controller does not answer, or not understandably.
         """
-        del wide
         self.listed = listed = self._list()
         words: dict[str, JobWord] = {}
         details = 0

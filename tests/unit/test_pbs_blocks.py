@@ -114,6 +114,22 @@ def test_a_command_that_hangs_is_given_up_and_its_job_looked_for(
     assert pbs.calls("qdel") == ["13"]
 
 
+def test_blocks_are_known_where_other_jobs_cannot_be_looked_for(
+    pbs: Programs, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = blocks(tmp_path)
+    job = made.submit("run", 1, "parsl.L.block-0")
+    pbs.answer("qsub", "*** monday ***")
+    with pytest.raises(SchedulerSilent):
+        made.submit("run", 1, "parsl.L.block-1")
+    pbs.answer("qselect", code=1, errors="qselect: Unauthorized Request\n")
+    pbs.answer("qstat", listed(job, "cep.e1.life2.0"))
+    assert made.words([job])[0].state == "RUNNING"
+    assert "cannot be looked for: qselect failed: qselect: Unauthorized" in caplog.text
+    with pytest.raises(SchedulerSilent, match="Unauthorized"):
+        made.end_leftovers()
+
+
 @both
 def test_nobody_is_asked_for_all_jobs_without_need(
     pbs: Programs, tmp_path: Path, kind: str

@@ -225,8 +225,6 @@ def test_jobs_of_an_endpoint_are_found_by_qselect_and_their_names(
     assert list(queue.of_endpoint("one")) == ["1"]
     assert queue.look(["1.s"])[0].name == "cep.one.a.0"
     assert queue.listed is None, "a look is about its jobs only"
-    queue.look(["1.s"], wide=True)
-    assert list(queue.of_endpoint("one")) == ["1"]
 
 
 def test_without_qselect_the_wrapper_is_asked_job_by_job_for_whole_names(
