@@ -40,8 +40,9 @@ from cep.config.settings import EndpointSettings
 from cep.engines.base import Engine, EngineRun
 from cep.engines.begun import begin_slots, begun_before, workers_are_local
 from cep.engines.build import build_engine
+from cep.engines.container_leftovers import end_leftover_containers
 from cep.engines.leftovers import end_leftovers
-from cep.errors import CepError, DataError, LeaseLost
+from cep.errors import CepError, DataError, EngineError, LeaseLost
 from cep.journal.journal import Journal
 from cep.model import Registered
 from cep.paths import EndpointPaths
@@ -194,7 +195,19 @@ class _Life:
                 len(ended),
                 extra={"event": "recovery.leftovers"},
             )
+        self._end_containers()
         self._tear_down()
+
+    def _end_containers(self) -> None:
+        """Containers outlive whoever asked for them; what an unreachable engine keeps, it keeps."""
+        try:
+            end_leftover_containers(self._settings.engine, stored_endpoint_id(self._paths))
+        except EngineError as error:
+            log.warning(
+                "containers of an earlier life cannot be looked for: %s",
+                error,
+                extra={"event": "recovery.containers-unknown"},
+            )
 
     def _tear_down(self) -> None:
         if self._paths.teardown_due.exists():

@@ -82,7 +82,7 @@ def open_session(
         parsl_parts.import_in_agent()
         tag = f"{run.endpoint_id}.{run.life}" if run.life else ""
         provider = provider_of(settings, mark=mark, run_dir=run_dir, tag=tag)
-        executor = executor_of(settings, provider, process, run_dir)
+        executor = executor_of(settings, provider, process, run_dir, run.endpoint_id)
         executor.start()
     except BaseException as error:
         if executor is not None:
@@ -101,16 +101,22 @@ def label_of(settings: HtexSettings) -> str:
 
 
 def executor_of(
-    settings: HtexSettings, provider: Any, process: InterchangeProcess, run_dir: Path
+    settings: HtexSettings,
+    provider: Any,
+    process: InterchangeProcess,
+    run_dir: Path,
+    endpoint_id: str = "",
 ) -> Executor:
     """Build the executor; nothing is started.
 
     Raises:
-        ConfigError: Parsl refuses the settings.
+        ConfigError: Parsl refuses the settings, or the run directory cannot be mounted.
     """
     from cep.engines.htex_executor import Executor
 
     container = container_of(settings)
+    if container is not None:
+        container.check_run_dir(str(run_dir))
     address = address_of(settings, container)
     arguments = htex_arguments(settings)
     try:
@@ -119,6 +125,7 @@ def executor_of(
             local=settings.provider.type == LOCAL,
             container=container,
             run_dir=run_dir,
+            endpoint_id=endpoint_id,
             label=label_of(settings),
             provider=provider,
             address=address,

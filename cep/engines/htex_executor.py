@@ -25,6 +25,7 @@ from parsl.executors.errors import InvalidResourceSpecification
 from parsl.executors.high_throughput.executor import DEFAULT_LAUNCH_CMD, HighThroughputExecutor
 from parsl.jobs.states import JobStatus
 
+from cep.engines.container_guard import guarded, write_guard
 from cep.engines.containers import Container
 from cep.engines.interchange_process import InterchangeProcess
 from cep.engines.job_words import JobWord
@@ -46,6 +47,7 @@ PARSL_NAMES = (
 INTERCHANGE_START_MS = 60_000
 SEND_TIMEOUT_MS = 2_000
 POOL_COMMAND = "process_worker_pool.py"
+CONTAINER_PYTHON = "python3"
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +139,7 @@ class Executor(HighThroughputExecutor):  # type: ignore[misc]
         local: All workers run on this host.
         container: How to wrap the workers' command, or None.
         run_dir: The endpoint's run directory.
+        endpoint_id: Marks its containers.
         arguments: What HighThroughputExecutor takes.
     """
 
@@ -147,6 +150,7 @@ class Executor(HighThroughputExecutor):  # type: ignore[misc]
         local: bool,
         container: Container | None,
         run_dir: Path,
+        endpoint_id: str = "",
         **arguments: Any,
     ) -> None:
         arguments["block_error_handler"] = False  # blocks are judged by cep.engines.blocks
@@ -154,6 +158,7 @@ class Executor(HighThroughputExecutor):  # type: ignore[misc]
         super().__init__(**arguments)
         self._check_python_mismatch = False  # messages are plain bytes in any Python
         self.run_dir = str(run_dir)
+        self._endpoint_id = endpoint_id
         self._process = process
         self._unheard = False  # the interchange no longer takes messages
         self._asked_port: int | None = arguments.get("worker_port")
@@ -171,6 +176,8 @@ class Executor(HighThroughputExecutor):  # type: ignore[misc]
         """
         if self.encrypted:
             self.cert_dir = curvezmq.create_certificates(self.logdir)
+        if self._container is not None:
+            write_guard(Path(self.run_dir), self._container)
         self.launch_cmd = self._compose_launch_command()
         super().start()
         # Without a peer, a send would wait for ever.
@@ -249,7 +256,9 @@ class Executor(HighThroughputExecutor):  # type: ignore[misc]
             for name, value in (("cert_dir", self.cert_dir), ("logdir", self.worker_logdir)):
                 quoted = shlex.quote(str(value))
                 command = command.replace(f"{{{name}}}", _literal(quoted))
-        interpreter = _literal(shlex.quote(sys.executable))
+        # An image has no path of this host's; the first Python on its PATH is to have our worker.
+        python = sys.executable if self._container is None else CONTAINER_PYTHON
+        interpreter = _literal(shlex.quote(python))
         if command.startswith(POOL_COMMAND):
             rest = command[len(POOL_COMMAND) :]
             command = f"{interpreter} -m cep.engines.pool_main{rest}"
@@ -257,9 +266,10 @@ class Executor(HighThroughputExecutor):  # type: ignore[misc]
 
     def _get_launch_command(self, block_id: str) -> str:
         command = str(super()._get_launch_command(block_id))
-        if self._container is not None:
-            command = self._container.wrap(command, self.run_dir)
-        return command
+        if self._container is None:
+            return command
+        line = self._container.wrap(command, self.run_dir)
+        return guarded(line, self._container, self.run_dir, self._endpoint_id, block_id)
 
     # -- tasks: the submit thread --------------------------------------------------------------
 

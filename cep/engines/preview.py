@@ -93,7 +93,9 @@ def preview(
     parsl_parts.import_in_agent()
     with _commands(_answer_nothing):  # some providers ask when they are made
         provider = provider_of(settings, mark={}, run_dir=scratch, tag=tag)
-    executor = executor_of(settings, provider, _NoInterchange(), run_dir)
+    executor = executor_of(
+        settings, provider, _NoInterchange(), run_dir, endpoint_id or "ENDPOINT_ID"
+    )
     try:
         ports = executor.worker_port_range or (_FIRST_WORKER_PORT, None)
         fixed = settings.htex.get("worker_port")

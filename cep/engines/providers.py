@@ -14,6 +14,7 @@ from typing import Any
 
 from cep.config.settings import ComponentSettings, HtexSettings
 from cep.engines.addresses import own_address
+from cep.engines.container_leftovers import containers_of
 from cep.engines.containers import Container, container_of
 from cep.engines.worker_logs import SCRIPTS
 from cep.errors import ConfigError
@@ -53,7 +54,14 @@ def provider_of(
     if component.type == LOCAL:
         from cep.engines.local_blocks import LocalBlocks
 
-        provider = _call("engine.provider", LocalBlocks, arguments, mark=mark, run_dir=run_dir)
+        provider = _call(
+            "engine.provider",
+            LocalBlocks,
+            arguments,
+            mark=mark,
+            run_dir=run_dir,
+            containers=containers_of(settings, tag),
+        )
     elif component.type == SLURM:
         from cep.engines.slurm_blocks import SlurmBlocks
 

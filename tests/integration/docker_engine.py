@@ -176,12 +176,12 @@ def ensure_base(suite: str) -> str:
     """
     name = f"debian:{suite}-slim"
     with _locked(f"base-{suite}"):
-        if not _has_image(name) and not _pulled(name):
+        if not has_image(name) and not _pulled(name):
             _make_base(suite, name)
     return name
 
 
-def _has_image(name: str) -> bool:
+def has_image(name: str) -> bool:
     import docker.errors
 
     with contextlib.closing(client()) as engine:
@@ -278,7 +278,7 @@ def ensure_image(name: str) -> str:
     """
     tag = image_tag(name)
     with _locked(f"image-{name}"):
-        if not _has_image(tag):
+        if not has_image(tag):
             dockerfile = (IMAGES_DIR / name / "Dockerfile").read_text()
             for suite in set(re.findall(r"^FROM debian:(\w+)-slim", dockerfile, re.MULTILINE)):
                 ensure_base(suite)

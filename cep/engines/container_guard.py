@@ -1,0 +1,89 @@
+"""The script around `docker run` (or podman's) that takes the container away with the block.
+
+A container is a child of its engine, not of the command that asked for it, and docker's command
+hands no signal on while the container has a terminal (`-t`): a cancelled block would leave it
+running. So a small POSIX script in the run directory, which all nodes see, starts it under a name
+and removes it when it is told to end. Its labels say whose it is, for what even this cannot end
+(`cep.engines.container_leftovers`).
+
+Apptainer and singularity run the workers as children of the block, so they need none of this; nor
+can a `custom` command be given a name.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from pathlib import Path
+
+from cep.config.container import DOCKER_LIKE
+from cep.engines.containers import Container
+from cep.errors import EngineError
+
+#: Labels of each container: the endpoint's id, the block's number, and the container's own name.
+ENDPOINT_LABEL, BLOCK_LABEL, NAME_LABEL = "cep.endpoint", "cep.block", "cep.name"
+SCRIPT_NAME = "container.sh"
+
+SCRIPT = f"""\
+#!/bin/sh
+# Written by the endpoint at its start. Runs a container that goes when this script goes:
+#   sh container.sh ENDPOINT_ID BLOCK docker run OPTIONS IMAGE COMMAND
+if [ $# -lt 5 ]; then echo "usage: container.sh ENDPOINT_ID BLOCK ENGINE run WORDS" >&2; exit 64; fi
+endpoint=$1 block=$2 engine=$3
+shift 4
+if ! command -v "$engine" >/dev/null 2>&1; then
+  echo "cep: there is no $engine on $(hostname), which runs this endpoint's containers" >&2
+  exit 127
+fi
+name=cep-$(od -A n -N 8 -t x8 /dev/urandom | tr -d ' \\n')
+remove() {{
+  trap '' HUP INT TERM
+  kill "$child" 2>/dev/null
+  wait "$child"
+  found=$("$engine" ps --all --quiet --filter "label={NAME_LABEL}=$name" 2>/dev/null)
+  [ -z "$found" ] || "$engine" rm --force $found >/dev/null 2>&1
+}}
+trap 'remove; exit 143' HUP INT TERM
+"$engine" run --rm --name "$name" --label "{NAME_LABEL}=$name" \\
+  --label "{ENDPOINT_LABEL}=$endpoint" --label "{BLOCK_LABEL}=$block" "$@" &
+child=$!
+wait "$child"
+status=$?
+remove
+exit "$status"
+"""
+
+
+def guarded(line: str, container: Container, run_dir: str, endpoint_id: str, block: str) -> str:
+    """Return the command that runs a container's line and ends with it.
+
+    Args:
+        line: As `Container.wrap` makes it.
+        container: Of which kind it is.
+        run_dir: Where `write_guard` puts the script.
+        endpoint_id: The endpoint.
+        block: The block's number.
+    """
+    if container.type not in DOCKER_LIKE:
+        return line
+    script = shlex.quote(f"{run_dir}/{SCRIPT_NAME}")
+    return f"/bin/sh {script} {shlex.quote(endpoint_id or '-')} {shlex.quote(block)} {line}"
+
+
+def write_guard(run_dir: Path, container: Container) -> None:
+    """Put the script where `guarded` expects it.
+
+    Raises:
+        EngineError: It cannot be written.
+    """
+    if container.type not in DOCKER_LIKE:
+        return
+    path = run_dir / SCRIPT_NAME
+    new = path.with_suffix(f".{os.getpid()}")
+    try:
+        # A shell of an earlier life may still read the old one.
+        new.write_text(SCRIPT, encoding="utf-8")
+        new.chmod(0o600)
+        new.replace(path)
+    except OSError as error:
+        raise EngineError(f"The script {path} cannot be written: {error.strerror}.") from error

@@ -1,0 +1,138 @@
+"""Workers in containers of a real Docker engine: they run functions, and no container stays."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.integration import docker_engine, endpoint_image
+from tests.integration.container_network import BridgedHost
+from tests.integration.scene import Scene, until
+
+MARK = f"--label {docker_engine.SESSION_LABEL}={os.getpid()}"
+# Root's run directory is closed to the image's own user.
+ME = "--user $(id -u):$(id -g)"
+WITHIN_S = 60.0
+
+
+def engine(image: str, options: str = "", more: str = "") -> str:
+    return (
+        "engine:\n  type: GlobusComputeEngine\n  max_workers_per_node: 2\n"
+        f"  container_type: docker\n  container_uri: {image}\n"
+        f"  container_cmd_options: {MARK} {ME} {options}\n{more}"
+        "  provider:\n    type: LocalProvider\n"
+        "    init_blocks: 1\n    min_blocks: 0\n    max_blocks: 1\n"
+    )
+
+
+@pytest.fixture(scope="module")
+def scene(docker_engine: None) -> Iterator[Scene]:
+    del docker_engine
+    image = endpoint_image.ensure()
+    with Scene(network=BridgedHost(image)) as made:
+        made.hub()
+        yield made
+
+
+@pytest.fixture(scope="module")
+def image(scene: Scene) -> str:
+    del scene
+    return endpoint_image.ensure()
+
+
+def containers(endpoint_id: str) -> list[Any]:
+    """Containers of the endpoint, running or not."""
+    wanted = {"label": f"cep.endpoint={endpoint_id}"}
+    client = docker_engine.client()
+    try:
+        return list(client.containers.list(all=True, filters=wanted, ignore_removed=True))
+    finally:
+        client.close()
+
+
+def kill(scene: Scene, name: str) -> None:
+    process = psutil.Process(scene.agent_pid(name))
+    process.send_signal(signal.SIGKILL)
+    process.wait(10)
+
+
+def test_functions_run_in_a_container_that_ends_with_the_endpoint(scene: Scene, image: str) -> None:
+    scene.configure("plain", engine(image))
+    endpoint_id = scene.start("plain")
+    assert scene.sdk("many", endpoint_id, "50")["right"]
+    (container,) = containers(endpoint_id)
+    assert scene.sdk("hosts", endpoint_id, "4")["hosts"] == [container.id[:12]]
+    # A container with a terminal is sent no signal; a task in it would go on for ten minutes.
+    mark = scene.user_dir / "plain" / "mark"
+    client = scene.sdk_popen("fate", endpoint_id, str(mark), "600")
+    until(mark.exists, within_s=WITHIN_S, what="a task runs")
+    scene.cep("stop", "plain", "--now")
+    assert containers(endpoint_id) == []
+    assert "stopped" in scene.sdk_answer(client)["error"]
+
+
+def test_a_container_that_outlived_its_agent_is_removed_by_stop_and_by_start(
+    scene: Scene, image: str
+) -> None:
+    scene.configure("killed", engine(image))
+    endpoint_id = scene.start("killed")
+    for remover in ("stop", "start"):
+        until(
+            lambda: any(one.status == "running" for one in containers(endpoint_id)),
+            within_s=WITHIN_S,
+            what="a container runs",
+        )
+        (container,) = containers(endpoint_id)
+        container.pause()  # so that it cannot notice that nobody wants it any more
+        kill(scene, "killed")
+        assert [one.id for one in containers(endpoint_id)] == [container.id]
+        scene.cep(remover, "killed")
+        assert container.id not in [one.id for one in containers(endpoint_id)]
+        if remover == "stop":
+            scene.start("killed")
+    assert scene.sdk("many", endpoint_id, "2")["right"]
+    scene.cep("stop", "killed")
+    assert containers(endpoint_id) == []
+
+
+def test_a_container_ends_by_itself_when_its_agent_was_killed(scene: Scene, image: str) -> None:
+    scene.configure("alone", engine(image))
+    endpoint_id = scene.start("alone")
+    assert scene.sdk("many", endpoint_id, "2")["right"]
+    kill(scene, "alone")
+    until(lambda: containers(endpoint_id) == [], within_s=WITHIN_S, what="the container is gone")
+    scene.cep("stop", "alone")
+
+
+def test_the_guides_custom_command_runs_and_ends(scene: Scene, image: str) -> None:
+    """As the published guide writes it, with `--rm`, which a custom command has to have itself."""
+    command = (
+        f"docker run --rm {MARK} --label cep.endpoint=custom {ME} "
+        f"-v {{EXECUTOR_RUNDIR}}:{{EXECUTOR_RUNDIR}} {image} {{EXECUTOR_LAUNCH_CMD}}"
+    )
+    block = engine(image).replace("container_type: docker", "container_type: custom")
+    lines = [line for line in block.splitlines() if "container_uri" not in line]
+    options = next(n for n, line in enumerate(lines) if "cmd_options" in line)
+    lines[options] = f"  container_cmd_options: {json.dumps(command)}"
+    scene.configure("custom", "\n".join(lines) + "\n")
+    endpoint_id = scene.start("custom")
+    assert scene.sdk("many", endpoint_id, "2")["right"]
+    assert len(containers("custom")) == 1
+    scene.cep("stop", "custom")
+    until(lambda: containers("custom") == [], within_s=WITHIN_S, what="the container is gone")
+
+
+def test_an_image_without_python_is_named_in_the_task_s_error(scene: Scene) -> None:
+    scene.configure("bare", engine(docker_engine.ensure_base("trixie")))
+    endpoint_id = scene.start("bare")
+    error = scene.sdk("fate", endpoint_id, str(Path(scene.root) / "never"), "0")["error"]
+    assert "python3" in error
+    assert containers(endpoint_id) == []
+    scene.cep("stop", "bare")
