@@ -54,6 +54,8 @@ SYSTEMD = ("test_systemd.py",)
 SITES = (
     "test_agent_connections.py",
     "test_broker_contract.py",
+    "test_docker.py",
+    "test_endpoint_image.py",
     "test_htex_contract.py",
     "test_htex_life.py",
     "test_hub_rabbitmq.py",

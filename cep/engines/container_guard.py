@@ -1,9 +1,11 @@
 """The script around `docker run` (or podman's) that takes the container away with the block.
 
-A container is a child of its engine, not of the command that asked for it, and docker's command
-hands no signal on while the container has a terminal (`-t`): a cancelled block would leave it
-running. So a small POSIX script in the run directory, which all nodes see, starts it under a name
-and removes it when it is told to end. Its labels say whose it is, for what even this cannot end
+A container is a child of its engine, not of the command that asked for it. That command hands
+signals on at its best (`--sig-proxy`; documented for containers without a terminal only), and the
+first process of a container ignores a SIGTERM that it has no handler for, as a Python that is just
+starting or a shell in between. A cancelled block would leave such a container running. So a small
+POSIX script in the run directory, which all nodes see, starts it under a name and removes it when
+it is told to end. Its labels say whose it is, for what even this cannot end
 (`cep.engines.container_leftovers`).
 
 Apptainer and singularity run the workers as children of the block, so they need none of this; nor
@@ -41,7 +43,7 @@ remove() {{
   kill "$child" 2>/dev/null
   wait "$child"
   found=$("$engine" ps --all --quiet --filter "label={NAME_LABEL}=$name" 2>/dev/null)
-  [ -z "$found" ] || "$engine" rm --force $found >/dev/null 2>&1
+  [ -z "$found" ] || "$engine" rm --force --volumes $found >/dev/null 2>&1
 }}
 trap 'remove; exit 143' HUP INT TERM
 "$engine" run --rm --name "$name" --label "{NAME_LABEL}=$name" \\

@@ -52,7 +52,7 @@ class Containers:
             filters += ["--filter", f"label={BLOCK_LABEL}={block}"]
         found = self._ask("ps", "--all", "--quiet", *filters).split()
         if found:
-            self._ask("rm", "--force", *found)
+            self._ask("rm", "--force", "--volumes", *found)
             log.warning(
                 "removed containers that had outlived their block: %s",
                 ", ".join(found),

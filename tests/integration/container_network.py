@@ -2,16 +2,20 @@
 
 Docker's engine is the machine's, so that its bridge is not in a namespace that a test makes. A
 container that only sleeps stands for the host: a scene in its network has an address on that
-bridge, as a laptop has that of `docker0`, and loopback of its own.
+bridge, as a laptop has that of `docker0`, and loopback of its own. The official SDK runs in a
+container, too, so that a function meets the minor version of Python that it was serialized with.
 """
 
 from __future__ import annotations
 
 import secrets
+import subprocess
+from pathlib import Path
 from types import TracebackType
 
 from tests.integration import docker_engine
 from tests.integration.netns import why_not
+from tests.integration.scene import SDK_CLIENT, Scene
 from tests.integration.servers import SharedNetwork
 
 
@@ -59,3 +63,38 @@ class BridgedHost(SharedNetwork):
     def container_id(self) -> str:
         """For `--network container:ID`."""
         return str(self._container.id)
+
+
+class ContainerScene(Scene):
+    """A scene on such a host.
+
+    Args:
+        image: Tag of the endpoint's image; it has the SDK.
+    """
+
+    def __init__(self, image: str) -> None:
+        self.host = BridgedHost(image)
+        super().__init__(network=self.host)
+        self._sdk_image = image
+
+    def sdk_popen(self, *words: str, python: Path | None = None) -> subprocess.Popen[str]:
+        """Start `sdk_client.py` in a container that shares the scene's network and files."""
+        del python
+        laptop = {**self.sdk_environment(), "HOME": str(self.root)}
+        wanted = ("GLOBUS_", "HOME", "TMPDIR")
+        options = ["--rm", "--user", "0:0", "--network", f"container:{self.host.container_id}"]
+        for name, value in laptop.items():
+            if name.startswith(wanted):
+                options += ["--env", f"{name}={value}"]
+        for name, value in docker_engine.session_labels().items():
+            options += ["--label", f"{name}={value}"]
+        options += ["--volume", f"{self.root}:{self.root}"]
+        options += ["--volume", f"{SDK_CLIENT}:{SDK_CLIENT}:ro"]
+        command = ["docker", "run", *options, self._sdk_image, "python3", str(SDK_CLIENT), *words]
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )

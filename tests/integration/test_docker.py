@@ -13,7 +13,8 @@ import psutil
 import pytest
 
 from tests.integration import docker_engine, endpoint_image
-from tests.integration.container_network import BridgedHost
+from tests.integration.container_network import ContainerScene
+from tests.integration.hub_places import LONG
 from tests.integration.scene import Scene, until
 
 MARK = f"--label {docker_engine.SESSION_LABEL}={os.getpid()}"
@@ -36,7 +37,7 @@ def engine(image: str, options: str = "", more: str = "") -> str:
 def scene(docker_engine: None) -> Iterator[Scene]:
     del docker_engine
     image = endpoint_image.ensure()
-    with Scene(network=BridgedHost(image)) as made:
+    with ContainerScene(image) as made:
         made.hub()
         yield made
 
@@ -63,70 +64,66 @@ def kill(scene: Scene, name: str) -> None:
     process.wait(10)
 
 
+def one_running(endpoint_id: str) -> Any:
+    """The endpoint's one container, as soon as it runs."""
+    until(
+        lambda: [one.status for one in containers(endpoint_id)] == ["running"],
+        within_s=WITHIN_S,
+        what="a container runs",
+    )
+    (container,) = containers(endpoint_id)
+    return container
+
+
 def test_functions_run_in_a_container_that_ends_with_the_endpoint(scene: Scene, image: str) -> None:
     scene.configure("plain", engine(image))
     endpoint_id = scene.start("plain")
-    assert scene.sdk("many", endpoint_id, "50")["right"]
-    (container,) = containers(endpoint_id)
-    assert scene.sdk("hosts", endpoint_id, "4")["hosts"] == [container.id[:12]]
-    # A container with a terminal is sent no signal; a task in it would go on for ten minutes.
+    container = one_running(endpoint_id)
+    assert scene.sdk("hosts", endpoint_id, "20")["hosts"] == [container.id[:12]]
     mark = scene.user_dir / "plain" / "mark"
     client = scene.sdk_popen("fate", endpoint_id, str(mark), "600")
     until(mark.exists, within_s=WITHIN_S, what="a task runs")
+    container.pause()  # so that it is deaf to signals and to its interchange
     scene.cep("stop", "plain", "--now")
     assert containers(endpoint_id) == []
     assert "stopped" in scene.sdk_answer(client)["error"]
 
 
-def test_a_container_that_outlived_its_agent_is_removed_by_stop_and_by_start(
-    scene: Scene, image: str
-) -> None:
+def test_no_container_outlives_a_killed_agent_for_long(scene: Scene, image: str) -> None:
     scene.configure("killed", engine(image))
     endpoint_id = scene.start("killed")
-    for remover in ("stop", "start"):
-        until(
-            lambda: any(one.status == "running" for one in containers(endpoint_id)),
-            within_s=WITHIN_S,
-            what="a container runs",
-        )
-        (container,) = containers(endpoint_id)
-        container.pause()  # so that it cannot notice that nobody wants it any more
-        kill(scene, "killed")
-        assert [one.id for one in containers(endpoint_id)] == [container.id]
-        scene.cep(remover, "killed")
-        assert container.id not in [one.id for one in containers(endpoint_id)]
-        if remover == "stop":
-            scene.start("killed")
-    assert scene.sdk("many", endpoint_id, "2")["right"]
+    one_running(endpoint_id)
+    kill(scene, "killed")
+    until(lambda: containers(endpoint_id) == [], within_s=WITHIN_S, what="it ends by itself")
+    scene.start("killed")
+    container = one_running(endpoint_id)
+    container.pause()  # so that it cannot notice that nobody wants it any more
+    kill(scene, "killed")
+    assert [one.id for one in containers(endpoint_id)] == [container.id]
+    scene.start("killed")
+    assert container.id not in [one.id for one in containers(endpoint_id)]
     scene.cep("stop", "killed")
     assert containers(endpoint_id) == []
 
 
-def test_a_container_ends_by_itself_when_its_agent_was_killed(scene: Scene, image: str) -> None:
-    scene.configure("alone", engine(image))
-    endpoint_id = scene.start("alone")
-    assert scene.sdk("many", endpoint_id, "2")["right"]
-    kill(scene, "alone")
-    until(lambda: containers(endpoint_id) == [], within_s=WITHIN_S, what="the container is gone")
-    scene.cep("stop", "alone")
+if LONG:
 
-
-def test_the_guides_custom_command_runs_and_ends(scene: Scene, image: str) -> None:
-    """As the published guide writes it, with `--rm`, which a custom command has to have itself."""
-    command = (
-        f"docker run --rm {MARK} --label cep.endpoint=custom {ME} "
-        f"-v {{EXECUTOR_RUNDIR}}:{{EXECUTOR_RUNDIR}} {image} {{EXECUTOR_LAUNCH_CMD}}"
-    )
-    block = engine(image).replace("container_type: docker", "container_type: custom")
-    lines = [line for line in block.splitlines() if "container_uri" not in line]
-    options = next(n for n, line in enumerate(lines) if "cmd_options" in line)
-    lines[options] = f"  container_cmd_options: {json.dumps(command)}"
-    scene.configure("custom", "\n".join(lines) + "\n")
-    endpoint_id = scene.start("custom")
-    assert scene.sdk("many", endpoint_id, "2")["right"]
-    assert len(containers("custom")) == 1
-    scene.cep("stop", "custom")
-    until(lambda: containers("custom") == [], within_s=WITHIN_S, what="the container is gone")
+    def test_the_guides_custom_command_runs_and_ends(scene: Scene, image: str) -> None:
+        """As the published guide writes it, with `--rm`, which a custom command has to have."""
+        command = (
+            f"docker run --rm {MARK} --label cep.endpoint=custom {ME} "
+            f"-v {{EXECUTOR_RUNDIR}}:{{EXECUTOR_RUNDIR}} {image} {{EXECUTOR_LAUNCH_CMD}}"
+        )
+        block = engine(image).replace("container_type: docker", "container_type: custom")
+        lines = [line for line in block.splitlines() if "container_uri" not in line]
+        options = next(n for n, line in enumerate(lines) if "cmd_options" in line)
+        lines[options] = f"  container_cmd_options: {json.dumps(command)}"
+        scene.configure("custom", "\n".join(lines) + "\n")
+        endpoint_id = scene.start("custom")
+        assert scene.sdk("many", endpoint_id, "2")["right"]
+        assert len(containers("custom")) == 1
+        scene.cep("stop", "custom")
+        until(lambda: containers("custom") == [], within_s=WITHIN_S, what="it is gone")
 
 
 def test_an_image_without_python_is_named_in_the_task_s_error(scene: Scene) -> None:

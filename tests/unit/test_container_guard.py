@@ -47,7 +47,7 @@ case $verb in
       for label in "${wanted[@]}"; do grep -qxF -- "$label" "$file" || continue 2; done
       echo "$file"
     done ;;
-  rm) shift; rm -- "$@" ;;
+  rm) shift 2; rm -- "$@" ;;
   *) exit 64 ;;
 esac
 """
