@@ -139,6 +139,11 @@ class EndpointPaths:
         return self.state / "start-slots"
 
     @property
+    def worker_sets(self) -> Path:
+        """Packages to lend to other Pythons; one directory for all endpoints of the account."""
+        return worker_sets(self.root.parent)
+
+    @property
     def oversized_results(self) -> Path:
         """Results above `result_size_limit`, kept for their owner."""
         return self.run / "oversized_results"
@@ -147,6 +152,11 @@ class EndpointPaths:
 def endpoint_root(base: Path, name: str) -> Path:
     """The directory of the endpoint called `name` below the user directory."""
     return base / name
+
+
+def worker_sets(base: Path) -> Path:
+    """The directory of the worker sets of this account, below the user directory."""
+    return base / "worker-sets"
 
 
 def profile_dirs(base: Path | None) -> tuple[Path, ...]:

@@ -412,6 +412,7 @@ class _Life:
             oversized_results=paths.oversized_results,
             life=held.token[:8],
             blocks_file=paths.blocks_file,
+            worker_sets=paths.worker_sets,
         )
         try:
             engine.start(run, self._mailbox.put)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
@@ -215,6 +216,40 @@ class WebAddress:
         if parts.username or parts.password or parts.query or parts.fragment or parts.path:
             raise wrong
         return f"{parts.scheme}://{parts.netloc.lower()}"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A path that is absolute or begins with `~`; returned absolute."""
+
+    name: str = "absolute path, or one from ~"
+
+    def clean(self, value: Any) -> str:
+        """Return the absolute path."""
+        text = Text(multiline=False).clean(value)
+        if not text.startswith(("/", "~")):
+            raise WrongValue(f"must be an {self.name}")
+        path = Path(text)
+        try:
+            return str(path.expanduser())
+        except RuntimeError:  # no such account
+            raise WrongValue(f"must be an {self.name} of an account that exists") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Interpreter:
+    """`auto`, `endpoint`, or the path of an interpreter."""
+
+    name: str = "auto, endpoint, or the absolute path of a Python"
+
+    def clean(self, value: Any) -> str:
+        """Return the word or the absolute path."""
+        if value in ("auto", "endpoint"):
+            return str(value)
+        try:
+            return Place().clean(value)
+        except WrongValue:
+            raise WrongValue(f"must be {self.name}") from None
 
 
 @dataclass(frozen=True, slots=True)

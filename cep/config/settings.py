@@ -75,6 +75,8 @@ class HtexSettings(CommonEngineSettings):
     heartbeat_period: int = 10  # s; the published default is 30, managers are noticed sooner here
     heartbeat_threshold: int = 120  # s
     poll_period: int = 1000  # ms; only a time-out, see docs/architecture.md
+    worker_python: str = "auto"  # ours; `auto`, `endpoint` or an absolute path
+    worker_sets: str | None = None  # ours; absolute or from `~`; None: the user directory's
     # Remaining HTEX arguments, checked by name and type, passed as they are.
     htex: Mapping[str, Any] = field(default_factory=dict)
 

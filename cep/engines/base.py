@@ -75,6 +75,7 @@ class EngineRun:
         oversized_results: Where a worker keeps a result above the limit.
         life: Names this life of the endpoint, for whoever finds what it left; no secret.
         blocks_file: Where the engine keeps what it learned about failing blocks, or None.
+        worker_sets: Where the account's worker sets are; None: there are none.
     """
 
     endpoint_id: str
@@ -84,6 +85,7 @@ class EngineRun:
     oversized_results: Path
     life: str = ""
     blocks_file: Path | None = None
+    worker_sets: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,7 @@
 """When to stop asking for blocks: after several in a row that failed or whose workers never came.
 
+A block whose nodes say that no other one could do better counts for all of them.
+
 Owned by the block thread. What it knows is kept in a small file, so that a restart does not begin
 the loop again; a changed configuration does begin anew. Arithmetic on the clock of the caller, the
 file holds the time of day.
@@ -35,6 +37,7 @@ class BlockBreaker:
 
     Attributes:
         failures: Failed blocks in a row.
+        hopeless: The last one said that the next would fail as well.
         reason: What went wrong with the last one, as a phrase.
         retry_at: Clock value before which no block may be asked for.
         by_hand: Somebody paused it; only `resume` ends that.
@@ -56,30 +59,32 @@ class BlockBreaker:
 
     def _clear(self) -> None:
         self.failures = 0
+        self.hopeless = False
         self.reason = ""
         self.retry_at = 0.0
 
     # -- what happens --------------------------------------------------------------------------
 
-    def failed(self, now: float, reason: str, *, progress: bool) -> float:
+    def failed(self, now: float, reason: str, *, progress: bool, hopeless: bool = False) -> float:
         """Count a failed block.
 
         Args:
             now: Clock value in seconds.
             reason: What went wrong, as a phrase.
             progress: Tasks were answered, or the block lived well, since the last failure.
+            hopeless: The next block would fail as well, so one is enough.
 
         Returns:
             Seconds to wait before the next block.
         """
         self.failures = 1 if progress else self.failures + 1
+        self.hopeless = hopeless
         self.reason = reason[:_LONGEST_REASON]
-        if self.failures < FAILURES_TO_PAUSE:
+        first = 1 if hopeless else FAILURES_TO_PAUSE
+        if self.failures < first:
             delay_s = FIRST_DELAY_S * 2.0 ** (self.failures - 1)
         else:
-            delay_s = min(
-                LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(10, self.failures - FAILURES_TO_PAUSE)
-            )
+            delay_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(10, self.failures - first))
         self.retry_at = now + delay_s
         self._save(now)
         return delay_s
@@ -111,8 +116,8 @@ class BlockBreaker:
 
     @property
     def tripped(self) -> bool:
-        """Whether several blocks in a row failed."""
-        return self.failures >= FAILURES_TO_PAUSE
+        """Whether several blocks in a row failed, or one without hope for the next."""
+        return self.failures >= FAILURES_TO_PAUSE or self.hopeless
 
     def wait_s(self, now: float) -> float:
         """Seconds until a block may be submitted; 0 when now."""
@@ -158,6 +163,7 @@ class BlockBreaker:
             if kept["fingerprint"] != self._fingerprint:
                 return
             self.failures = max(0, int(kept["failures"]))
+            self.hopeless = bool(kept.get("hopeless", False))
             self.reason = str(kept["reason"])[:_LONGEST_REASON]
             self.proven = bool(kept["proven"])
             left_s = float(kept["retry_at"]) - self._wall()
@@ -178,6 +184,7 @@ class BlockBreaker:
         content = {
             "fingerprint": self._fingerprint,
             "failures": self.failures,
+            "hopeless": self.hopeless,
             "reason": self.reason,
             "proven": self.proven,
             "by_hand": self.by_hand,

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -61,27 +62,32 @@ class Container:
             return "--net" not in words and "-n" not in words
         return "--network=host" in words or "--net=host" in words or _follows(words, "host")
 
-    def check_run_dir(self, run_dir: str) -> None:
-        """See that the run directory can be mounted.
+    def check_mount(self, directory: str, key: str) -> None:
+        """See that a directory can be mounted.
+
+        Args:
+            directory: Its path.
+            key: The key of the configuration that would move it.
 
         Raises:
             ConfigError: Its path has a character that the container command takes for the end of
                 a path.
         """
         for character in _SEPARATORS.get(self.type, ""):
-            if character in run_dir:
+            if character in directory:
                 raise ConfigError(
-                    f"{self.type} cannot mount the run directory {run_dir}: its path has a "
-                    f"{character!r}.",
-                    hint="Set run_dir in the configuration to a path without it.",
+                    f"{self.type} cannot mount {directory}: its path has a {character!r}.",
+                    hint=f"Set {key} in the configuration to a path without it.",
                 )
 
-    def wrap(self, command: str, run_dir: str) -> str:
+    def wrap(self, command: str, run_dir: str, read_only: Sequence[str] = ()) -> str:
         """Return the command that runs `command` in the container.
 
         Args:
             command: Words for a shell.
             run_dir: The endpoint's run directory, which the container sees under the same path.
+            read_only: Further directories that it sees so; a `custom` command has to mount them
+                itself.
         """
         options = one_line(self.options)
         if self.type == CUSTOM:
@@ -89,8 +95,10 @@ class Container:
         words = [self.type, "run", *([options] if options else [])]
         mount = shlex.quote(run_dir)
         if self.type in DOCKER_LIKE:
+            words += [f"-v {one}:{one}:ro" for one in map(shlex.quote, read_only)]
             words += ["-v", f"{mount}:{mount}", "-t"]
         else:
+            words += [f"--bind {one}:{one}:ro" for one in map(shlex.quote, read_only)]
             words += ["--bind", mount]
         return " ".join([*words, _word(self.uri), command])
 

@@ -29,6 +29,7 @@ from cep.engines.container_guard import guarded, write_guard
 from cep.engines.containers import Container
 from cep.engines.interchange_process import InterchangeProcess
 from cep.engines.job_words import JobWord
+from cep.engines.lending import POOL_MODULE, PUBLISHED_POOL, Lending
 from cep.engines.plain_pickle import loads as plain_loads
 from cep.errors import EngineError
 
@@ -46,8 +47,6 @@ PARSL_NAMES = (
 )
 INTERCHANGE_START_MS = 60_000
 SEND_TIMEOUT_MS = 2_000
-POOL_COMMAND = "process_worker_pool.py"
-CONTAINER_PYTHON = "python3"
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +137,8 @@ class Executor(HighThroughputExecutor):  # type: ignore[misc]
         process: The interchange, started and not yet configured; `end` ends it.
         local: All workers run on this host.
         container: How to wrap the workers' command, or None.
+        lending: Finds and equips the Python of the workers; None: `interpreter` has the worker.
+        interpreter: The workers' Python without lending.
         run_dir: The endpoint's run directory.
         endpoint_id: Marks its containers.
         arguments: What HighThroughputExecutor takes.
@@ -151,6 +152,8 @@ class Executor(HighThroughputExecutor):  # type: ignore[misc]
         container: Container | None,
         run_dir: Path,
         endpoint_id: str = "",
+        lending: Lending | None = None,
+        interpreter: str = sys.executable,
         **arguments: Any,
     ) -> None:
         arguments["block_error_handler"] = False  # blocks are judged by cep.engines.blocks
@@ -164,6 +167,10 @@ class Executor(HighThroughputExecutor):  # type: ignore[misc]
         self._asked_port: int | None = arguments.get("worker_port")
         self._local = local
         self._container = container
+        self._lending = lending
+        self._interpreter = interpreter
+        if lending is not None:
+            lending.attach(self.provider)
         self._wake_read, self._wake_write = os.pipe()
 
     # -- start ---------------------------------------------------------------------------------
@@ -174,6 +181,8 @@ class Executor(HighThroughputExecutor):  # type: ignore[misc]
         Raises:
             EngineError: It did not come up; the message holds its last words.
         """
+        if self._lending is not None:
+            self._lending.write()
         if self.encrypted:
             self.cert_dir = curvezmq.create_certificates(self.logdir)
         if self._container is not None:
@@ -256,20 +265,36 @@ class Executor(HighThroughputExecutor):  # type: ignore[misc]
             for name, value in (("cert_dir", self.cert_dir), ("logdir", self.worker_logdir)):
                 quoted = shlex.quote(str(value))
                 command = command.replace(f"{{{name}}}", _literal(quoted))
-        # An image has no path of this host's; the first Python on its PATH is to have our worker.
-        python = sys.executable if self._container is None else CONTAINER_PYTHON
-        interpreter = _literal(shlex.quote(python))
-        if command.startswith(POOL_COMMAND):
-            rest = command[len(POOL_COMMAND) :]
-            command = f"{interpreter} -m cep.engines.pool_main{rest}"
+        if command.startswith(PUBLISHED_POOL):
+            command = f"{self._start_of_command()}{command[len(PUBLISHED_POOL) :]}"
         return command
 
+    def _start_of_command(self) -> str:
+        if self._lending is None:
+            return _literal(f"{shlex.quote(self._interpreter)} -m {POOL_MODULE}")
+        mark = "{{block_id}}"  # survives the first formatting and is filled in by the second
+        before, after = self._lending.command(mark).rsplit(mark, 1)
+        return f"{_literal(before)}{mark}{_literal(after)}"
+
     def _get_launch_command(self, block_id: str) -> str:
+        if self._lending is not None:
+            self._lending.block = block_id
         command = str(super()._get_launch_command(block_id))
         if self._container is None:
             return command
-        line = self._container.wrap(command, self.run_dir)
+        line = self.in_container(command)
         return guarded(line, self._container, self.run_dir, self._endpoint_id, block_id)
+
+    def in_container(self, command: str) -> str:
+        """The container's line around a command; the command itself without a container.
+
+        Worker sets are made outside of the run directory, so they are mounted where there are any.
+        """
+        if self._container is None:
+            return command
+        sets = None if self._lending is None else self._lending.sets
+        mounts = [str(sets)] if sets is not None and sets.is_dir() else []
+        return self._container.wrap(command, self.run_dir, read_only=mounts)
 
     # -- tasks: the submit thread --------------------------------------------------------------
 
@@ -371,7 +396,13 @@ class Executor(HighThroughputExecutor):  # type: ignore[misc]
         Returns:
             The provider's id of the job.
         """
+        if self._lending is not None:
+            self._lending.forget(block)
         return str(self._launch_block(block))
+
+    def refusal_of(self, block: str) -> str:
+        """Why the Python of a block that failed cannot run tasks; empty when it does not say so."""
+        return "" if self._lending is None else self._lending.refusal(block)
 
     def job_words(self, jobs: Sequence[str]) -> Sequence[JobWord]:
         """Ask the provider about jobs, all at once; in the scheduler's own words where it can."""

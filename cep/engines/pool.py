@@ -34,6 +34,7 @@ from cep.engines.lanes import Lanes
 from cep.engines.steady import SteadyTime
 from cep.engines.worker_logs import bounded_file_logger
 from cep.engines.worker_output import bounded_output
+from cep.worker import lend
 
 parsl_pool: Any = parsl_parts.load("parsl.executors.high_throughput.process_worker_pool")
 parsl_pool.time = SteadyTime()
@@ -203,6 +204,7 @@ def run_worker(*arguments: Any) -> None:
     """The body of a worker process: Parsl's, and it ends when the pool ends."""
     parent = multiprocessing.parent_process()
     assert parent is not None
+    lend.settle()
     watcher = threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True)
     watcher.start()
     _use_bounded_logs()
@@ -231,7 +233,9 @@ def _known_distributions() -> list[Any]:
 
 def _prepare_parsl() -> None:
     context = _Context()
-    context.set_forkserver_preload([__name__])
+    # What was lent to this interpreter is lent to the fork server as well, before it loads us.
+    lent = [lend.MODULE] if lend.CARRY in os.environ else []
+    context.set_forkserver_preload([*lent, __name__])
     parsl_pool.SpawnContext = context
     parsl_pool.distributions = _known_distributions
     _use_bounded_logs()

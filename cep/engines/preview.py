@@ -16,7 +16,6 @@ from typing import Any
 
 from cep.config.settings import HtexSettings
 from cep.engines import parsl_parts
-from cep.engines.containers import container_of
 from cep.engines.htex_assembly import executor_of
 from cep.engines.interchange_process import InterchangeProcess
 from cep.engines.local_blocks import LocalBlocks
@@ -74,7 +73,12 @@ class _NoInterchange(InterchangeProcess):
 
 
 def preview(
-    settings: HtexSettings, run_dir: Path, scratch: Path, *, endpoint_id: str | None
+    settings: HtexSettings,
+    run_dir: Path,
+    scratch: Path,
+    *,
+    endpoint_id: str | None,
+    worker_sets: Path | None = None,
 ) -> Submission:
     """Return what the engine would submit for its first block.
 
@@ -84,6 +88,7 @@ def preview(
         scratch: An empty directory, for the provider to write into.
         endpoint_id: The endpoint's id, which is part of the names of batch jobs; None before it
             is registered.
+        worker_sets: Where the account's worker sets are.
 
     Raises:
         ConfigError: The settings cannot work.
@@ -94,13 +99,19 @@ def preview(
     with _commands(_answer_nothing):  # some providers ask when they are made
         provider = provider_of(settings, mark={}, run_dir=scratch, tag=tag)
     executor = executor_of(
-        settings, provider, _NoInterchange(), run_dir, endpoint_id or "ENDPOINT_ID"
+        settings,
+        provider,
+        _NoInterchange(),
+        run_dir,
+        worker_sets,
+        endpoint_id=endpoint_id or "ENDPOINT_ID",
     )
     try:
         ports = executor.worker_port_range or (_FIRST_WORKER_PORT, None)
         fixed = settings.htex.get("worker_port")
         executor.prepare_unstarted(fixed or ports[0])
         worker_command = executor.launch_command(_BLOCK)
+        line = executor.in_container("WORKER_COMMAND")
         command = _submit(executor, provider, worker_command)
     finally:
         executor.end(0)
@@ -112,13 +123,12 @@ def preview(
         path.name: real(path.read_text(encoding="utf-8"))
         for path in sorted((scratch / SCRIPTS).iterdir())
     }
-    container = container_of(settings)
     return Submission(
         provider=settings.provider.type,
         scripts=scripts,
         command=real(command),
         worker_command=worker_command,
-        container=None if container is None else container.wrap("WORKER_COMMAND", str(run_dir)),
+        container=line if settings.container_type else None,
         port_is_chosen=fixed is None,
     )
 

@@ -47,6 +47,9 @@ class BlockSource(Protocol):
     def end_leftovers(self) -> None:
         """Cancel jobs of earlier lives, once."""
 
+    def refusal_of(self, block: str) -> str:
+        """Why no block of this configuration could run tasks, if this one has said so."""
+
 
 @dataclass(frozen=True, slots=True)
 class Picture:
@@ -404,11 +407,13 @@ class Scaler:
         """The scheduler says that a block is over."""
         self._wires.request("ended", block=block.name)
         if end.failed:
-            story = end.word.story(block.job)
-            if not end.came:
+            refusal = "" if end.came else self._source.refusal_of(block.name)
+            story = refusal or end.word.story(block.job)
+            if not end.came and not refusal:
                 story = f"no worker of it came before its job ended: {story}"
             lived_s = 0.0 if block.registered_at is None else self._clock() - block.registered_at
-            self._fail(block.name, story, progress=lived_s > HEALTHY_LIFE_S)
+            healthy = lived_s > HEALTHY_LIFE_S
+            self._fail(block.name, story, progress=healthy, hopeless=bool(refusal))
         else:
             log.info(
                 "block %s ended: %s",
@@ -418,10 +423,10 @@ class Scaler:
             )
         self._wires.forget(block.job)
 
-    def _fail(self, name: str, reason: str, *, progress: bool) -> None:
+    def _fail(self, name: str, reason: str, *, progress: bool, hopeless: bool = False) -> None:
         progress = progress or self._answered > self._answered_at_failure
         self._answered_at_failure = self._answered
-        delay_s = self._breaker.failed(self._clock(), reason, progress=progress)
+        delay_s = self._breaker.failed(self._clock(), reason, progress=progress, hopeless=hopeless)
         log.warning(
             "block %s failed (%d in a row), next block in %.0f s at the earliest: %s",
             name,
@@ -438,9 +443,8 @@ class Scaler:
         reason = breaker.reason if hopeless and breaker.wait_s(self._clock()) > 0 else ""
         if reason != self._refused:
             self._refused = reason
-            self._wires.refuse(
-                reason and f"{breaker.failures} blocks in a row failed. The last one: {reason}"
-            )
+            count = f"{breaker.failures} blocks in a row failed. The last one: "
+            self._wires.refuse(reason and f"{'' if breaker.hopeless else count}{reason}")
 
     def _paint(self) -> None:
         self.picture = Picture(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.integration import docker_engine, endpoint_image
+from cep.engines import worker_sets
+from tests.integration import docker_engine, endpoint_image, image_python
 from tests.integration.container_network import ContainerScene
 from tests.integration.hub_places import LONG
 from tests.integration.scene import Scene, until
@@ -126,10 +128,27 @@ if LONG:
         until(lambda: containers("custom") == [], within_s=WITHIN_S, what="it is gone")
 
 
+def test_the_worker_is_lent_to_an_image_that_has_only_python(scene: Scene) -> None:
+    image = docker_engine.ensure_image("python")
+    alone = ["docker", "run", "--rm", image, "python3", "-c", "import dill"]
+    done = subprocess.run(alone, check=False, capture_output=True, text=True)
+    assert "No module named 'dill'" in done.stderr
+    target = worker_sets.target_of("3.13", None, "2.41")
+    wheels = image_python.wheelhouse("python")
+    worker_sets.add(scene.user_dir / "worker-sets", target, wheels, download=False)
+    scene.configure("lent", engine(image))
+    endpoint_id = scene.start("lent")
+    container = one_running(endpoint_id)
+    assert scene.sdk("hosts", endpoint_id, "20")["hosts"] == [container.id[:12]]
+    assert scene.sdk("shell", endpoint_id)["stdout"].strip() == "hello you"
+    scene.cep("stop", "lent")
+    assert containers(endpoint_id) == []
+
+
 def test_an_image_without_python_is_named_in_the_task_s_error(scene: Scene) -> None:
     scene.configure("bare", engine(docker_engine.ensure_base("trixie")))
     endpoint_id = scene.start("bare")
     error = scene.sdk("fate", endpoint_id, str(Path(scene.root) / "never"), "0")["error"]
-    assert "python3" in error
+    assert "the container's image has no python3 on its PATH" in error
     assert containers(endpoint_id) == []
     scene.cep("stop", "bare")

@@ -67,7 +67,7 @@ def test_the_script_has_the_directives_and_the_workers_command(rig: Rig) -> None
     assert "#SBATCH --account=abc\n" in done.out
     assert "#SBATCH --exclusive\n" in done.out
     assert "echo mine" in done.out
-    assert " -m cep.engines.pool_main " in done.out
+    assert "/python/launch.sh' start 0 cep.engines.pool_main " in done.out
     assert f"sbatch {root}/submit_scripts/" in done.out
     assert "cep-render-" not in done.out  # the scratch directory
     assert sorted(root.rglob("*")) == before

@@ -102,10 +102,19 @@ def test_apptainer_and_singularity_run_the_image_with_the_run_directory_bound(ki
     ("kind", "run_dir"), [("docker", "/a:b"), ("podman", "/a:b"), ("apptainer", "/a,b")]
 )
 def test_a_run_directory_that_cannot_be_mounted_is_refused(kind: str, run_dir: str) -> None:
-    with pytest.raises(ConfigError, match="run directory"):
-        Container(kind, "img", "").check_run_dir(run_dir)
-    Container(kind, "img", "").check_run_dir("/a b'c")
-    Container("custom", "", "x").check_run_dir(run_dir)
+    with pytest.raises(ConfigError, match="cannot mount") as caught:
+        Container(kind, "img", "").check_mount(run_dir, "run_dir")
+    assert "Set run_dir" in str(caught.value.hint)
+    Container(kind, "img", "").check_mount("/a b'c", "run_dir")
+    Container("custom", "", "x").check_mount(run_dir, "run_dir")
+
+
+def test_worker_sets_are_mounted_read_only() -> None:
+    sets = ["/the sets"]
+    line = Container("podman", "img", "").wrap("pool", "/run", read_only=sets)
+    assert line == "podman run -v '/the sets':'/the sets':ro -v /run:/run -t img pool"
+    line = Container("apptainer", "img", "").wrap("pool", "/run", read_only=sets)
+    assert line == "apptainer run --bind '/the sets':'/the sets':ro --bind /run img pool"
 
 
 def test_custom_fills_in_both_fields_and_joins_lines() -> None:

@@ -29,6 +29,7 @@ class Site:
     requests: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
     explained: list[tuple[str, str]] = field(default_factory=list)
+    refusals: dict[str, str] = field(default_factory=dict)
     asked: int = 0
     cleaned: int = 0
     refuses: bool = False
@@ -52,6 +53,9 @@ class Site:
         if self.silent:
             raise SchedulerSilent("squeue did not answer within 10 s.")
         self.cleaned += 1
+
+    def refusal_of(self, block: str) -> str:
+        return self.refusals.get(block, "")
 
     def request(self, verb: str, **what: Any) -> None:
         self.requests.append((verb, what))
