@@ -53,6 +53,7 @@ SYSTEMD = ("test_systemd.py",)
 # Schedulers, servers and other programs as sites have them.
 SITES = (
     "test_agent_connections.py",
+    "test_apptainer.py",
     "test_broker_contract.py",
     "test_docker.py",
     "test_endpoint_image.py",

@@ -1,4 +1,4 @@
-"""The script around `docker run` (or podman's) that takes the container away with the block.
+"""The script around a container's line: it takes the container away with the block.
 
 A container is a child of its engine, not of the command that asked for it. That command hands
 signals on at its best (`--sig-proxy`; documented for containers without a terminal only), and the
@@ -8,8 +8,9 @@ POSIX script in the run directory, which all nodes see, starts it under a name a
 it is told to end. Its labels say whose it is, for what even this cannot end
 (`cep.engines.container_leftovers`).
 
-Apptainer and singularity run the workers as children of the block, so they need none of this; nor
-can a `custom` command be given a name.
+Apptainer and singularity run the workers as children of the block, so they need none of this. But
+their `run` gives the command to the image's runscript, and an image that was made without one has a
+runscript that says so and ends; there the script takes `exec`. A `custom` command is left alone.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import os
 import shlex
 from pathlib import Path
 
-from cep.config.container import DOCKER_LIKE
+from cep.config.container import CUSTOM
 from cep.engines.containers import Container
 from cep.errors import EngineError
 
@@ -29,14 +30,31 @@ SCRIPT_NAME = "container.sh"
 SCRIPT = f"""\
 #!/bin/sh
 # Written by the endpoint at its start. Runs a container that goes when this script goes:
-#   sh container.sh ENDPOINT_ID BLOCK docker run OPTIONS IMAGE COMMAND
-if [ $# -lt 5 ]; then echo "usage: container.sh ENDPOINT_ID BLOCK ENGINE run WORDS" >&2; exit 64; fi
-endpoint=$1 block=$2 engine=$3
-shift 4
+#   sh container.sh ENDPOINT_ID BLOCK IMAGE ENGINE run OPTIONS IMAGE COMMAND
+if [ $# -lt 6 ]; then
+  echo "usage: container.sh ENDPOINT_ID BLOCK IMAGE ENGINE run WORDS" >&2
+  exit 64
+fi
+endpoint=$1 block=$2 image=$3 engine=$4
+shift 5
 if ! command -v "$engine" >/dev/null 2>&1; then
   echo "cep: there is no $engine on $(hostname), which runs this endpoint's containers" >&2
   exit 127
 fi
+case $engine in
+apptainer | singularity)
+  verb=run
+  if [ -e "$image" ]; then
+    case $("$engine" inspect --runscript "$image" 2>/dev/null) in
+    "" | *"There is no runscript defined for this container"*)
+      verb=exec
+      echo "cep: $image has no runscript, so the command is run by $engine exec"
+      ;;
+    esac
+  fi
+  exec "$engine" $verb "$@"
+  ;;
+esac
 name=cep-$(od -A n -N 8 -t x8 /dev/urandom | tr -d ' \\n')
 remove() {{
   trap '' HUP INT TERM
@@ -66,10 +84,11 @@ def guarded(line: str, container: Container, run_dir: str, endpoint_id: str, blo
         endpoint_id: The endpoint.
         block: The block's number.
     """
-    if container.type not in DOCKER_LIKE:
+    if container.type == CUSTOM:
         return line
     script = shlex.quote(f"{run_dir}/{SCRIPT_NAME}")
-    return f"/bin/sh {script} {shlex.quote(endpoint_id or '-')} {shlex.quote(block)} {line}"
+    words = (shlex.quote(endpoint_id or "-"), shlex.quote(block), container.image)
+    return f"/bin/sh {script} {' '.join(words)} {line}"
 
 
 def write_guard(run_dir: Path, container: Container) -> None:
@@ -78,7 +97,7 @@ def write_guard(run_dir: Path, container: Container) -> None:
     Raises:
         EngineError: It cannot be written.
     """
-    if container.type not in DOCKER_LIKE:
+    if container.type == CUSTOM:
         return
     path = run_dir / SCRIPT_NAME
     new = path.with_suffix(f".{os.getpid()}")

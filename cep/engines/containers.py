@@ -100,7 +100,12 @@ class Container:
         else:
             words += [f"--bind {one}:{one}:ro" for one in map(shlex.quote, read_only)]
             words += ["--bind", mount]
-        return " ".join([*words, _word(self.uri), command])
+        return " ".join([*words, self.image, command])
+
+    @property
+    def image(self) -> str:
+        """The image as one word for the shell."""
+        return _word(self.uri)
 
 
 def _follows(words: list[str], value: str) -> bool:

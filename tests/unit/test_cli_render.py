@@ -111,7 +111,7 @@ def test_the_container_s_line_is_the_one_that_is_used(rig: Rig) -> None:
     told = json.loads(rig.run("render", "ep", "--submit-script", "--json").out)
     line = f"docker run -v /tmp:/tmp -v '{root}':'{root}' -t img:1 "  # the directory has a blank
     assert told["container"] == line + "WORKER_COMMAND"
-    guard = f"/bin/sh '{root}/container.sh' ENDPOINT_ID 0 "
+    guard = f"/bin/sh '{root}/container.sh' ENDPOINT_ID 0 img:1 "
     assert told["worker_command"].startswith(guard + line)
     assert told["worker_command"] in told["scripts"][0]["text"]
 

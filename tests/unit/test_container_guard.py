@@ -118,12 +118,44 @@ def test_a_missing_engine_is_said_in_a_sentence(
     assert "there is no no-such-engine on " in done.stderr
 
 
-def test_the_script_belongs_to_docker_and_its_kin_alone(tmp_path: Path) -> None:
-    for kind in ("apptainer", "custom"):
-        other = Container(kind, "i", "x")
-        write_guard(tmp_path, other)
-        assert guarded("the line", other, str(tmp_path), "E", "0") == "the line"
+def test_a_custom_command_is_left_alone(tmp_path: Path) -> None:
+    other = Container("custom", "", "x")
+    write_guard(tmp_path, other)
+    assert guarded("the line", other, str(tmp_path), "E", "0") == "the line"
     assert not (tmp_path / SCRIPT_NAME).exists()
+
+
+APPTAINER = r"""#!/bin/sh
+if [ "$1" = inspect ]; then cat "$3.runscript"; exit; fi
+printf '%s\n' "$@"
+"""
+
+
+@pytest.mark.parametrize(
+    ("runscript", "verb"),
+    [
+        ('#!/bin/sh\nexec "$@"\n', "run"),
+        ("#!/bin/sh\n\necho 'There is no runscript defined for this container'\n", "exec"),
+        (None, "exec"),
+    ],
+)
+def test_an_image_without_a_runscript_is_run_by_exec(
+    runscript: str | None, verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = tmp_path / "my image"
+    image.mkdir()
+    if runscript is not None:
+        (tmp_path / "my image.runscript").write_text(runscript)
+    (tmp_path / "apptainer").write_text(APPTAINER)
+    (tmp_path / "apptainer").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    container = Container("apptainer", str(image), "--nv")
+    write_guard(tmp_path, container)
+    line = guarded(container.wrap("pool 'a b'", "/run"), container, str(tmp_path), "E", "0")
+    done = subprocess.run(["sh", "-c", line], check=True, capture_output=True, text=True)
+    words = [verb, "--nv", "--bind", "/run", str(image), "pool", "a b"]
+    assert done.stdout.splitlines()[-len(words) :] == words
+    assert ("has no runscript" in done.stdout) == (verb == "exec")
 
 
 def leave(engine: Path, name: str, endpoint: str, block: str) -> None:

@@ -167,7 +167,8 @@ def test_a_container_wraps_the_whole_command(tmp_path: Path) -> None:
     )
     command = made._get_launch_command("5")
     line = f"apptainer run --nv {{literal}} --bind {tmp_path} /images/x.sif python3 -m"
-    assert command.startswith(line), "an image has its own Python"
+    script = f"/bin/sh {tmp_path}/container.sh - 5 /images/x.sif "
+    assert command.startswith(script + line), "an image has its own Python"
     made.end(1.0)
 
 
@@ -177,7 +178,7 @@ def test_a_script_ends_the_container_with_the_block(tmp_path: Path) -> None:
     )
     command = made._get_launch_command("5")
     line = f"docker run -v {tmp_path}:{tmp_path} -t img python3 -m cep.engines.pool_main"
-    assert command.startswith(f"/bin/sh {tmp_path}/container.sh ID 5 {line}")
+    assert command.startswith(f"/bin/sh {tmp_path}/container.sh ID 5 img {line}")
     made.end(1.0)
 
 
