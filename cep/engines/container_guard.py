@@ -57,13 +57,19 @@ apptainer | singularity)
 esac
 name=cep-$(od -A n -N 8 -t x8 /dev/urandom | tr -d ' \\n')
 remove() {{
-  trap '' HUP INT TERM
-  kill "$child" 2>/dev/null
-  wait "$child"
   found=$("$engine" ps --all --quiet --filter "label={NAME_LABEL}=$name" 2>/dev/null)
   [ -z "$found" ] || "$engine" rm --force --volumes $found >/dev/null 2>&1
 }}
-trap 'remove; exit 143' HUP INT TERM
+stop() {{
+  trap '' HUP INT TERM
+  remove
+  # It may still be about to make one, and would wait for one that is deaf to signals.
+  kill -KILL "$child" 2>/dev/null
+  wait "$child"
+  remove
+  exit 143
+}}
+trap stop HUP INT TERM
 "$engine" run --rm --name "$name" --label "{NAME_LABEL}=$name" \\
   --label "{ENDPOINT_LABEL}=$endpoint" --label "{BLOCK_LABEL}=$block" "$@" &
 child=$!

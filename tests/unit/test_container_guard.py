@@ -35,7 +35,7 @@ case $verb in
     done
     printf '%s\n' "${labels[@]}" > "$name"
     printf '%s\n' "$@" > ../words
-    if [ "$1" = wait ]; then echo up > ../up; exec sleep 600; fi
+    if [ "$1" = wait ]; then trap '' HUP INT TERM; echo up > ../up; exec sleep 600; fi
     [ "$1" = left ] || rm "$name"
     exit "${2:-0}" ;;
   ps)
