@@ -65,6 +65,7 @@ SITES = (
     "test_slurm.py",
     "test_slurm_accounting.py",
     "test_slurm_blocks.py",
+    "test_worker_python.py",
 )
 HERE = Path(__file__).resolve().parent
 RUN_MARK = f"{leftovers.RUN_VARIABLE}={uuid.uuid4()}"

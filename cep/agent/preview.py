@@ -38,6 +38,7 @@ def submission(paths: EndpointPaths, settings: EndpointSettings) -> Submission:
             paths.run.resolve(),
             Path(scratch).resolve(),
             endpoint_id=stored_endpoint_id(paths),
+            worker_sets=paths.worker_sets,
         )
 
 

@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "list": ("cep.cli.listing:list_endpoints", "List the endpoints of this account."),
     "status": ("cep.cli.status:status", "Show what an endpoint is doing."),
     "blocks": ("cep.cli.blocks:blocks", "List, pause or resume an endpoint's blocks."),
+    "worker-sets": ("cep.cli.worker_sets:worker_sets", "Keep what is lent to other Pythons."),
     "logs": ("cep.cli.logs:logs", "Show an endpoint's log."),
     "delete": ("cep.cli.delete:delete", "Delete an endpoint, here and at the service."),
     "enable-on-boot": ("cep.cli.boot:enable_on_boot", "Start an endpoint when the host boots."),

@@ -66,6 +66,9 @@ def _show_submission(paths: EndpointPaths, settings: EndpointSettings, *, as_jso
             "worker_command": redact_script(found.worker_command),
             "container": None if found.container is None else redact_script(found.container),
             "port_is_chosen": found.port_is_chosen,
+            "launch_file": found.launch_file,
+            "launch_text": found.launch_text,
+            "python": found.python,
         }
         click.echo(json.dumps(told))
         return
@@ -76,6 +79,11 @@ def _show_submission(paths: EndpointPaths, settings: EndpointSettings, *, as_jso
     click.echo(redact_script(found.command))
     click.echo("# --- on each node, the workers' command")
     click.echo(redact_script(found.worker_command))
+    if found.launch_file is not None:
+        click.echo(f"# --- which Python runs tasks: {found.launch_file}")
+        click.echo(found.launch_text.rstrip("\n"))
+    click.echo("# --- as far as this host can tell")
+    click.echo(redact_script(found.python))
     if found.container is not None:
         click.echo("# --- the container around it")
         click.echo(redact_script(found.container))

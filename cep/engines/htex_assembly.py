@@ -31,6 +31,7 @@ from cep.engines.providers import (
 )
 from cep.engines.worker_logs import EXECUTOR_SUFFIX
 from cep.errors import CepError, ConfigError, EngineError
+from cep.worker import versions
 from cep.worker.context import WorkerContext
 
 if TYPE_CHECKING:
@@ -209,6 +210,7 @@ def _worker_context(settings: HtexSettings, run: EngineRun) -> WorkerContext:
         result_size_limit=settings.result_size_limit,
         allowed_serializers=settings.allowed_serializers,
         oversized_dir=str(run.oversized_results.absolute()),
+        endpoint_versions=versions.own(),
     )
 
 

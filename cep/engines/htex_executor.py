@@ -104,7 +104,13 @@ _EVENTS: Mapping[str, Mapping[str, type]] = {
     "cancelled": {"ids": list},
 }
 _MOST_WORKERS = 100_000  # of one manager, which is one node
-_VERSIONS = ("parsl_version", "python_version", "endpoint_version", "sdk_version")
+_VERSIONS = (
+    "parsl_version",
+    "python_version",
+    "endpoint_version",
+    "sdk_version",
+    "dill_version",
+)
 
 
 def _check_event(event: Mapping[str, Any]) -> None:
@@ -206,6 +212,11 @@ class Executor(HighThroughputExecutor):  # type: ignore[misc]
         self.worker_port = worker_port
         self.launch_cmd = self._compose_launch_command()
         self.initialize_scaling()
+
+    @property
+    def lending(self) -> Lending | None:
+        """How the workers' Python is found and equipped."""
+        return self._lending
 
     def launch_command(self, block: str) -> str:
         """The command that starts the workers of a block, container included."""

@@ -11,6 +11,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from cep.engines.scaler import Picture
+from cep.worker import versions
+
+#: Packages as their versions are told, and where a manager's registration has them.
+_FACTS = {
+    "Python": "python_version",
+    "dill": "dill_version",
+    "parsl": "parsl_version",
+    "cep-endpoint": "endpoint_version",
+}
 
 
 @dataclass(slots=True)
@@ -74,6 +83,27 @@ def report(
         "queue": _first_of(provider, "queue", "partition"),
         "account": _first_of(provider, "account", "allocation", "project"),
     }
+
+
+def unlike(managers: Sequence[Manager], own: Sequence[tuple[str, str]]) -> str:
+    """A sentence about versions of workers that are not the endpoint's, for a task that was lost.
+
+    Args:
+        managers: Those connected now.
+        own: Names and versions of the endpoint.
+    """
+    told = dict.fromkeys(
+        f"{name} {version} (endpoint {dict(own)[name]})"
+        for manager in managers
+        for name, version in _differing(manager.facts, own)
+    )
+    return f" Not as at the endpoint: {', '.join(told)}." if told else ""
+
+
+def _differing(facts: Mapping[str, Any], own: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    theirs = [(name, str(facts[key])) for name, key in _FACTS.items() if facts.get(key) is not None]
+    differ = versions.differences(theirs, own)
+    return [(name, version) for name, version in theirs if name in differ]
 
 
 def _node_info(

@@ -32,6 +32,7 @@ from cep.engines.htex_task import ENTRY, pack_bodies, place_of, unpack_answers
 from cep.engines.scaler import Scaler, Wires
 from cep.model import EngineStatus, Outcome, OutcomeKind, Place, Task
 from cep.wire.result import BLOCK_LOST, TASK_REFUSED, WORKER_LOST
+from cep.worker import versions
 from cep.worker.slots import begun_seqs
 
 log = logging.getLogger(__name__)
@@ -310,7 +311,8 @@ class Session:
             return []  # `end` has the better reason
         tasks = self._take_off(message.task)
         if message.kind != "done":
-            return self._lost(tasks, WORKER_LOST, message.reason)
+            unlike = htex_report.unlike(list(self._managers.values()), versions.own())
+            return self._lost(tasks, WORKER_LOST, f"{message.reason}{unlike}")
         try:
             answers = unpack_answers(message.frame)
             if len(answers) != len(tasks):

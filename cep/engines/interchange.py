@@ -216,6 +216,7 @@ class EndpointInterchange(parsl_interchange.Interchange):  # type: ignore[misc]
             python_version=str(record.get("python_version", "")),
             endpoint_version=packages.get("cep-endpoint"),
             sdk_version=packages.get("globus-compute-sdk"),
+            dill_version=packages.get("dill"),
         )
 
     def _went(self, manager_id: bytes, record: dict[str, Any]) -> None:

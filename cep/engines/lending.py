@@ -26,8 +26,8 @@ from typing import Any
 
 import cep
 from cep.config.settings import HtexSettings
-from cep.errors import ConfigError, EngineError
-from cep.safety.files import open_private
+from cep.errors import CantCreate, ConfigError, EngineError
+from cep.safety.files import check_trusted, check_way, open_private
 from cep.worker import lend
 
 AUTO = "auto"
@@ -189,7 +189,9 @@ class Lending:
 
         Raises:
             EngineError: They cannot be written.
+            CantCreate: Others could change what is lent.
         """
+        check_sets(self.sets)
         try:
             self.files.mkdir(mode=0o700, parents=True, exist_ok=True)
             _replace(self.launch_file, self.launch_text().encode())
@@ -201,6 +203,18 @@ class Lending:
             raise EngineError(
                 f"{self.files}, which the nodes read, cannot be written: {error}."
             ) from error
+
+
+def check_sets(directory: Path) -> None:
+    """See that only this user and root can change the worker sets, which run as this user.
+
+    Raises:
+        CantCreate: Others can.
+    """
+    if directory.is_dir():
+        check_way(directory)
+        for place in (directory, *directory.glob("python*-*")):
+            check_trusted(place, CantCreate, "The directory of worker sets")
 
 
 def lending_of(settings: HtexSettings, directory: Path, worker_sets: Path | None) -> Lending | None:

@@ -194,7 +194,9 @@ class Pool(parsl_pool.Manager):  # type: ignore[misc]
 def _lost_message(task_id: int, worker_id: int) -> bytes:
     reason = (
         f"The worker process that ran the task ended without an answer "
-        f"(worker {worker_id} on host {platform.node()})."
+        f"(worker {worker_id} on host {platform.node()}, Python {platform.python_version()}). "
+        "Too little memory ends workers so, a fault in compiled code, and functions that were made "
+        "by another minor version of Python than the worker's."
     )
     lost = {"type": "result", "task_id": task_id, "cep_lost": reason}
     return pickle.dumps(lost)

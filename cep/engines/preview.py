@@ -16,8 +16,10 @@ from typing import Any
 
 from cep.config.settings import HtexSettings
 from cep.engines import parsl_parts
+from cep.engines.foretell import foretell
 from cep.engines.htex_assembly import executor_of
 from cep.engines.interchange_process import InterchangeProcess
+from cep.engines.lending import interpreter_of
 from cep.engines.local_blocks import LocalBlocks
 from cep.engines.providers import provider_of
 from cep.engines.worker_logs import SCRIPTS
@@ -38,6 +40,9 @@ class Submission:
             blocks that are processes of this host.
         worker_command: What starts the workers on a node, container included.
         container: The part of it that runs the container; None without one.
+        launch_file: What decides which Python runs tasks; None where there is no choice.
+        launch_text: Its text.
+        python: Which Python that would be, as far as this host can tell.
         port_is_chosen: The port in the worker command stands for one that is chosen at start.
     """
 
@@ -47,6 +52,9 @@ class Submission:
     worker_command: str
     container: str | None
     port_is_chosen: bool
+    launch_file: str | None
+    launch_text: str
+    python: str
 
 
 class _Caught(Exception):
@@ -109,6 +117,13 @@ def preview(
     try:
         ports = executor.worker_port_range or (_FIRST_WORKER_PORT, None)
         fixed = settings.htex.get("worker_port")
+        init = settings.provider.arguments.get("worker_init") or ""
+        lending = executor.lending
+        python = (
+            f"{interpreter_of(settings)}, which must be where the workers run."
+            if lending is None
+            else foretell(lending, str(init), scratch)
+        )
         executor.prepare_unstarted(fixed or ports[0])
         worker_command = executor.launch_command(_BLOCK)
         line = executor.in_container("WORKER_COMMAND")
@@ -130,6 +145,9 @@ def preview(
         worker_command=worker_command,
         container=line if settings.container_type else None,
         port_is_chosen=fixed is None,
+        launch_file=None if lending is None else str(lending.launch_file),
+        launch_text="" if lending is None else lending.launch_text(),
+        python=python,
     )
 
 

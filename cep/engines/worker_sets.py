@@ -27,9 +27,10 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from cep.engines import wheelhouse
-from cep.engines.lending import NEEDS, SUPPORTED
+from cep.engines.lending import NEEDS, SUPPORTED, check_sets
 from cep.engines.wheelhouse import NotThere, Target
 from cep.errors import CantCreate, InputMissing, Unavailable, UsageError
+from cep.safety.files import make_parents
 from cep.worker import lend
 
 _DISTRIBUTION = "cep-endpoint"
@@ -170,11 +171,13 @@ def add(directory: Path, target: Target, wheels: Path | None, *, download: bool)
     Raises:
         InputMissing: There are no such wheels.
         Unavailable: The index does not give them.
-        CantCreate: The set cannot be written.
+        CantCreate: The set cannot be written, or others could change it.
     """
     name = lend.set_name(target.python, target.machine)
     try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_parents(directory)
+        directory.mkdir(mode=0o700, exist_ok=True)
+        check_sets(directory)
         with tempfile.TemporaryDirectory(dir=directory, prefix=f".{name}.") as scratch:
             made = Path(scratch) / name
             packages = made / lend.SET_PACKAGES

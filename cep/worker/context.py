@@ -16,6 +16,7 @@ class WorkerContext:
         result_size_limit: Largest serialized result, in characters.
         allowed_serializers: Strategy import paths that may be used, or None for all.
         oversized_dir: Absolute directory that keeps results above the limit.
+        endpoint_versions: Names and versions, for the failure of a task that cannot be unpacked.
     """
 
     endpoint_id: str
@@ -24,3 +25,4 @@ class WorkerContext:
     result_size_limit: int
     allowed_serializers: tuple[str, ...] | None
     oversized_dir: str
+    endpoint_versions: tuple[tuple[str, str], ...] = ()

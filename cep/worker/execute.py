@@ -21,7 +21,7 @@ import dill
 
 from cep.errors import CepError, WireError
 from cep.wire import envelope, result, task
-from cep.worker import codec, environ
+from cep.worker import codec, environ, versions
 from cep.worker.context import WorkerContext
 
 # The published endpoint refuses a smaller limit; an error's text needs some room anyway.
@@ -39,6 +39,14 @@ class _Failure(Exception):
         self.code = code
         self.text = text
         self.user_message = user_message
+
+
+class _NotLoaded(Exception):
+    """Function or arguments could not be rebuilt, which versions that do not fit may explain."""
+
+    def __init__(self, cause: BaseException) -> None:
+        super().__init__()
+        self.cause = cause
 
 
 def execute(
@@ -69,6 +77,9 @@ def execute(
             data = _run(body, task_id, context, result_serializers, in_thread)
         except _Failure as exc:
             data, error = exc.text, (exc.code, exc.user_message)
+        except _NotLoaded as exc:
+            data = f"{_error_text(exc.cause)}\n{versions.note(context.endpoint_versions)}"
+            error = (result.REMOTE_EXECUTION_ERROR, result.EXECUTION_ERROR_MESSAGE)
         except BaseException as exc:
             data = _error_text(exc)
             error = (result.REMOTE_EXECUTION_ERROR, result.EXECUTION_ERROR_MESSAGE)
@@ -123,9 +134,13 @@ def _run(
         message = task.unpack_task(body)
     except WireError as exc:
         raise _unreadable(body, exc) from exc
-    function, arguments, keywords = codec.load_task(
-        message.task_buffer, context.allowed_serializers
-    )
+    try:
+        function, arguments, keywords = codec.load_task(
+            message.task_buffer, context.allowed_serializers
+        )
+    except BaseException as exc:
+        raise _NotLoaded(exc) from None
+    versions.check_function(function)
     seconds = float(os.environ.get(_TIMEOUT) or 0.0)
     if seconds > 0.0:
         from cep.worker.limits import TimeLimit

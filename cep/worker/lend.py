@@ -9,7 +9,8 @@ packages: an environment's own versions win. Three sources, in this order:
 * the rest: the worker set for this Python and machine, below the directory of sets;
 * or else the endpoint's own packages, when they are for the same Python and machine and are seen.
 
-`cep_lend.py ask` ends with status 0 when nothing is lacking. `cep_lend.py run BLOCK PYTHON WHY
+`cep_lend.py ask` ends with status 0 when nothing is lacking; `tell` says in a sentence what would
+be. `cep_lend.py run BLOCK PYTHON WHY
 MODULE ARGUMENT...` starts the pool, or writes the reason into `block-BLOCK/refused` and ends with
 78. Imported by the pool's fork server (see `CARRY`) it makes the same packages visible there.
 """
@@ -169,7 +170,7 @@ def _from_set(facts: Mapping[str, Any], lacks: Sequence[str]) -> list[str]:
     place = Path(facts["sets"]) / set_name(python, machine)
     try:
         made = json.loads((place / SET_FILE).read_text(encoding="utf-8"))
-        packages, glibc = made["packages"], str(made.get("glibc") or "")
+        packages, glibc = dict(made["packages"]), str(made.get("glibc") or "")
     except FileNotFoundError:
         return _from_endpoint(facts, lacking, place)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -298,6 +299,21 @@ def arrive() -> None:
     importlib.invalidate_caches()
 
 
+def tell(facts: Mapping[str, Any], here: Path) -> str:
+    """What would become of this interpreter on a host like this one, as a sentence."""
+    seen = survey(facts["needs"])
+    what = f"On this host it is Python {platform.python_version()}"
+    if seen.unfit:
+        return f"{what} and is refused: it has {', '.join(seen.unfit)}."
+    try:
+        paths = lenders(facts, seen.lacks, here) if seen.lacks else []
+    except Refused as refusal:
+        return f"{what} and is refused: {refusal}."
+    if not paths:
+        return f"{what} and has the worker."
+    return f"{what} and lacks {', '.join(seen.lacks)}, which are lent from {', '.join(paths)}."
+
+
 def _refuse(facts: Mapping[str, Any], here: Path, argv: Sequence[str], reason: str) -> NoReturn:
     """Say it on the error output, and where the endpoint reads it."""
     block, python, why = argv[:3]
@@ -326,6 +342,9 @@ def main() -> None:
     if verb == "ask":
         seen = survey(facts["needs"])
         sys.exit(1 if seen.lacks or seen.unfit else 0)
+    if verb == "tell":
+        print(tell(facts, here))
+        return
     try:
         run(facts, here, argv)
     except Refused as refusal:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from globus_compute_sdk import Client, Executor, ShellFunction
+from globus_compute_sdk.serialize import ComputeSerializer, PureSourceTextInspect
 
 TIMEOUT_S = 90.0
 
@@ -259,7 +260,29 @@ def waves(endpoint_id: str, plan: str, gate: str, witness: str) -> dict[str, Any
     return {"answers": answers}
 
 
+def where(package):  # type: ignore[no-untyped-def]
+    import importlib
+    import sys
+
+    return {
+        "prefix": sys.prefix,
+        "python": ".".join(map(str, sys.version_info[:2])),
+        "value": importlib.import_module(package).VALUE,
+    }
+
+
+def place(endpoint_id: str, package: str, form: str) -> dict[str, Any]:
+    """Tell in which environment a function runs that travels as `bytecode` or as `source`."""
+    strategy = PureSourceTextInspect() if form == "source" else None
+    serializer = ComputeSerializer(strategy_code=strategy)
+    with Executor(endpoint_id=endpoint_id, serializer=serializer) as executor:
+        future = executor.submit(where, package)
+        error = future.exception(timeout=TIMEOUT_S)
+        return {"error": str(error)} if error else future.result()
+
+
 VERBS = {
+    "place": place,
     "many": many,
     "environment": environment,
     "fate": fate,

@@ -54,6 +54,7 @@ SlurmctldLogFile=/var/log/slurm/slurmctld.log
 SlurmdLogFile=/var/log/slurm/slurmd.log
 SchedulerParameters=sched_interval=1,bf_interval=1
 OverTimeLimit=0
+SlurmdTimeout={node_timeout_s}
 KillWait=2
 MinJobAge=30
 {accounting}
@@ -86,14 +87,23 @@ class Cluster:
         accounting: Run slurmdbd on a database, so that `sacct` answers, and refuse unknown
             accounts.
         cpus: Processors that Slurm believes each node has.
+        node_timeout_s: After how long a silent node counts as down.
     """
 
-    def __init__(self, *, nodes: int = 0, accounting: bool = False, cpus: int = 2) -> None:
+    def __init__(
+        self,
+        *,
+        nodes: int = 0,
+        accounting: bool = False,
+        cpus: int = 2,
+        node_timeout_s: int = 300,
+    ) -> None:
         self.accounting = accounting
         self.image = "slurm-accounting" if accounting else "slurm"
         self.login = "login" if nodes else "localhost"
         self.nodes = [f"c{number}" for number in range(1, nodes + 1)] or [self.login]
         self.cpus = cpus
+        self.node_timeout_s = node_timeout_s
         self.root = Path(tempfile.mkdtemp(prefix="cep-slurm-", dir="/tmp"))
         self.home = self.root / "home"
         self._containers: dict[str, Any] = {}
@@ -149,6 +159,7 @@ class Cluster:
                 controller=self.login,
                 nodes=",".join(self.nodes),
                 cpus=self.cpus,
+                node_timeout_s=self.node_timeout_s,
                 accounting=_ACCOUNTING if self.accounting else "",
             )
         )
@@ -273,8 +284,10 @@ class Cluster:
         return str(networks[self._network.name]["IPAddress"])
 
     def power_off(self, node: str) -> None:
-        """Take a node away as a power cut would."""
-        self._containers[node].kill()
+        """Take a node away as a power cut would: nobody hears a last word of it."""
+        container = self._containers[node]
+        self._network.disconnect(container)
+        container.kill()
 
     def logs(self) -> str:
         """The end of the logs of Slurm's daemons on each host."""

@@ -18,8 +18,6 @@ HEARTBEAT_S = 5.0  # the shortest period an endpoint takes
 # What runs on RabbitMQ with PostgreSQL each time; with LONG=1 everything does, on every engine.
 ON_SERVERS = (
     "test_a_thousand_functions_come_back_through_the_executor",
-    "test_five_megabytes_travel_both_ways",
-    "test_the_tasks_of_an_earlier_executor_are_reloaded",
     "test_the_client_runs_and_gets_one_result_and_a_batch",
 )
 

@@ -3,35 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 
 import pytest
 
-from tests.integration.slurm import Cluster
+from tests.integration import other_python
+from tests.integration.hub_places import LONG
+from tests.integration.slurm import HOME, UID, Cluster
+from tests.integration.slurm_blocks import configuration, configure, jobs_of, tasks, told
 from tests.integration.slurm_site import SlurmSite
-
-CONFIGURATION = """\
-service_url: http://localhost:5000
-engine:
-  type: GlobusComputeEngine
-  max_workers_per_node: 2
-  address: {type: address_by_interface, ifname: eth0}
-  provider:
-    type: SlurmProvider
-    partition: debug
-    exclusive: false
-    init_blocks: 0
-    min_blocks: 0
-    max_blocks: 2
-    walltime: "00:05:00"
-    launcher: {type: SrunLauncher}
-"""
 
 
 @pytest.fixture(scope="module")
 def site(docker_engine: None) -> Iterator[SlurmSite]:
     del docker_engine
-    with Cluster(nodes=2) as cluster:
+    with Cluster(nodes=2, node_timeout_s=40) as cluster:
         made = SlurmSite(cluster)
         made.install()
         made.serve()
@@ -39,8 +26,7 @@ def site(docker_engine: None) -> Iterator[SlurmSite]:
 
 
 def test_two_hundred_functions_run_in_batch_jobs_on_the_compute_nodes(site: SlurmSite) -> None:
-    site.cep("configure", "batch")
-    site.write(".globus_compute/batch/config.yaml", CONFIGURATION)
+    site.cep("configure", "batch", "--profile", "slurm", "--set", "partition=debug")
     with site.running("batch") as endpoint_id:
         assert site.sdk("many", endpoint_id, "200")["right"]
         assert set(site.sdk("hosts", endpoint_id, "40")["hosts"]) <= {"c1", "c2"}
@@ -66,3 +52,74 @@ def test_detection_on_the_login_node_proposes_what_is_certain_and_lists_the_rest
     site.cep("configure", "auto", "--profile", "auto", "--set", "partition=debug")
     with site.running("auto") as endpoint_id:
         assert set(site.sdk("hosts", endpoint_id, "4")["hosts"]) <= {"c1", "c2"}
+
+
+# -- the Python that runs tasks ----------------------------------------------------------------
+
+
+def environment(site: SlurmSite, python: str, name: str) -> str:
+    """An environment in the account's home, with a package of its own; as the cluster sees it."""
+    where = f"{HOME}/{name}"
+    site.cluster.run(python, "-m", "venv", "--without-pip", where)
+    (packages,) = (site.home / name).glob("lib/python3*/site-packages")
+    site.write(str((packages / "onlythere.py").relative_to(site.home)), "VALUE = 'only there'\n")
+    return where
+
+
+def test_tasks_of_a_cluster_run_in_the_environment_that_worker_init_activates(
+    site: SlurmSite,
+) -> None:
+    env = environment(site, "/usr/bin/python3", "same")
+    configure(site, "same", configuration(worker_init=f". {env}/bin/activate"))
+    with site.running("same") as endpoint_id:
+        seen = site.sdk("place", endpoint_id, "onlythere", "bytecode")
+        assert (seen["prefix"], seen["value"]) == (env, "only there")
+        log = site.cep("logs", "same", "--block", "0").stdout
+        assert f"cep: tasks of block 0 run in {env}/bin/python3 (Python 3.13" in log
+        assert f"worker_init activated {env}; it lacks" in log
+
+
+def test_another_minor_version_of_python_is_lent_a_set_or_pauses_with_the_reason(
+    site: SlurmSite,
+) -> None:
+    other_python.install(site.home / "python3.11", uid=UID)
+    python = f"{HOME}/python3.11/bin/python3.11"
+    env = environment(site, python, "other")
+    configure(site, "other", configuration(worker_init=f". {env}/bin/activate"))
+    said = site.cep("render", "other", "--submit-script").stdout
+    assert f"{env}/bin/python3, since worker_init activates {env}. On this host it is" in said
+    assert "and is refused: it lacks dill, parsl" in said
+    with site.running("other") as endpoint_id, tasks(site) as submit:
+        error = submit(endpoint_id, "other.mark").fate(60)["error"]
+        assert f"BLOCKS_PAUSED: the block's Python cannot run tasks: {env}/bin/python3" in error
+        assert "there is no worker set for Python 3.11 on x86_64" in error
+        assert f"{env}/bin/python3 -m pip install" in error
+        assert "cep worker-sets add --python 3.11" in error
+        assert len(jobs_of(site, endpoint_id)) == 1, "one block is enough"
+        assert "there is no worker set" in site.cep("status", "other").stdout
+
+        other_python.wheels(site.home / "wheels", uid=UID)
+        words = ("--python", f"{env}/bin/python3", "--wheels", f"{HOME}/wheels", "--json")
+        made = json.loads(site.cep("worker-sets", "add", *words).stdout)
+        assert (made["python"], made["source"]) == ("3.11", "wheels")
+        site.cep("blocks", "other", "resume")
+        seen = site.sdk("place", endpoint_id, "onlythere", "source")
+        assert (seen["prefix"], seen["python"], seen["value"]) == (env, "3.11", "only there")
+        failed = site.sdk("place", endpoint_id, "onlythere", "bytecode")["error"]
+        assert "made by another version of Python than the worker's" in failed
+        assert "Python 3.11" in failed
+        assert told(site, "other")["breaker"]["failures"] == 0
+
+
+if LONG:  # it takes the time after which Slurm believes that a silent node is down
+
+    def test_a_node_that_loses_its_power_is_named_in_the_tasks_error(site: SlurmSite) -> None:
+        on_second = "#SBATCH --nodelist=c2"
+        configure(site, "power", configuration(scheduler_options=on_second))
+        with site.running("power") as endpoint_id, tasks(site) as submit:
+            task = submit(endpoint_id, "power.mark")
+            assert task.runs() == "c2"
+            site.cluster.power_off("c2")
+            error = task.fate()["error"]
+        assert re.search(r"BLOCK_LOST \(NODE_FAIL after 00:0\d:\d\d in job \d+\): The", error)
+        assert "on host c2" in error

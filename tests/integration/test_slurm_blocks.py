@@ -27,7 +27,7 @@ Submit = Callable[..., Task]
 @pytest.fixture(scope="module")
 def site(docker_engine: None) -> Iterator[SlurmSite]:
     del docker_engine
-    with Cluster(nodes=2) as cluster:
+    with Cluster(nodes=3, node_timeout_s=40) as cluster:
         made = SlurmSite(cluster)
         made.install()
         made.serve()
@@ -45,17 +45,27 @@ def slow(site: SlurmSite, submit: Submit) -> Iterator[dict[str, Task]]:
     """Tasks whose ends take long: the first to begin, the last to be looked at.
 
     `minute` has a block of one minute, which Slurm notices up to half a minute later; `deaf` is an
-    endpoint at an address that its nodes cannot reach.
+    endpoint at an address that its nodes cannot reach; `power` runs on a node that loses its power,
+    which Slurm notices after `node_timeout_s`.
     """
     on_second = "#SBATCH --nodelist=c2"
+    configure(site, "power", configuration(scheduler_options="#SBATCH --nodelist=c3"))
     deaf = configuration(engine={"address": "127.0.0.1"}, scheduler_options=on_second)
     configure(site, "minute", configuration(walltime="00:01:00", scheduler_options=on_second))
     configure(site, "deaf", deaf)
-    with site.running("minute") as first, site.running("deaf") as second:
-        yield {
+    with (
+        site.running("power") as third,
+        site.running("minute") as first,
+        site.running("deaf") as second,
+    ):
+        begun = {
             "minute": submit(first, "minute.mark"),
             "deaf": submit(second, "deaf.mark"),
+            "power": submit(third, "power.mark"),
         }
+        assert begun["power"].runs() == "c3"
+        site.cluster.power_off("c3")
+        yield begun
 
 
 def silence_is(site: SlurmSite, name: str, words: str) -> bool:
@@ -231,9 +241,18 @@ def test_an_installation_that_nodes_cannot_see_pauses_with_the_cause(
     assert fate["seconds"] < 60
     assert "BLOCKS_PAUSED" in fate["error"]
     assert "/opt/cep/bin/python3" in fate["error"]
-    assert "a program cannot be seen on the node" in fate["error"]
+    assert re.search(
+        r"it cannot be seen on host c\d; what is to run there has to be", fate["error"]
+    )
+    assert len(jobs_of(site, endpoint_id)) == 1, "the next one would see no more"
 
 
 def test_the_end_of_the_walltime_is_named_in_the_tasks_error(slow: dict[str, Task]) -> None:
     error = slow["minute"].fate()["error"]
     assert re.search(r"BLOCK_LOST \(TIMEOUT after 00:01:\d\d in job \d+\): The block", error)
+
+
+def test_a_node_that_loses_its_power_is_named_in_the_tasks_error(slow: dict[str, Task]) -> None:
+    error = slow["power"].fate()["error"]
+    assert re.search(r"BLOCK_LOST \(NODE_FAIL after 00:0\d:\d\d in job \d+\): The block", error)
+    assert "on host c3" in error

@@ -98,3 +98,15 @@ def test_a_file_that_is_broken_is_passed_over(tmp_path: Path, text: str) -> None
 
 def test_a_disk_that_is_full_stops_nothing(tmp_path: Path) -> None:
     assert tripped(tmp_path / "not there" / "blocks.json").tripped
+
+
+def test_one_failure_without_hope_is_enough_and_is_remembered(tmp_path: Path) -> None:
+    file = tmp_path / "blocks.json"
+    breaker = BlockBreaker(file, "x", lambda: 5000.0)
+    assert breaker.failed(0.0, "no Python", progress=False, hopeless=True) == FIRST_PAUSE_S
+    assert breaker.failed(0.0, "no Python", progress=False, hopeless=True) == 2 * FIRST_PAUSE_S
+    kept = again(file)
+    assert kept.tripped
+    assert kept.hopeless
+    kept.resume(0.0)
+    assert not again(file).tripped

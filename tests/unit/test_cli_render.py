@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import sys
+import venv
 from pathlib import Path
 
 import psutil
@@ -320,3 +322,86 @@ def test_a_scheduler_that_cannot_be_asked_is_named(rig: Rig) -> None:
     done = rig.run("render", "ep", "--submit-test")
     assert done.code == 78
     assert "GridEngineProvider cannot be asked" in done.err
+
+
+# -- which Python ------------------------------------------------------------------------------
+
+
+def python_told(rig: Rig, *settings: str) -> str:
+    """What render says about Python for a local endpoint with these variables of its profile."""
+    configured(rig, "--profile", "local", *(word for one in settings for word in ("--set", one)))
+    done = rig.run("render", "ep", "--submit-script", "--json")
+    assert done.code == 0, done.err
+    return str(json.loads(done.out)["python"])
+
+
+def test_the_rule_about_python_is_shown_with_its_text(rig: Rig) -> None:
+    root = configured(rig, *SLURM)
+    done = rig.run("render", "ep", "--submit-script")
+    told = json.loads(rig.run("render", "ep", "--submit-script", "--json").out)
+    assert told["launch_file"].startswith(f"{root}/")
+    assert told["launch_file"].endswith("/python/launch.sh")
+    assert told["launch_text"].rstrip() in done.out
+    assert "wanted=auto" in told["launch_text"]
+    (script,) = told["scripts"]
+    before, init, after = (
+        script["text"].index(part)
+        for part in ("cep_began_env=", "export JOBNAME", "launch.sh' choose 0 ")
+    )
+    assert before < init < after
+
+
+def test_without_an_activation_the_endpoint_s_own_python_is_foretold(rig: Rig) -> None:
+    assert python_told(rig).startswith(f"{sys.executable}, the endpoint's own, unless worker_init")
+
+
+def test_an_activation_in_the_text_is_foretold_and_asked(rig: Rig, tmp_path: Path) -> None:
+    env = tmp_path / "my env"
+    venv.create(env, symlinks=True, with_pip=False)
+    told = python_told(rig, f"worker_init=module load x\n. '{env}/bin/activate'")
+    assert told.startswith(f"{env}/bin/python3, since worker_init activates {env}. On this host ")
+    assert "lacks cep-endpoint, dill" in told
+    assert "cep-render-" not in told
+
+
+@pytest.mark.parametrize(
+    ("init", "said"),
+    [
+        ("source /no/where/bin/activate", "/no/where/bin/python3, since worker_init activates"),
+        ("conda activate my-env", "That of the conda environment my-env"),
+        ("echo 'unbalanced\n. /a/bin/activate", "/a/bin/python3, since"),
+        (". /a/bin/activate; micromamba activate 'b'", "That of the conda environment b"),
+        ("conda activate b\nsource /a/bin/activate", "/a/bin/python3, since"),
+        (". /a/activate", "the endpoint's own"),
+    ],
+)
+def test_the_last_activation_counts(init: str, said: str, rig: Rig) -> None:
+    assert said in python_told(rig, f"worker_init={init}")
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ("worker_python: endpoint", "since worker_python is endpoint"),
+        ("worker_python: /no/python3", "/no/python3 on the node, since worker_python names it. It"),
+        (f"worker_python: {sys.executable}", "and has the worker"),
+        ("container_type: apptainer\n  container_uri: i", "The python3 of the container's image"),
+        ("launch_cmd: mine", "which must be where the workers run"),
+    ],
+)
+def test_the_configuration_s_word_is_foretold(lines: str, said: str, rig: Rig) -> None:
+    root = configured(rig, "--profile", "local")
+    config = root / "config.yaml"
+    config.write_text(config.read_text().replace("\n  provider:", f"\n  {lines}\n  provider:", 1))
+    told = json.loads(rig.run("render", "ep", "--submit-script", "--json").out)
+    assert said in told["python"]
+
+
+def test_a_path_that_a_launcher_would_spoil_is_refused(rig: Rig, tmp_path: Path) -> None:
+    root = configured(rig, *SLURM, "--set", "launcher=SrunLauncher")
+    config = root / "config.yaml"
+    place = tmp_path / "$HOME"
+    config.write_text(f"run_dir: '{place}'\n{config.read_text()}")
+    done = rig.run("render", "ep", "--submit-script")
+    assert done.code == 78
+    assert "SrunLauncher would change '$' in the path" in done.err

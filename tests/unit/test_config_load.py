@@ -21,10 +21,12 @@ from cep.config.kinds import (
     Choice,
     Component,
     Flag,
+    Interpreter,
     Key,
     Kind,
     ListOf,
     Number,
+    Place,
     PlainMap,
     PortRange,
     Text,
@@ -449,6 +451,8 @@ def example(kind: Kind) -> Any:
         TextMap: {"a": "b"},
         PlainMap: {"a": 1},
         PortRange: [1, 2],
+        Interpreter: "/opt/python/bin/python3",
+        Place: "~/sets",
     }
     if isinstance(kind, Whole):
         return max(kind.low or 0, 1)
@@ -569,3 +573,27 @@ def test_a_value_that_is_still_to_be_written_is_refused_with_its_line() -> None:
         load_text(text, "x")
     found = load_text(text, "x", unset_allowed=True).engine
     assert found.provider.arguments["account"] == "<SET account>"  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("value", "kept"),
+    [
+        ("auto", "auto"),
+        ("endpoint", "endpoint"),
+        ("/opt/my env/bin/python3", "/opt/my env/bin/python3"),
+        ("~/env/bin/python", str(Path("~/env/bin/python").expanduser())),
+    ],
+)
+def test_the_workers_python_is_a_word_or_an_absolute_path(value: str, kept: str) -> None:
+    text = yaml.safe_dump({"engine": {"type": "GlobusComputeEngine", "worker_python": value}})
+    found = engine_of(text)
+    assert isinstance(found, HtexSettings)
+    assert found.worker_python == kept
+
+
+@pytest.mark.parametrize(
+    "value", ["python3", "bin/python3", "Auto", "", "/a\nb", 3.12, True, ["/a"], "~nobody-here/p"]
+)
+def test_another_workers_python_is_refused(value: object) -> None:
+    text = yaml.safe_dump({"engine": {"type": "GlobusComputeEngine", "worker_python": value}})
+    assert "must be auto, endpoint, or the absolute path of a Python" in problems(text)

@@ -12,7 +12,7 @@ from parsl.executors.high_throughput import manager_selector, zmq_pipes
 from parsl.executors.high_throughput import process_worker_pool as parsl_pool
 from parsl.executors.high_throughput.executor import HighThroughputExecutor
 
-from cep.engines import htex_executor, interchange, pool
+from cep.engines import htex_executor, interchange, lending, pool
 
 EXECUTOR_METHODS = (
     "_get_launch_command",
@@ -106,7 +106,7 @@ def test_the_pool_takes_the_arguments_it_is_given() -> None:
 
 
 def test_the_launch_command_begins_with_the_pool_that_is_replaced() -> None:
-    assert parsl_executor.DEFAULT_LAUNCH_CMD.startswith(htex_executor.POOL_COMMAND)
+    assert parsl_executor.DEFAULT_LAUNCH_CMD.startswith(lending.PUBLISHED_POOL)
 
 
 def test_the_pipes_have_the_sockets_used() -> None:

@@ -285,6 +285,34 @@ def test_fault_14_blocks_that_never_register_are_tried_ever_more_slowly(
     assert "no module named cep" in scaler.picture.trouble
 
 
+def test_one_block_is_enough_when_it_says_that_none_could_run_tasks(make: Make, site: Site) -> None:
+    scaler = make(watched=True, max_blocks=1)
+    site.refusals["0"] = "the block's Python cannot run tasks: it lacks parsl"
+    demand(scaler, 1)
+    site.jobs["job-0"] = JobWord("FAILED", exit_code=78)
+    note(scaler, "ended", "job-0")
+    assert site.refused == ["the block's Python cannot run tasks: it lacks parsl"]
+    site.now += FIRST_PAUSE_S - 1
+    scaler._step()
+    assert site.jobs.keys() == {"job-0"}
+    note(scaler, "resume", None)
+    assert site.refused[-1] == ""
+    assert site.jobs.keys() == {"job-0", "job-1"}
+
+
+def test_a_block_whose_workers_had_come_says_nothing_about_the_next_one(
+    make: Make, site: Site
+) -> None:
+    scaler = make(watched=True, max_blocks=1)
+    site.refusals["0"] = "one node of several"
+    demand(scaler, 1)
+    note(scaler, "registered", ("m", "0", 2))
+    site.jobs["job-0"] = JobWord("FAILED", exit_code=1)
+    note(scaler, "ended", "job-0")
+    assert site.refused == []
+    assert "one node" not in scaler.picture.trouble
+
+
 def test_a_block_that_cannot_be_submitted_counts_as_failed(make: Make, site: Site) -> None:
     site.refuses = True
     scaler = make(max_blocks=1)

@@ -113,6 +113,7 @@ def seeds() -> Iterator[bytes]:
             "python_version": "3",
             "endpoint_version": None,
             "sdk_version": None,
+            "dill_version": None,
         },
         {"type": "cep", "event": "draining", "manager": "m"},
         {"type": "cep", "event": "gone", "manager": "m", "block": "0", "ids": [9]},
