@@ -2,7 +2,7 @@
 # second time that costs milliseconds. `make help` lists the targets.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit main-job faults fuzz lint format wheel constraints clean distclean
+.PHONY: help demo test unit main-job faults fuzz lint format wheel image constraints clean distclean
 
 # Extra arguments for pytest: make test ARGS="-k journal -x"
 ARGS ?=
@@ -54,6 +54,9 @@ format:  ## Format the code
 wheel:  ## Build the wheel and the source archive into dist/
 	@.ci/environment dev
 	@.venv/bin/hatchling build
+
+image: wheel  ## Build the image of the endpoint, docs/containers.md: make image BASE=python:3.12-slim
+	@docker build -f docker/Dockerfile $(if $(BASE),--build-arg BASE=$(BASE)) -t cep-endpoint .
 
 constraints:  ## Ask pip anew for the set of libraries (needs python3.10 ... python3.13)
 	@.ci/environment dev

@@ -7,6 +7,7 @@ Source: "Containerized Environments" of globus-compute-endpoint's user guide, 2.
 
 from __future__ import annotations
 
+import re
 import shlex
 
 from cep.config.components import OWN_CONTAINERS
@@ -20,7 +21,9 @@ CONTAINER_TYPES = (*DOCKER_LIKE, *APPTAINER_LIKE, CUSTOM)
 RUN_DIR_FIELD = "{EXECUTOR_RUNDIR}"
 COMMAND_FIELD = "{EXECUTOR_LAUNCH_CMD}"
 
-_TYPE, _URI, _OPTIONS = (f"engine.container_{name}" for name in ("type", "uri", "cmd_options"))
+_URI, _OPTIONS = "engine.container_uri", "engine.container_cmd_options"
+# Launchers that write the workers' command by a here-document expand these in any quotes.
+_IN_NO_IMAGE = re.compile(r"[`\\]|\$\(")
 
 
 def check_container(walk: Walk, settings: HtexSettings) -> None:
@@ -35,6 +38,12 @@ def check_container(walk: Walk, settings: HtexSettings) -> None:
     else:
         if uri is None or not uri.strip():
             walk.problem(_URI, None, f"is missing; {kind} needs an image")
+        elif _IN_NO_IMAGE.search(uri):
+            walk.problem(
+                _URI,
+                None,
+                f"{uri!r} is no image: some launchers would run a part of it as a command",
+            )
         _check_options(walk, kind, settings.container_cmd_options or "")
 
 

@@ -260,6 +260,8 @@ def test_each_key_is_refused_by_name_with_another_engine(key: str, value: str, e
         ({"container_type": "custom"}, "is missing; a custom container needs"),
         ({"container_type": "docker"}, "docker needs an image"),
         ({"container_type": "docker", "container_uri": " "}, "docker needs an image"),
+        ({"container_type": "docker", "container_uri": "a`id`"}, "is no image"),
+        ({"container_type": "apptainer", "container_uri": "/x$(id).sif"}, "is no image"),
         (
             {"container_type": "docker", "container_uri": "i", "container_cmd_options": "-e 'x"},
             "no closing quotation",
