@@ -61,6 +61,7 @@ SITES = (
     "test_htex_life.py",
     "test_hub_rabbitmq.py",
     "test_hub_servers.py",
+    "test_podman.py",
     "test_published_endpoint.py",
     "test_slurm.py",
     "test_slurm_accounting.py",

@@ -188,6 +188,7 @@ class _Life:
     def _clean_up(self) -> None:
         """End what an earlier life left running, and run the teardown it still owes."""
         paths = self._paths
+        self._end_containers()  # first: podman removes badly what has lost its monitor process
         ended = end_leftovers(paths.run, stored_endpoint_id(paths) or "", paths.name)
         if ended:
             log.warning(
@@ -195,7 +196,6 @@ class _Life:
                 len(ended),
                 extra={"event": "recovery.leftovers"},
             )
-        self._end_containers()
         self._tear_down()
 
     def _end_containers(self) -> None:

@@ -58,7 +58,8 @@ esac
 name=cep-$(od -A n -N 8 -t x8 /dev/urandom | tr -d ' \\n')
 remove() {{
   found=$("$engine" ps --all --quiet --filter "label={NAME_LABEL}=$name" 2>/dev/null)
-  [ -z "$found" ] || "$engine" rm --force --volumes $found >/dev/null 2>&1
+  case $engine in podman*) at_once="--time 0" ;; *) at_once= ;; esac
+  [ -z "$found" ] || "$engine" rm --force --volumes $at_once $found >/dev/null 2>&1
 }}
 stop() {{
   trap '' HUP INT TERM

@@ -52,7 +52,9 @@ class Containers:
             filters += ["--filter", f"label={BLOCK_LABEL}={block}"]
         found = self._ask("ps", "--all", "--quiet", *filters).split()
         if found:
-            self._ask("rm", "--force", "--volumes", *found)
+            # podman would first ask them to end, and wait for ten seconds.
+            at_once = ["--time", "0"] if self.engine.startswith("podman") else []
+            self._ask("rm", "--force", "--volumes", *at_once, *found)
             log.warning(
                 "removed containers that had outlived their block: %s",
                 ", ".join(found),

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.integration.apptainer_host import SANDBOX, SIF, ApptainerHost
+from tests.integration.container_host import SANDBOX, SIF, ContainerHost, apptainer_images
 from tests.integration.scene import until
 from tests.integration.slurm_site import SlurmSite
 
@@ -32,7 +32,7 @@ engine:
 @pytest.fixture(scope="module")
 def site(docker_engine: None) -> Iterator[SlurmSite]:
     del docker_engine
-    with ApptainerHost() as host:
+    with ContainerHost("apptainer", apptainer_images()) as host:
         made = SlurmSite(host)  # type: ignore[arg-type]
         made.install()
         made.serve()

@@ -91,13 +91,9 @@ def test_functions_run_in_a_container_that_ends_with_the_endpoint(scene: Scene, 
     assert "stopped" in scene.sdk_answer(client)["error"]
 
 
-def test_no_container_outlives_a_killed_agent_for_long(scene: Scene, image: str) -> None:
+def test_a_start_removes_what_has_outlived_a_killed_agent(scene: Scene, image: str) -> None:
     scene.configure("killed", engine(image))
     endpoint_id = scene.start("killed")
-    one_running(endpoint_id)
-    kill(scene, "killed")
-    until(lambda: containers(endpoint_id) == [], within_s=WITHIN_S, what="it ends by itself")
-    scene.start("killed")
     container = one_running(endpoint_id)
     container.pause()  # so that it cannot notice that nobody wants it any more
     kill(scene, "killed")
@@ -109,6 +105,20 @@ def test_no_container_outlives_a_killed_agent_for_long(scene: Scene, image: str)
 
 
 if LONG:
+
+    def test_a_container_ends_by_itself_when_its_agent_was_killed(scene: Scene, image: str) -> None:
+        scene.configure("alone", engine(image))
+        endpoint_id = scene.start("alone")
+        assert scene.sdk("many", endpoint_id, "2")["right"]
+        kill(scene, "alone")
+        until(lambda: containers(endpoint_id) == [], within_s=WITHIN_S, what="it is gone")
+        scene.cep("stop", "alone")
+        scene.configure("early", engine(image))
+        endpoint_id = scene.start("early")
+        one_running(endpoint_id)  # its workers need not have come yet
+        kill(scene, "early")
+        until(lambda: containers(endpoint_id) == [], within_s=WITHIN_S, what="it is gone")
+        scene.cep("stop", "early")
 
     def test_the_guides_custom_command_runs_and_ends(scene: Scene, image: str) -> None:
         """As the published guide writes it, with `--rm`, which a custom command has to have."""
@@ -140,7 +150,6 @@ def test_the_worker_is_lent_to_an_image_that_has_only_python(scene: Scene) -> No
     endpoint_id = scene.start("lent")
     container = one_running(endpoint_id)
     assert scene.sdk("hosts", endpoint_id, "20")["hosts"] == [container.id[:12]]
-    assert scene.sdk("shell", endpoint_id)["stdout"].strip() == "hello you"
     scene.cep("stop", "lent")
     assert containers(endpoint_id) == []
 

@@ -106,13 +106,11 @@ def test_a_function_runs_and_a_new_container_on_the_volume_is_the_same_endpoint(
         )
         first.stop(timeout=60)
         assert state(first)["ExitCode"] == 0, "it stops in good order when Docker asks it to"
-        assert scene.sdk("until-status", endpoint_id, "offline", "60")["status"] == "offline"
     finally:
         first.remove(force=True)
     second = site.run()
     try:
         assert site.ready(second) == endpoint_id
-        assert scene.sdk("many", endpoint_id, "2")["right"]
         second.stop(timeout=60)
     finally:
         second.remove(force=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -227,6 +228,13 @@ def test_what_is_missing_is_named(kind: str, more: dict[str, str], part: str) ->
 )
 def test_whether_loopback_reaches_the_host(kind: str, options: str, shared: bool) -> None:
     assert Container(kind, "img", options).shares_network is shared
+
+
+@pytest.mark.parametrize("kind", ["docker", "apptainer"])
+def test_the_page_shows_the_lines_that_are_run(kind: str) -> None:
+    line = Container(kind, "IMAGE", "OPTIONS").wrap("COMMAND", "RUNDIR")
+    page = Path(__file__).resolve().parents[2] / "docs" / "containers.md"
+    assert f"`{line}`" in page.read_text(encoding="utf-8")
 
 
 # -- at load -------------------------------------------------------------------------------------

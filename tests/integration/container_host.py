@@ -1,8 +1,8 @@
-"""A host with Apptainer in a container: an ordinary account, its home, and images of both kinds.
+"""A host with Apptainer or podman, in a container: an ordinary account, its home, and images.
 
-The container gets what Apptainer's unprivileged mode asks of a kernel and an engine: mounts in user
-namespaces and /dev/fuse. The images, a directory (sandbox) and a SIF file, are made once from the
-test image `python`, which has Python and nothing of ours, and kept in `.cache/`.
+The container gets what their unprivileged modes ask of a kernel and an engine: mounts in user
+namespaces and /dev/fuse. Apptainer's images, a directory (sandbox) and a SIF file, are made once
+from the test image `python`, which has Python and nothing of ours, and kept in `.cache/`.
 """
 
 from __future__ import annotations
@@ -27,21 +27,26 @@ _MAIN = ["sh", "-c", "chmod 666 /dev/fuse; trap 'exit 0' TERM; sleep infinity & 
 _UNCONFINED = [f"{name}=unconfined" for name in ("seccomp", "apparmor", "systempaths")]
 
 
-class ApptainerHost:
+class ContainerHost:
     """See the module. Use it with `with`; `slurm_site.SlurmSite` installs cep and a hub in it.
 
-    Attributes:
+    Args:
         image: The test image's name.
+        images: A directory that the container sees as `/images`.
+
+    Attributes:
+        image: The same.
         home: What the container sees as /home.
     """
 
-    def __init__(self) -> None:
-        self.image = "apptainer"
-        self.root = Path(tempfile.mkdtemp(prefix="cep-apptainer-", dir="/tmp"))
+    def __init__(self, image: str, images: Path) -> None:
+        self.image = image
+        self._images = images
+        self.root = Path(tempfile.mkdtemp(prefix=f"cep-{image}-", dir="/tmp"))
         self.home = self.root / "home"
         self._container = ""
 
-    def __enter__(self) -> ApptainerHost:
+    def __enter__(self) -> ContainerHost:
         try:
             self._start()
         except BaseException:
@@ -64,7 +69,7 @@ class ApptainerHost:
         os.chown(account, UID, UID)
         self.root.chmod(0o755)
         volumes = ["--volume", f"{self.home}:/home"]
-        volumes += ["--volume", f"{_images(self.image)}:{IMAGES}:ro"]
+        volumes += ["--volume", f"{self._images}:{IMAGES}:ro"]
         image = docker_engine.ensure_image(self.image)
         command = ["docker", "run", "--detach", "--device", "/dev/fuse", *_options(), *volumes]
         self._container = _run([*command, image, *_MAIN]).strip()
@@ -93,9 +98,9 @@ class ApptainerHost:
         return done
 
 
-def _images(host_image: str) -> Path:
-    """The directory with both images."""
-    host, python = docker_engine.ensure_image(host_image), docker_engine.ensure_image("python")
+def apptainer_images() -> Path:
+    """The directory with both images of Apptainer."""
+    host, python = docker_engine.ensure_image("apptainer"), docker_engine.ensure_image("python")
     kept = venvs.CACHE / f"apptainer-{venvs.key(host, python)}"
     with venvs.locked(kept.name):
         if not (kept / ".complete").exists():
