@@ -2,7 +2,7 @@
 # second time that costs milliseconds. `make help` lists the targets.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit main-job faults fuzz lint format wheel wheelhouse constraints clean distclean
+.PHONY: help demo test unit main-job faults fuzz lint format wheel wheelhouse image constraints clean distclean
 
 # Extra arguments for pytest: make test ARGS="-k journal -x"
 ARGS ?=
@@ -64,6 +64,9 @@ wheel:  ## Build the wheel and the source archive into dist/
 wheelhouse:  ## Build one file for sites without a package index: make wheelhouse PYTHON=3.11 ARCH=x86_64
 	@.ci/environment dev
 	@$(PY) tools/wheelhouse.py --python $(PYTHON) --arch $(ARCH) --glibc $(GLIBC) $(if $(COLLECTION),--collection $(COLLECTION))
+
+image: wheel  ## Build the image of the endpoint, docs/containers.md: make image BASE=python:3.12-slim
+	@docker build -f docker/Dockerfile $(if $(BASE),--build-arg BASE=$(BASE)) -t cep-endpoint .
 
 constraints:  ## Ask pip anew for the set of libraries (needs python3.10 ... python3.13)
 	@.ci/environment dev

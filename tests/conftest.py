@@ -55,13 +55,17 @@ ANSIBLE = ("test_ansible.py", "test_ansible_rules.py", "test_ansible_slurm.py")
 # Schedulers, servers and other programs as sites have them.
 SITES = (
     "test_agent_connections.py",
+    "test_apptainer.py",
     "test_broker_contract.py",
+    "test_docker.py",
+    "test_endpoint_image.py",
     "test_htex_contract.py",
     "test_htex_life.py",
     "test_hub_rabbitmq.py",
     "test_hub_servers.py",
     "test_other_schedulers.py",
     "test_pbs.py",
+    "test_podman.py",
     "test_published_endpoint.py",
     "test_slurm.py",
     "test_slurm_accounting.py",

@@ -40,8 +40,9 @@ from cep.config.settings import EndpointSettings
 from cep.engines.base import Engine, EngineRun
 from cep.engines.begun import begin_slots, begun_before, workers_are_local
 from cep.engines.build import build_engine
+from cep.engines.container_leftovers import end_leftover_containers
 from cep.engines.leftovers import end_leftovers
-from cep.errors import CepError, LeaseLost
+from cep.errors import CepError, EngineError, LeaseLost
 from cep.journal.journal import Journal
 from cep.model import Registered
 from cep.paths import EndpointPaths
@@ -193,6 +194,7 @@ class _Life:
     def _clean_up(self) -> None:
         """End what an earlier life left running, and run the teardown it still owes."""
         paths = self._paths
+        self._end_containers()  # first: podman removes badly what has lost its monitor process
         ended = end_leftovers(paths.run, stored_endpoint_id(paths) or "", paths.name)
         if ended:
             log.warning(
@@ -201,6 +203,17 @@ class _Life:
                 extra={"event": "recovery.leftovers"},
             )
         self._tear_down()
+
+    def _end_containers(self) -> None:
+        """Containers outlive whoever asked for them; what an unreachable engine keeps, it keeps."""
+        try:
+            end_leftover_containers(self._settings.engine, stored_endpoint_id(self._paths))
+        except EngineError as error:
+            log.warning(
+                "containers of an earlier life cannot be looked for: %s",
+                error,
+                extra={"event": "recovery.containers-unknown"},
+            )
 
     def _tear_down(self) -> None:
         if self._paths.teardown_due.exists():

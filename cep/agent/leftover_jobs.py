@@ -1,4 +1,4 @@
-"""Cancel the batch jobs of an endpoint whose agent is gone: for `stop` and `delete`.
+"""End the batch jobs and containers of an endpoint whose agent is gone: for `stop` and `delete`.
 
 A `start` needs none of this; its engine finds what earlier lives have left.
 """
@@ -10,6 +10,7 @@ import logging
 from cep.config.load import read
 from cep.config.settings import HtexSettings
 from cep.engines.batch_queues import queue_of
+from cep.engines.container_leftovers import end_leftover_containers
 from cep.errors import CepError
 from cep.paths import EndpointPaths
 
@@ -17,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 def cancel_leftover_jobs(paths: EndpointPaths, endpoint_id: str | None) -> list[str]:
-    """Cancel them, as far as the scheduler can tell which they are.
+    """End them, as far as the scheduler or the container engine can tell which they are.
 
     No agent of the endpoint may be running.
 
@@ -26,10 +27,10 @@ def cancel_leftover_jobs(paths: EndpointPaths, endpoint_id: str | None) -> list[
         endpoint_id: The id in the names of its jobs; without one there are none.
 
     Returns:
-        The ids of the jobs that were cancelled.
+        The ids of the jobs that were cancelled, or of the containers that were removed.
 
     Raises:
-        EngineError: The scheduler does not answer, so nobody knows.
+        EngineError: The scheduler or the engine does not answer, so nobody knows.
     """
     if endpoint_id is None:
         return []
@@ -38,9 +39,11 @@ def cancel_leftover_jobs(paths: EndpointPaths, endpoint_id: str | None) -> list[
     except CepError as error:
         log.debug("no look for jobs, the configuration cannot be read: %s", error)
         return []
-    queue = queue_of(engine.provider) if isinstance(engine, HtexSettings) else None
-    if queue is None:
+    if not isinstance(engine, HtexSettings):
         return []
+    queue = queue_of(engine.provider)
+    if queue is None:
+        return end_leftover_containers(engine, endpoint_id)
     queue.refresh()
     jobs = sorted(queue.of_endpoint(endpoint_id))
     if jobs:

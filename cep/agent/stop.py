@@ -66,14 +66,14 @@ def stop(paths: EndpointPaths, *, drain_s: float = 10.0, now: bool = False) -> b
 
 
 def _end_jobs(paths: EndpointPaths, endpoint_id: str | None) -> None:
-    """Cancel the batch jobs of an agent that could not do it itself."""
+    """End the batch jobs and containers of an agent that could not do it itself."""
     try:
         jobs = cancel_leftover_jobs(paths, endpoint_id)
     except CepError as exc:
-        log.warning("jobs that it has left behind cannot be looked for: %s", exc)
+        log.warning("jobs or containers that it has left behind cannot be looked for: %s", exc)
         return
     if jobs:
-        log.warning("cancelled jobs that it had left behind: %s", ", ".join(jobs))
+        log.warning("ended jobs or containers that it had left behind: %s", ", ".join(jobs))
 
 
 def _local_pid(paths: EndpointPaths) -> int:

@@ -58,16 +58,19 @@ def delete(shared: Shared, *, name: str, yes: bool, force: bool, local_only: boo
 
 
 def _end_jobs(found: EndpointPaths, endpoint_id: str | None) -> None:
-    """Batch jobs that a killed agent has left; once the directory is gone nobody knows them."""
+    """What a killed agent has left elsewhere; once the directory is gone nobody knows of it."""
     from cep.agent.leftover_jobs import cancel_leftover_jobs
 
     try:
         jobs = cancel_leftover_jobs(found, endpoint_id)
     except CepError as exc:
-        click.echo(f"Jobs that it may have left cannot be looked for: {exc.message}", err=True)
+        click.echo(
+            f"Jobs or containers that it may have left cannot be looked for: {exc.message}",
+            err=True,
+        )
         return
     if jobs:
-        click.echo(f"Cancelled jobs that it had left behind: {', '.join(jobs)}", err=True)
+        click.echo(f"Ended jobs or containers that it had left behind: {', '.join(jobs)}", err=True)
 
 
 def _refuse_running(shared: Shared, found: EndpointPaths, force: bool) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cep.config import retired
-from cep.config.components import OWN_CONTAINERS
+from cep.config.container import check_container
 from cep.config.document import Lines, parse
 from cep.config.settings import (
     EndpointSettings,
@@ -212,7 +212,8 @@ def _translated(walk: Walk, block: Lines, engine: str) -> Lines:
             block[new] = block.pop(old)
             block.line_of[new] = block.line_of.get(old, 0)
             walk.warnings.append(f"{walk.origin}: engine.{old} is taken as engine.{new}.")
-    if block.get("container_type") == "None":  # as the published guide writes "no container"
+    kind = block.get("container_type")
+    if isinstance(kind, str) and kind.lower() == "none":  # as the published guide writes it
         block["container_type"] = None
     strategy = block.get("strategy")
     if strategy == "htex_auto_scale":
@@ -242,22 +243,5 @@ def _htex(walk: Walk, values: dict[str, Any]) -> HtexSettings:
     passed = {key.name for key in HTEX_PASSED}
     htex = {name: values.pop(name) for name in list(values) if name in passed}
     settings = HtexSettings(htex=htex, **values)
-    _check_container(walk, settings)
+    check_container(walk, settings)
     return settings
-
-
-def _check_container(walk: Walk, settings: HtexSettings) -> None:
-    kind, uri = settings.container_type, settings.container_uri
-    if uri is not None and settings.provider.type in OWN_CONTAINERS:
-        walk.problem(
-            "engine.container_uri", None, f"cannot be used: {settings.provider.type} has its own"
-        )
-    if kind == "custom" and not settings.container_cmd_options:
-        walk.problem(
-            "engine.container_cmd_options",
-            None,
-            "is missing; a custom container needs its command, with {EXECUTOR_RUNDIR} and "
-            "{EXECUTOR_LAUNCH_CMD}",
-        )
-    elif kind not in (None, "custom") and uri is None:
-        walk.problem("engine.container_uri", None, f"is missing; {kind} needs an image")

@@ -83,7 +83,9 @@ def open_session(
         parsl_parts.import_in_agent()
         tag = f"{run.endpoint_id}.{run.life}" if run.life else ""
         provider = provider_of(settings, mark=mark, run_dir=run_dir, tag=tag)
-        executor = executor_of(settings, provider, process, run_dir, run.worker_sets)
+        executor = executor_of(
+            settings, provider, process, run_dir, run.worker_sets, endpoint_id=run.endpoint_id
+        )
         executor.start()
     except BaseException as error:
         if executor is not None:
@@ -107,6 +109,8 @@ def executor_of(
     process: InterchangeProcess,
     run_dir: Path,
     worker_sets: Path | None = None,
+    *,
+    endpoint_id: str = "",
 ) -> Executor:
     """Build the executor; nothing is started.
 
@@ -116,13 +120,19 @@ def executor_of(
         process: The interchange.
         run_dir: The endpoint's run directory.
         worker_sets: Where worker sets are unless the settings say it.
+        endpoint_id: Marks the containers of its blocks.
 
     Raises:
-        ConfigError: Parsl refuses the settings.
+        ConfigError: Parsl refuses the settings, or the run directory cannot be mounted.
     """
     from cep.engines.htex_executor import Executor
 
     container = container_of(settings)
+    lending = lending_of(settings, run_dir / label_of(settings), worker_sets)
+    if container is not None:
+        container.check_mount(str(run_dir), "run_dir")
+        if lending is not None:
+            container.check_mount(str(lending.sets), "engine.worker_sets")
     address = address_of(settings, container)
     arguments = htex_arguments(settings)
     try:
@@ -131,7 +141,8 @@ def executor_of(
             local=settings.provider.type == LOCAL,
             container=container,
             run_dir=run_dir,
-            lending=lending_of(settings, run_dir / label_of(settings), worker_sets),
+            endpoint_id=endpoint_id,
+            lending=lending,
             interpreter=interpreter_of(settings),
             label=label_of(settings),
             provider=provider,

@@ -25,6 +25,7 @@ from parsl.executors.errors import InvalidResourceSpecification
 from parsl.executors.high_throughput.executor import DEFAULT_LAUNCH_CMD, HighThroughputExecutor
 from parsl.jobs.states import JobStatus
 
+from cep.engines.container_guard import guarded, write_guard
 from cep.engines.containers import Container
 from cep.engines.interchange_process import InterchangeProcess
 from cep.engines.job_words import JobWord
@@ -145,6 +146,7 @@ class Executor(HighThroughputExecutor):  # type: ignore[misc]
         lending: Finds and equips the Python of the workers; None: `interpreter` has the worker.
         interpreter: The workers' Python without lending.
         run_dir: The endpoint's run directory.
+        endpoint_id: Marks its containers.
         arguments: What HighThroughputExecutor takes.
     """
 
@@ -155,6 +157,7 @@ class Executor(HighThroughputExecutor):  # type: ignore[misc]
         local: bool,
         container: Container | None,
         run_dir: Path,
+        endpoint_id: str = "",
         lending: Lending | None = None,
         interpreter: str = sys.executable,
         **arguments: Any,
@@ -164,6 +167,7 @@ class Executor(HighThroughputExecutor):  # type: ignore[misc]
         super().__init__(**arguments)
         self._check_python_mismatch = False  # messages are plain bytes in any Python
         self.run_dir = str(run_dir)
+        self._endpoint_id = endpoint_id
         self._process = process
         self._unheard = False  # the interchange no longer takes messages
         self._asked_port: int | None = arguments.get("worker_port")
@@ -187,6 +191,8 @@ class Executor(HighThroughputExecutor):  # type: ignore[misc]
             self._lending.write()
         if self.encrypted:
             self.cert_dir = curvezmq.create_certificates(self.logdir)
+        if self._container is not None:
+            write_guard(Path(self.run_dir), self._container)
         self.launch_cmd = self._compose_launch_command()
         super().start()
         # Without a peer, a send would wait for ever.
@@ -285,9 +291,21 @@ class Executor(HighThroughputExecutor):  # type: ignore[misc]
         if self._lending is not None:
             self._lending.block = block_id
         command = str(super()._get_launch_command(block_id))
-        if self._container is not None:
-            command = self._container.wrap(command, self.run_dir)
-        return command
+        if self._container is None:
+            return command
+        line = self.in_container(command)
+        return guarded(line, self._container, self.run_dir, self._endpoint_id, block_id)
+
+    def in_container(self, command: str) -> str:
+        """The container's line around a command; the command itself without a container.
+
+        Worker sets are made outside of the run directory, so they are mounted where there are any.
+        """
+        if self._container is None:
+            return command
+        sets = None if self._lending is None else self._lending.sets
+        mounts = [str(sets)] if sets is not None and sets.is_dir() else []
+        return self._container.wrap(command, self.run_dir, read_only=mounts)
 
     # -- tasks: the submit thread --------------------------------------------------------------
 

@@ -3,7 +3,8 @@
 Parsl starts a block's script in the background of a shell that ends, so nobody is told of its end
 and `ps` shows it below init. Here the script is a child of the agent in a session of its own: its
 end is noticed at once, cancelling reaches all of its processes and waits until they are gone, and
-its environment carries the mark of this endpoint.
+its environment carries the mark of this endpoint. A container is no child of its block's command,
+so those of a block that is cancelled are removed by their labels.
 
 `submit`, `status` and `cancel` belong to the block thread; each script has a thread that waits for
 its end and calls `ended`.
@@ -27,6 +28,9 @@ from typing import Any
 from parsl.jobs.states import JobState, JobStatus
 from parsl.providers import LocalProvider
 
+from cep.engines.container_leftovers import Containers
+from cep.errors import EngineError
+
 log = logging.getLogger(__name__)
 
 CANCEL_TERM_S = 5.0  # time between SIGTERM and SIGKILL
@@ -37,6 +41,7 @@ class _Script:
     """One running script. `life` reads as ended when the last process of the block is gone."""
 
     process: subprocess.Popen[bytes]
+    block: str
     path: Path
     life: int
     waiter: threading.Thread
@@ -49,13 +54,22 @@ class LocalBlocks(LocalProvider):  # type: ignore[misc]
     Args:
         mark: Environment variables for the scripts.
         run_dir: The directory that they run in.
+        containers: The containers that the scripts may start, or None.
         arguments: What LocalProvider takes.
     """
 
-    def __init__(self, *, mark: Mapping[str, str], run_dir: Path, **arguments: Any) -> None:
+    def __init__(
+        self,
+        *,
+        mark: Mapping[str, str],
+        run_dir: Path,
+        containers: Containers | None = None,
+        **arguments: Any,
+    ) -> None:
         super().__init__(**arguments)
         self._mark = mark
         self._run_dir = run_dir
+        self._containers = containers
         self._scripts: dict[str, _Script] = {}
         self.ended: Callable[[str], None] = _nothing
 
@@ -88,7 +102,7 @@ class LocalBlocks(LocalProvider):  # type: ignore[misc]
             os.close(theirs)
         job = str(process.pid)
         waiter = threading.Thread(target=self._wait, args=(job, process), name=f"block-{job}")
-        self._scripts[job] = _Script(process, path, life, waiter)
+        self._scripts[job] = _Script(process, _block_of(job_name), path, life, waiter)
         waiter.start()
         return job
 
@@ -137,7 +151,22 @@ class LocalBlocks(LocalProvider):  # type: ignore[misc]
                 self._signal(script, signal.SIGKILL)
                 if not _over(script.life, 1.0):
                     log.warning("a process of block job %s does not end", script.process.pid)
+        self._end_containers(*(script.block for script in scripts))
         return [True for _ in job_ids]
+
+    def _end_containers(self, *blocks: str) -> None:
+        """Remove what these blocks' scripts could not; they have ended."""
+        if self._containers is None:
+            return
+        try:
+            for block in blocks:
+                self._containers.end(block)
+        except EngineError as error:
+            log.warning(
+                "containers of cancelled blocks cannot be looked for: %s",
+                error,
+                extra={"event": "blocks.containers-unknown"},
+            )
 
     def forget(self, job: str) -> None:
         """Close what is kept for a job that has ended."""
@@ -156,6 +185,11 @@ class LocalBlocks(LocalProvider):  # type: ignore[misc]
     def _signal(script: _Script, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(script.process.pid, number)
+
+
+def _block_of(job_name: str) -> str:
+    """The block in the name that Parsl gives its job."""
+    return job_name.rpartition("block-")[2]
 
 
 def _nothing(job: str) -> None:

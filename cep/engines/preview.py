@@ -16,7 +16,6 @@ from typing import Any
 
 from cep.config.settings import HtexSettings
 from cep.engines import parsl_parts
-from cep.engines.containers import container_of
 from cep.engines.foretell import foretell
 from cep.engines.htex_assembly import executor_of
 from cep.engines.interchange_process import InterchangeProcess
@@ -107,7 +106,14 @@ def preview(
     parsl_parts.import_in_agent()
     with _commands(_answer_nothing):  # some providers ask when they are made
         provider = provider_of(settings, mark={}, run_dir=scratch, tag=tag)
-    executor = executor_of(settings, provider, _NoInterchange(), run_dir, worker_sets)
+    executor = executor_of(
+        settings,
+        provider,
+        _NoInterchange(),
+        run_dir,
+        worker_sets,
+        endpoint_id=endpoint_id or "ENDPOINT_ID",
+    )
     try:
         ports = executor.worker_port_range or (_FIRST_WORKER_PORT, None)
         fixed = settings.htex.get("worker_port")
@@ -120,6 +126,7 @@ def preview(
         )
         executor.prepare_unstarted(fixed or ports[0])
         worker_command = executor.launch_command(_BLOCK)
+        line = executor.in_container("WORKER_COMMAND")
         command = _submit(executor, provider, worker_command)
     finally:
         executor.end(0)
@@ -131,13 +138,12 @@ def preview(
         path.name: real(path.read_text(encoding="utf-8"))
         for path in sorted((scratch / SCRIPTS).iterdir())
     }
-    container = container_of(settings)
     return Submission(
         provider=settings.provider.type,
         scripts=scripts,
         command=real(command),
         worker_command=worker_command,
-        container=None if container is None else container.wrap("WORKER_COMMAND", str(run_dir)),
+        container=line if settings.container_type else None,
         port_is_chosen=fixed is None,
         launch_file=None if lending is None else str(lending.launch_file),
         launch_text="" if lending is None else lending.launch_text(),

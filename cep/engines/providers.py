@@ -15,6 +15,7 @@ from typing import Any
 from cep.config.settings import ComponentSettings, HtexSettings
 from cep.engines.addresses import own_address
 from cep.engines.batch_queues import PBS_PRO, SLURM, TORQUE
+from cep.engines.container_leftovers import containers_of
 from cep.engines.containers import Container, container_of
 from cep.engines.scheduler_command import bound_parsl_commands
 from cep.engines.worker_logs import SCRIPTS
@@ -55,7 +56,14 @@ def provider_of(
     if component.type == LOCAL:
         from cep.engines.local_blocks import LocalBlocks
 
-        provider = _call("engine.provider", LocalBlocks, arguments, mark=mark, run_dir=run_dir)
+        provider = _call(
+            "engine.provider",
+            LocalBlocks,
+            arguments,
+            mark=mark,
+            run_dir=run_dir,
+            containers=containers_of(settings, tag),
+        )
     elif component.type in (SLURM, PBS_PRO, TORQUE):
         kind = _batch_blocks(component.type)
         provider = _call("engine.provider", kind, arguments, name=component.type, tag=tag)

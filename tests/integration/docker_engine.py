@@ -36,7 +36,7 @@ os.environ.setdefault("DOCKER_BUILDKIT", "0")
 SOCKET = Path("/var/run/docker.sock")
 IMAGES_DIR = Path(__file__).parent / "images"
 # Only the long form of the tests (LONG=1) starts containers from these.
-LONG_ONLY = frozenset({"gridengine", "htcondor", "slurm-systemd", "systemd-252"})
+LONG_ONLY = frozenset({"gridengine", "htcondor", "podman", "slurm-systemd", "systemd-252"})
 SESSION_LABEL = "cep.tests.pid"  # value: pid of the test process on this host
 ENGINE_START_S = 60.0
 PULL_S = 120.0
@@ -176,12 +176,12 @@ def ensure_base(suite: str) -> str:
     """
     name = f"debian:{suite}-slim"
     with _locked(f"base-{suite}"):
-        if not _has_image(name) and not _pulled(name):
+        if not has_image(name) and not _pulled(name):
             _make_base(suite, name)
     return name
 
 
-def _has_image(name: str) -> bool:
+def has_image(name: str) -> bool:
     import docker.errors
 
     with contextlib.closing(client()) as engine:
@@ -278,7 +278,7 @@ def ensure_image(name: str) -> str:
     """
     tag = image_tag(name)
     with _locked(f"image-{name}"):
-        if not _has_image(tag):
+        if not has_image(tag):
             dockerfile = (IMAGES_DIR / name / "Dockerfile").read_text()
             for suite in set(re.findall(r"^FROM debian:(\w+)-slim", dockerfile, re.MULTILINE)):
                 ensure_base(suite)

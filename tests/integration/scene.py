@@ -59,6 +59,7 @@ class Scene:
     Args:
         servers: RabbitMQ and PostgreSQL for the hub, and their network for the scene; without
             them the hub has its embedded broker and SQLite.
+        network: Another network than one with nothing but loopback.
 
     Attributes:
         root: The temporary directory (short: socket paths are limited to 108 bytes).
@@ -66,10 +67,12 @@ class Scene:
         environment: Variables of the endpoint's side; `hub()` adds what it printed.
     """
 
-    def __init__(self, servers: Servers | None = None) -> None:
+    def __init__(
+        self, servers: Servers | None = None, network: NetworkNamespace | None = None
+    ) -> None:
         self.root = Path(tempfile.mkdtemp(prefix="cep-s-", dir="/tmp"))
         self.servers = servers
-        self.network = NetworkNamespace() if servers is None else servers.network()
+        self.network = network or (NetworkNamespace() if servers is None else servers.network())
         self._hub_variables: dict[str, str] = {}
         self._database = ""
         self.user_dir = self.root / "user"

@@ -113,8 +113,31 @@ def test_the_container_s_line_is_the_one_that_is_used(rig: Rig) -> None:
     told = json.loads(rig.run("render", "ep", "--submit-script", "--json").out)
     line = f"docker run -v /tmp:/tmp -v '{root}':'{root}' -t img:1 "  # the directory has a blank
     assert told["container"] == line + "WORKER_COMMAND"
-    assert told["worker_command"].startswith(line)
+    guard = f"/bin/sh '{root}/container.sh' ENDPOINT_ID 0 img:1 "
+    assert told["worker_command"].startswith(guard + line)
     assert told["worker_command"] in told["scripts"][0]["text"]
+
+
+def test_slurm_and_apptainer_go_together(rig: Rig) -> None:
+    images = [
+        "container_type=apptainer",
+        "container_uri=/images/x.sif",
+        "container_cmd_options=--nv",
+    ]
+    launcher = ["launcher=SrunLauncher", "nodes_per_block=2"]
+    words = (word for one in (*images, *launcher) for word in ("--set", one))
+    root = configured(rig, *SLURM, *words)
+    told = json.loads(rig.run("render", "ep", "--submit-script", "--json").out)
+    line = f"apptainer run --nv --bind '{root}' /images/x.sif "
+    assert told["container"] == line + "WORKER_COMMAND"
+    script = f"/bin/sh '{root}/container.sh' ENDPOINT_ID 0 /images/x.sif "
+    launch = (
+        f"/bin/sh '{root}/GlobusComputeEngine-HighThroughputExecutor/python/launch.sh' inside 0 "
+    )
+    assert told["worker_command"].startswith(script + line + launch + "cep.engines.pool_main ")
+    (batch,) = told["scripts"]
+    assert "#SBATCH --nodes=2\n" in batch["text"]
+    assert f"\n{told['worker_command']}\nSLURM_EOF\n" in batch["text"], "srun runs it on each node"
 
 
 def test_the_port_is_the_configured_one_where_there_is_one(rig: Rig) -> None:

@@ -162,9 +162,23 @@ def test_a_custom_launch_command_is_kept(tmp_path: Path) -> None:
 
 
 def test_a_container_wraps_the_whole_command(tmp_path: Path) -> None:
-    made = executor(tmp_path, Container("apptainer", "/images/x.sif", "--nv {literal}"))
+    made = executor(
+        tmp_path, Container("apptainer", "/images/x.sif", "--nv {literal}"), interpreter="python3"
+    )
     command = made._get_launch_command("5")
-    assert command.startswith(f"apptainer run --nv {{literal}} /images/x.sif {sys.executable} -m")
+    line = f"apptainer run --nv {{literal}} --bind {tmp_path} /images/x.sif python3 -m"
+    script = f"/bin/sh {tmp_path}/container.sh - 5 /images/x.sif "
+    assert command.startswith(script + line), "an image has its own Python"
+    made.end(1.0)
+
+
+def test_a_script_ends_the_container_with_the_block(tmp_path: Path) -> None:
+    made = executor(
+        tmp_path, Container("docker", "img", ""), endpoint_id="ID", interpreter="python3"
+    )
+    command = made._get_launch_command("5")
+    line = f"docker run -v {tmp_path}:{tmp_path} -t img python3 -m cep.engines.pool_main"
+    assert command.startswith(f"/bin/sh {tmp_path}/container.sh ID 5 img {line}")
     made.end(1.0)
 
 

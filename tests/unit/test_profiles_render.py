@@ -156,8 +156,11 @@ CONTAINERS = [
     (["docker", "img", "-v /tmp:/tmp"], "docker run -v /tmp:/tmp -v /run:/run -t img CMD"),
     (["podman", "img", None], "podman run -v /run:/run -t img CMD"),
     (["podman-hpc", "img", "--gpu"], "podman-hpc run --gpu -v /run:/run -t img CMD"),
-    (["apptainer", "/x.sif", "-H /home/$USER"], "apptainer run -H /home/$USER /x.sif CMD"),
-    (["singularity", "/x.sif", None], "singularity run /x.sif CMD"),
+    (
+        ["apptainer", "/x.sif", "-H /home/$USER"],
+        "apptainer run -H /home/$USER --bind /run /x.sif CMD",
+    ),
+    (["singularity", "/x.sif", None], "singularity run --bind /run /x.sif CMD"),
     (["custom", None, GUIDE_OPTIONS], "docker run -v /run:/run img CMD"),
 ]
 

@@ -1,13 +1,14 @@
 """Prepare the Docker engine and all test images: `python -m tests.integration.images`.
 
 Optional: the tests do the same when they need an image; done ahead, it costs no test its time.
-With names as arguments, only those images.
+With names as arguments, only those images; without, the endpoint's own image as well.
 """
 
 from __future__ import annotations
 
 import sys
 
+from tests.integration import endpoint_image
 from tests.integration.docker_engine import EngineMissing, prepare
 
 
@@ -15,6 +16,8 @@ def main() -> int:
     """Prepare and print one line per image."""
     try:
         tags = prepare(sys.argv[1:] or None)
+        if not sys.argv[1:]:
+            tags["endpoint"] = endpoint_image.ensure()
     except EngineMissing as exc:
         print(f"Images are not prepared: {exc}", file=sys.stderr)
         return 69
