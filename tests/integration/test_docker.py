@@ -23,6 +23,7 @@ MARK = f"--label {docker_engine.SESSION_LABEL}={os.getpid()}"
 # Root's run directory is closed to the image's own user.
 ME = "--user $(id -u):$(id -g)"
 WITHIN_S = 60.0
+pytestmark = pytest.mark.timeout(300)  # on a loaded machine each command takes its time
 
 
 def engine(image: str, options: str = "", more: str = "") -> str:

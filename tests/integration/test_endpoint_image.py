@@ -12,10 +12,12 @@ import pytest
 
 from tests.integration import docker_engine, endpoint_image
 from tests.integration.container_network import ContainerScene
+from tests.integration.hub_places import LONG
 from tests.integration.scene import until
 
 NAME = "ep"
 WITHIN_S = 60.0
+pytestmark = pytest.mark.timeout(300)  # on a loaded machine each command takes its time
 UUID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 
 
@@ -114,6 +116,24 @@ def test_a_function_runs_and_a_new_container_on_the_volume_is_the_same_endpoint(
         second.stop(timeout=60)
     finally:
         second.remove(force=True)
+
+
+if LONG:
+
+    def test_a_new_container_of_the_same_host_name_starts_after_a_kill(site: Site) -> None:
+        """The network's owner lends all of them its name; see docker-run(1), `--network`."""
+        first = site.run()
+        try:
+            endpoint_id = site.ready(first)
+            first.kill()
+        finally:
+            first.remove(force=True)
+        second = site.run()
+        try:
+            assert site.ready(second) == endpoint_id
+            second.stop(timeout=60)
+        finally:
+            second.remove(force=True)
 
 
 def run_command(*words: str, options: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
