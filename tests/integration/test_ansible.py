@@ -148,6 +148,19 @@ def test_check_mode_on_a_fresh_host_changes_nothing(rollout: Rollout) -> None:
         ({"cep_endpoints": [{"name": "../x", "user": "a", "profile": "slurm"}]}, "../x"),
         ({"cep_endpoints": [{"name": "x", "user": "a", "state": "up"}]}, "value of state must be"),
         ({"cep_version": "9.9.9"}, "not 9.9.9"),
+        (
+            {
+                "cep_endpoints": [
+                    {
+                        "name": "x",
+                        "user": "researcher",
+                        "profile": "threads",
+                        "local_dirs": ["/home/x"],
+                    }
+                ]
+            },
+            "which is in a home",
+        ),
     ],
 )
 def test_wrong_values_are_refused_before_anything_changes(
@@ -183,7 +196,9 @@ def test_a_damaged_wheelhouse_is_refused_by_name(rollout: Rollout, tmp_path: Pat
 def test_the_first_run_brings_a_hub_and_endpoints_that_run_functions(rollout: Rollout) -> None:
     rollout.good("site")  # the hub alone: it makes the clients that the endpoints log in as
     rollout.hub = False
-    rollout.add("one", "cep-one")
+    local = "/var/lib/cep-one"
+    rollout.add("one", "cep-one", local_dirs=[local])
+    rollout.endpoint("one")["vars"]["state_dir"] = local
     rollout.add("two", "researcher", client="other")
     rollout.add("later", "colleague", client=None, service_url="")
     done = rollout.good("site")
@@ -191,6 +206,8 @@ def test_the_first_run_brings_a_hub_and_endpoints_that_run_functions(rollout: Ro
     assert rollout.doubles("one")
     assert rollout.host.functions(rollout.host.client("other"), "many", rollout.id_of("two"), "3")
     assert rollout.host.show(UNIT.format("one"), "User") == "cep-one"
+    told = rollout.host.sudo("stat", "-c", "%U %a", local, f"{local}/journal.db").stdout
+    assert told.split() == ["cep-one", "700", "cep-one", "600"]
     assert rollout.host.show(UNIT.format("later"), "ActiveState") == "inactive"
 
 

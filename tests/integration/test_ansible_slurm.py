@@ -101,7 +101,8 @@ if LONG:
                 "name": "batch",
                 "user": "researcher",
                 "profile": "slurm",
-                "vars": {"partition": "debug", "state_dir": "/var/tmp/cep-batch"},
+                "vars": {"partition": "debug", "state_dir": "/var/lib/cep-batch"},
+                "local_dirs": ["/var/lib/cep-batch"],
                 "client_id": client["GLOBUS_COMPUTE_CLIENT_ID"],
                 "client_secret": client["GLOBUS_COMPUTE_CLIENT_SECRET"],
             }
