@@ -12,7 +12,8 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -33,33 +34,26 @@ each_if_long = pytest.mark.parametrize("profile", PROFILES if LONG else PROFILES
 
 
 class PbsSite(SlurmSite):
-    """A site with PBS commands; `pbs` has the emulated ones first on its PATH."""
+    """A site with the PBS commands of one profile; for `pbs`, `emulate` comes first."""
+
+    def __init__(self, cluster: Cluster, profile: str) -> None:
+        super().__init__(cluster)
+        self.profile = profile
 
     def emulate(self) -> None:
-        """Put the emulated commands into the account's home."""
+        """Put the emulated commands into the account's home, and first on PATH."""
         folder = self.home / "emulated"
         folder.mkdir()
         for name in ("qstat", "qselect"):
             shutil.copy(EMULATION, folder / name)
             (folder / name).chmod(0o755)
+        self.environment["PATH"] = f"{HOME}/emulated:/usr/bin:/bin"
 
-    @contextmanager
-    def commands_of(self, profile: str) -> Iterator[None]:
-        """The PATH that the profile's endpoints are to see."""
-        before = dict(self.environment)
-        if profile == "pbs":
-            self.environment["PATH"] = f"{HOME}/emulated:/usr/bin:/bin"
-        try:
-            yield
-        finally:
-            self.environment.clear()
-            self.environment.update(before)
-
-    def configure(self, name: str, profile: str, **values: str) -> None:
+    def configure(self, name: str, **values: str) -> None:
         """Make an endpoint as a user does, for one worker in a block."""
         chosen = {"queue": "debug", "interface": "eth0", "max_workers": "1", "poll_seconds": "5"}
         sets = [f"--set={key}={value}" for key, value in {**chosen, **values}.items()]
-        self.cep("configure", name, "--profile", profile, *sets)
+        self.cep("configure", name, "--profile", self.profile, *sets)
         text = (self.directory(name) / "config.yaml").read_text()
         assert "strategy_period: 5" in text
         # Less than the profile allows, so that the tests need not wait for it.
@@ -74,24 +68,26 @@ class PbsSite(SlurmSite):
 
 
 @pytest.fixture(scope="module")
-def site(docker_engine: None) -> Iterator[PbsSite]:
+def sites(docker_engine: None) -> Iterator[dict[str, PbsSite]]:
+    """Both on one cluster."""
     del docker_engine
     with Cluster(cpus=8) as cluster:
-        made = PbsSite(cluster)
-        made.install()
-        made.emulate()
-        made.serve()
-        yield made
+        torque, pbs = (PbsSite(cluster, profile) for profile in PROFILES)
+        torque.install()
+        torque.serve()
+        pbs.environment.update(torque.environment)
+        pbs.emulate()
+        yield {"torque": torque, "pbs": pbs}
 
 
 @pytest.fixture(scope="module")
-def submit(site: PbsSite) -> Iterator[Submit]:
-    with tasks(site) as function:
+def submit(sites: dict[str, PbsSite]) -> Iterator[Submit]:
+    with tasks(sites["torque"]) as function:
         yield function
 
 
 @pytest.fixture(scope="module", autouse=True)
-def slow(site: PbsSite, submit: Submit) -> Iterator[dict[str, Task]]:
+def slow(sites: dict[str, PbsSite], submit: Submit) -> Iterator[dict[str, Task]]:
     """Tasks whose blocks run into their walltime: the first to begin, the last to be looked at.
 
     Slurm knows minutes only and looks every half minute, so the rest of the minute is taken away.
@@ -99,15 +95,14 @@ def slow(site: PbsSite, submit: Submit) -> Iterator[dict[str, Task]]:
     begun: dict[str, Task] = {}
     with ExitStack() as stack:
         for profile in PROFILES if LONG else PROFILES[:1]:
-            name = f"minute-{profile}"
-            site.configure(name, profile, walltime="00:01:00")
-            with site.commands_of(profile):
-                endpoint_id = stack.enter_context(site.running(name))
+            site, name = sites[profile], f"minute-{profile}"
+            site.configure(name, walltime="00:01:00")
+            endpoint_id = stack.enter_context(site.running(name))
             begun[profile] = submit(endpoint_id, f"{name}.mark")
-        for task in begun.values():
+        for profile, task in begun.items():
             task.runs()
-            (job,) = living(site, task.endpoint_id)
-            site.cluster.root_run("scontrol", "update", f"JobId={job}", "EndTime=now")
+            (job,) = living(sites[profile], task.endpoint_id)
+            sites[profile].cluster.root_run("scontrol", "update", f"JobId={job}", "EndTime=now")
         yield begun
 
 
@@ -123,55 +118,65 @@ def block_of(site: PbsSite, name: str) -> dict[str, Any]:
     return block
 
 
+def run_functions(site: PbsSite, submit: Submit) -> None:
+    """From `configure` to `stop`, with a job that is deleted while a function runs in it."""
+    name = f"jobs-{site.profile}"
+    site.configure(name)
+    if site.profile == "pbs" or LONG:
+        said = site.cep("render", name, "--submit-test").stdout
+        assert re.search(r"It took a held job, \d+, which was deleted again", said)
+        assert jobs_of(site, "ENDPOINT_ID", ended=False) == []
+    with site.running(name) as endpoint_id:
+        assert site.sdk("many", endpoint_id, "20")["right"]
+        (first,) = living(site, endpoint_id)
+        until(lambda: block_of(site, name)["scheduler"] == "RUNNING", 60, "that it runs")
+        assert (block_of(site, name)["job"], block_of(site, name)["workers"]) == (first, 1)
+        task = submit(endpoint_id, f"{name}.mark")
+        task.runs()
+        site.cluster.run("qdel", first)
+        error = task.fate(100)["error"]
+        assert re.search(rf"BLOCK_LOST \(CANCELLED .*in job {first}\): The block", error)
+        (end,) = told(site, name)["ended_blocks"]
+        assert (end["job"], end["state"], end["failed"]) == (first, "CANCELLED", False)
+    assert living(site, endpoint_id) == [], "a stop leaves no job"
+
+
+@pytest.fixture(scope="module")
+def runs(
+    slow: dict[str, Task], sites: dict[str, PbsSite], submit: Submit
+) -> Iterator[dict[str, Future[None]]]:
+    """`run_functions` on both sites side by side, since most of it is waiting."""
+    del slow
+    with ThreadPoolExecutor(len(PROFILES)) as pool:
+        yield {name: pool.submit(run_functions, site, submit) for name, site in sites.items()}
+
+
 @each_profile
 def test_the_profile_runs_functions_in_batch_jobs(
-    site: PbsSite, submit: Submit, profile: str
+    runs: dict[str, Future[None]], profile: str
 ) -> None:
-    """From `configure` to `stop`, with a job that is deleted while a function runs in it.
-
-    Torque's qstat tells only the end here; that a job was cancelled, its error output.
-    """
-    name = f"jobs-{profile}"
-    site.configure(name, profile)
-    with site.commands_of(profile):
-        if profile == "pbs" or LONG:
-            said = site.cep("render", name, "--submit-test").stdout
-            assert re.search(r"It took a held job, \d+, which was deleted again", said)
-            assert jobs_of(site, "ENDPOINT_ID", ended=False) == []
-        with site.running(name) as endpoint_id:
-            assert site.sdk("many", endpoint_id, "20")["right"]
-            (first,) = living(site, endpoint_id)
-            until(lambda: block_of(site, name)["scheduler"] == "RUNNING", 60, "that it runs")
-            assert (block_of(site, name)["job"], block_of(site, name)["workers"]) == (first, 1)
-            task = submit(endpoint_id, f"{name}.mark")
-            task.runs()
-            site.cluster.run("qdel", first)
-            error = task.fate(100)["error"]
-            assert re.search(rf"BLOCK_LOST \(CANCELLED .*in job {first}\): The block", error)
-            (end,) = told(site, name)["ended_blocks"]
-            assert (end["job"], end["state"], end["failed"]) == (first, "CANCELLED", False)
-    assert living(site, endpoint_id) == [], "a stop leaves no job"
+    """Torque's qstat tells only the end here; that a job was cancelled, its error output."""
+    runs[profile].result(timeout=250)
 
 
 @each_if_long
 def test_what_a_killed_agent_has_left_is_deleted_by_the_next_start_and_by_stop(
-    site: PbsSite, profile: str
+    sites: dict[str, PbsSite], profile: str
 ) -> None:
-    name = f"held-{profile}"
-    site.configure(name, profile, init_blocks="1", scheduler_options="#PBS -h")
-    with site.commands_of(profile):
-        endpoint_id = site.start(name)
-        (first,) = until(lambda: living(site, endpoint_id), 60, "a job that waits")
-        if profile == "pbs":  # Torque's qstat does not tell it here
-            reason = until(lambda: block_of(site, name)["reason"], 60, "the reason")
-            assert reason == "Not Running: JobHeldUser"
-        site.kill(name)
-        assert living(site, endpoint_id) == [first]
-        assert site.start(name) == endpoint_id
-        until(lambda: first not in (now := living(site, endpoint_id)) and now, 60, "the new job")
-        assert len(living(site, endpoint_id)) == 1
-        site.kill(name)
-        site.cep("stop", name)
+    site, name = sites[profile], f"held-{profile}"
+    site.configure(name, init_blocks="1", scheduler_options="#PBS -h")
+    endpoint_id = site.start(name)
+    (first,) = until(lambda: living(site, endpoint_id), 60, "a job that waits")
+    if profile == "pbs":  # Torque's qstat does not tell it here
+        reason = until(lambda: block_of(site, name)["reason"], 60, "the reason")
+        assert reason == "Not Running: JobHeldUser"
+    site.kill(name)
+    assert living(site, endpoint_id) == [first]
+    assert site.start(name) == endpoint_id
+    until(lambda: first not in (now := living(site, endpoint_id)) and now, 60, "the new job")
+    assert len(living(site, endpoint_id)) == 1
+    site.kill(name)
+    site.cep("stop", name)
     assert living(site, endpoint_id) == []
 
 
@@ -187,12 +192,12 @@ if LONG:
 
     @each_profile
     def test_a_script_that_fails_pauses_with_the_cause(
-        site: PbsSite, submit: Submit, profile: str
+        sites: dict[str, PbsSite], submit: Submit, profile: str
     ) -> None:
         """Torque's qstat tells no exit status here."""
-        name = f"broken-{profile}"
-        site.configure(name, profile, worker_init="echo no such module >&2; exit 3")
-        with site.commands_of(profile), site.running(name) as endpoint_id:
+        site, name = sites[profile], f"broken-{profile}"
+        site.configure(name, worker_init="echo no such module >&2; exit 3")
+        with site.running(name) as endpoint_id:
             error = submit(endpoint_id, f"{name}.mark").fate(170)["error"]
             assert "BLOCKS_PAUSED: 3 blocks in a row failed" in error
             assert ("FINISHED" if profile == "torque" else "FAILED with exit status 3") in error
