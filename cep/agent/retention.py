@@ -19,7 +19,7 @@ from pathlib import Path
 
 from cep.agent.sweep import YOUNG_S, Removed, Stopped, Thing, entries, folder, open_paths, sweep
 from cep.config.settings import EndpointSettings
-from cep.engines.worker_logs import EXECUTOR_SUFFIX, SCRIPTS, block_of_directory, script_of
+from cep.engines.worker_logs import EXECUTOR_SUFFIX, SCRIPTS, block_of_directory, block_of_launched, script_of
 from cep.journal.memory import key_of
 from cep.paths import EndpointPaths
 
@@ -265,7 +265,8 @@ def _worker_logs(run: Path) -> Iterator[Thing]:
 def _scripts(run: Path) -> Iterator[Thing]:
     scripts: dict[tuple[str, str], list[str]] = {}
     for name, is_directory in entries(run, (SCRIPTS,)):
-        found = script_of(name)
+        launched = block_of_launched(name)
+        found = script_of(name) if launched is None else (name, launched)
         if found is not None and not is_directory:
             scripts.setdefault(found, []).append(name)
     for (_, block), names in scripts.items():

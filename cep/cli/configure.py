@@ -353,9 +353,11 @@ def _name_scheduler(shared: Shared, name: str) -> None:
 def _from_file(asked: _Asked, root: Path) -> _New:
     from cep.config.load import load_text
     from cep.profiles import endpoint, making
+    from cep.safety.files import check_trusted
     from cep.service.address import of_url
 
     source = Path(str(asked.endpoint_config)).expanduser()
+    check_trusted(source, ConfigError, "The configuration", any_owner=True)
     try:
         text = source.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as exc:

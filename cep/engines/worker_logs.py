@@ -22,6 +22,8 @@ SCRIPTS = "submit_scripts"
 EXECUTOR_SUFFIX = "-HighThroughputExecutor"
 _BLOCK_DIRECTORY = re.compile(r"block-(\d+)")
 _SCRIPT = re.compile(r"parsl\..*\.block-(\d+)\.\d+(?:\.\d+)?")
+# What a launcher writes beside it, called as the job is: by us, or by Parsl.
+_LAUNCHED = re.compile(r"cmd_(?:cep\.[^.]+\.[^.]+\.(\d+)|parsl\..*\.block-(\d+)\.[\d.]+)\.sh.*")
 _FORMAT = "%(asctime)s %(processName)s-%(process)d %(name)s:%(lineno)d %(levelname)s: %(message)s"
 
 
@@ -74,3 +76,9 @@ def script_of(name: str) -> tuple[str, str] | None:
     """
     match = _SCRIPT.match(name)
     return None if match is None else (match[0], match[1])
+
+
+def block_of_launched(name: str) -> str | None:
+    """Return the block whose launcher has written a file of `submit_scripts/`, or None."""
+    match = _LAUNCHED.fullmatch(name)
+    return None if match is None else match[1] or match[2]

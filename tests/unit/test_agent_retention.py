@@ -181,15 +181,18 @@ def test_what_changed_after_the_loop_had_asked_is_kept(scene: Scene) -> None:
 def test_files_of_a_block_that_lives_are_kept_however_old(scene: Scene) -> None:
     scene.keep(worker_logs=WEEK, submit_scripts=WEEK)
     log_directory, script = worker_log(scene), submit_script(scene)
+    launched = scene.file("submit_scripts", "cmd_cep.0b3e1a52-3f3a-4d1e-9d1c-0a1b2c3d4e5f.5.0.sh")
     scene.blocks = {"0"}
     scene.later(100)
     assert log_directory.exists()
     assert script.exists()
+    assert launched.exists()
     # An earlier life used the same number; its files are not those of the block that lives.
     scene.blocks_since = time.time() + DAY_S
     scene.later(100)
     assert not log_directory.exists()
     assert not script.exists()
+    assert not launched.exists()
 
 
 def test_a_file_that_a_process_has_open_is_kept(scene: Scene) -> None:

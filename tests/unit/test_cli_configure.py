@@ -255,6 +255,16 @@ def test_a_wrong_file_makes_no_endpoint(rig: Rig, tmp_path: Path) -> None:
     assert not rig.base.exists()
 
 
+def test_a_file_that_others_can_change_makes_no_endpoint(rig: Rig, tmp_path: Path) -> None:
+    source = tmp_path / "site.yaml"
+    source.write_text("engine: {type: ThreadPoolEngine}\n")
+    source.chmod(0o666)
+    done = rig.run("configure", "ep", "--endpoint-config", str(source))
+    assert done.code == 78
+    assert f"The configuration {source} can be changed by" in done.err
+    assert not rig.base.exists()
+
+
 def test_something_else_in_the_endpoint_s_place_is_left_alone(rig: Rig) -> None:
     (rig.base / "ep").mkdir(parents=True)
     (rig.base / "ep" / "thesis.txt").write_text("all of it")

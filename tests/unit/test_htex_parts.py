@@ -232,6 +232,20 @@ def test_files_of_a_script_are_known_by_their_names(
         assert found[1] == block
 
 
+@pytest.mark.parametrize(
+    ("file", "block"),
+    [
+        ("cmd_cep.0b3e1a52-3f3a-4d1e-9d1c-0a1b2c3d4e5f.11a91bd6.3.sh", "3"),
+        ("cmd_parsl.here-HighThroughputExecutor.block-12.1764.25.sh", "12"),
+        ("cmd_parsl.here-HighThroughputExecutor.block-12.1764.25.sh.parallel", "12"),
+        ("cmd_mine.sh", None),
+        ("cep.0b3e1a52.11a91bd6.3.sh", None),
+    ],
+)
+def test_what_a_launcher_writes_is_known_by_its_name(file: str, block: str | None) -> None:
+    assert worker_logs.block_of_launched(file) == block
+
+
 # -- Parsl's parts -------------------------------------------------------------------------------
 
 LOAD = """
