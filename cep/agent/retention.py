@@ -19,7 +19,13 @@ from pathlib import Path
 
 from cep.agent.sweep import YOUNG_S, Removed, Stopped, Thing, entries, folder, open_paths, sweep
 from cep.config.settings import EndpointSettings
-from cep.engines.worker_logs import EXECUTOR_SUFFIX, SCRIPTS, block_of_directory, block_of_launched, script_of
+from cep.engines.worker_logs import (
+    EXECUTOR_SUFFIX,
+    SCRIPTS,
+    block_of_directory,
+    block_of_launched,
+    script_of,
+)
 from cep.journal.memory import key_of
 from cep.paths import EndpointPaths
 
