@@ -39,7 +39,7 @@ class Rollout:
         self.controller = controller
         self.files = files
         self.secrets: list[str] = []
-        self.before: set[str] = set()
+        self.before = host.everything()
         self.hub = True
         self.variables: dict[str, Any] = {
             "cep_version": VERSION,
@@ -131,7 +131,6 @@ def rollout(
 
 
 def test_check_mode_on_a_fresh_host_changes_nothing(rollout: Rollout) -> None:
-    rollout.before = rollout.host.everything()
     rollout.variables["cep_endpoints"] = [
         {"name": "one", "user": "cep-one", "profile": "processes"},
         {"name": "two", "user": "researcher", "profile": "processes", "scope": "user"},
