@@ -16,6 +16,7 @@ PYTHON ?= 3.11
 ARCH ?= x86_64
 GLIBC ?= 2.28
 COLLECTION ?=
+GALAXY := .cache/ansible-galaxy/bin/ansible-galaxy
 # The fault tests: LONG=1 for the long schedule, SEED=n for the plans of an earlier run
 export LONG SEED
 
@@ -63,7 +64,14 @@ wheel:  ## Build the wheel and the source archive into dist/
 
 wheelhouse:  ## Build one file for sites without a package index: make wheelhouse PYTHON=3.11 ARCH=x86_64
 	@.ci/environment dev
-	@$(PY) tools/wheelhouse.py --python $(PYTHON) --arch $(ARCH) --glibc $(GLIBC) $(if $(COLLECTION),--collection $(COLLECTION))
+	@[ -n "$(COLLECTION)" ] || command -v ansible-galaxy >/dev/null || $(MAKE) --no-print-directory $(GALAXY)
+	@PATH="$$PATH:$(CURDIR)/$(dir $(GALAXY))" $(PY) tools/wheelhouse.py --python $(PYTHON) --arch $(ARCH) --glibc $(GLIBC) $(if $(COLLECTION),--collection $(COLLECTION))
+
+# Builds the collection; any release of ansible-core does, so pip takes one that this Python runs.
+$(GALAXY):
+	@echo "Installing ansible-core into .cache/ansible-galaxy, to build the collection ..."
+	@$(PY) -m venv --clear .cache/ansible-galaxy
+	@.cache/ansible-galaxy/bin/pip install -q 'ansible-core>=2.17,<2.22'
 
 image: wheel  ## Build the image of the endpoint, docs/containers.md: make image BASE=python:3.12-slim
 	@docker build -f docker/Dockerfile $(if $(BASE),--build-arg BASE=$(BASE)) -t cep-endpoint .
