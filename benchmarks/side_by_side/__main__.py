@@ -1,6 +1,7 @@
 """Measure every endpoint side by side and write the table and the pictures.
 
-    python -m benchmarks.side_by_side [--quick] [--rounds N] [--only WORD]... [--audit] [--publish]
+    python -m benchmarks.side_by_side [--quick] [--rounds N] [--only WORD]... [--audit]
+        [--before CHECKOUT] [--publish]
 
 Each round runs the endpoints one after another, engine by engine, so that each engine of ours is
 measured within minutes of the published ones and of the echo. All share one RabbitMQ in a
@@ -52,11 +53,15 @@ class Run:
         only: Words; endpoints whose name has none of them are left out, and so are the parts
             peers, idle and alone.
         audit: Measure ours with an audit log, too.
+        before: Another checkout of this project, to be measured as well.
     """
 
-    def __init__(self, sizes: Sizes, only: list[str], audit: bool) -> None:
+    def __init__(
+        self, sizes: Sizes, only: list[str], audit: bool, before: Path | None = None
+    ) -> None:
         self._sizes = sizes
         self._audit = audit
+        self._before = before
         self._only = only
         self._number = 0
         self.failures: list[str] = []
@@ -89,6 +94,8 @@ class Run:
         """Ours and the published ones with this engine."""
         found: list[Endpoint] = [Ours(engine, workers)]
         found += [Ours(engine, workers, audit=True)] if self._audit else []
+        if self._before is not None:
+            found.append(Ours(engine, workers, before=self._before))
         found += [Published(v, python, engine, workers) for v, python in self.published.items()]
         return [one for one in found if self.wanted(one.name)]
 
@@ -256,6 +263,8 @@ def report(result: dict[str, Any]) -> str:
         "",
         *table.peer_table(result["figures"], result["peers"]),
         "",
+        *table.before_table(result["figures"]),
+        "",
         *table.alone_table(result["alone"]),
         *table.series_table(result["series"]),
     ]
@@ -278,6 +287,8 @@ def main() -> int:
     told = "endpoints with this in their name; also: peers, idle, alone"
     parser.add_argument("--only", action="append", default=[], metavar="WORD", help=told)
     parser.add_argument("--audit", action="store_true", help="ours with an audit log, too")
+    told = "another checkout of this project, measured as well"
+    parser.add_argument("--before", type=Path, metavar="CHECKOUT", help=told)
     parser.add_argument("--publish", action="store_true", help="write into docs/ as well")
     options = parser.parse_args()
     sizes = QUICK if options.quick else FULL
@@ -286,7 +297,7 @@ def main() -> int:
     if importlib.util.find_spec("matplotlib") is None:
         parser.error("matplotlib is missing; `make bench` installs it (extra `bench`)")
     ensure_engine()
-    run = Run(sizes, options.only, options.audit)
+    run = Run(sizes, options.only, options.audit, options.before)
     run.prepare()
     with tempfile.TemporaryDirectory(prefix="cepb-") as home:
         broker = RabbitMq(Path(home) / "ca.pem")

@@ -112,16 +112,28 @@ class EchoProcess:
 
 @dataclass(frozen=True)
 class Ours:
-    """This project's endpoint; with `audit`, it writes an audit log as well."""
+    """This project's endpoint.
+
+    Attributes:
+        audit: It writes an audit log as well.
+        before: Another checkout of this project whose code is to run instead of this one's.
+    """
 
     engine: str
     workers: int = 2
     audit: bool = False
+    before: Path | None = None
 
     @property
     def name(self) -> str:
         """In tables."""
-        return f"cep{'+audit' if self.audit else ''} {self.engine}"
+        kind = "cep" if self.before is None else "before"
+        return f"{kind}{'+audit' if self.audit else ''} {self.engine}"
+
+    def _run(self, place: Place, *words: str) -> None:
+        here = Path(sys.executable)
+        code = {} if self.before is None else {"PYTHONPATH": str(self.before)}
+        _run([here.parent / "cep", *words], place, here, more=code)
 
     def start(self, place: Place) -> None:
         """`cep start`, which comes back when the endpoint is ready."""
@@ -130,15 +142,14 @@ class Ours:
             text = f"service_url: http://127.0.0.1:{service.server_address[1]}\n"
             text += "audit_log: audit.log\n" if self.audit else ""
             _write(place, text + configuration(self.engine, self.workers))
-            _run([Path(sys.executable).parent / "cep", "start", NAME], place, Path(sys.executable))
+            self._run(place, "start", NAME)
         finally:
             service.shutdown()
             service.server_close()
 
     def stop(self, place: Place) -> None:
         """`cep stop`, and make sure of it."""
-        cep = Path(sys.executable).parent / "cep"
-        _run([cep, "stop", "--now", NAME], place, Path(sys.executable))
+        self._run(place, "stop", "--now", NAME)
         measure.end(place.directory, GRACE_S)
 
 
@@ -190,14 +201,20 @@ class Published:
         measure.end(place.directory, GRACE_S)
 
 
-def _run(argv: list[Any], place: Place, python: Path, stdin: str | None = None) -> None:
+def _run(
+    argv: list[Any],
+    place: Place,
+    python: Path,
+    stdin: str | None = None,
+    more: dict[str, str] | None = None,
+) -> None:
     told = place.directory / "start.txt"
     with told.open("w") as output:
         # Daemons keep what they inherit, so no pipe that somebody waits for.
         done = subprocess.run(
             argv,
             cwd=place.directory,
-            env=_environment(place, python),
+            env={**_environment(place, python), **(more or {})},
             input=stdin,
             stdin=subprocess.DEVNULL if stdin is None else None,
             stdout=output,

@@ -194,12 +194,26 @@ def peer_table(figures: dict[str, list[dict[str, Any]]], peers: Sequence[str]) -
     """Markdown lines: what a user might pick instead, beside our engines."""
     rate, single = ROWS[0], ROWS[4]
     lines = ["| | burst of no-ops, tasks/s | one at a time, median ms |", "|---|---|---|"]
-    ours = [f"{way} {engine}" for engine in ENGINES for way in (OURS, "cep+audit")]
+    ours = [f"{way} {engine}" for engine in ENGINES for way in (OURS, "cep+audit", "before")]
     for name in (*ours, *peers, ECHO):
         if figures.get(name):
             cells = [_cell(values(figures, name, row.key), row) for row in (rate, single)]
             lines.append(f"| {name} | {' | '.join(cells)} |")
     return lines
+
+
+def before_table(figures: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """Markdown lines: this checkout and another one; empty when there was no other."""
+    lines = []
+    for row in ROWS:
+        for engine in ENGINES:
+            now, before = (values(figures, f"{w} {engine}", row.key) for w in (OURS, "before"))
+            if now and before:
+                ratio = row.of(now) / row.of(before) if row.of(before) else float("nan")
+                cells = [row.title, engine, _cell(before, row), _cell(now, row), f"{ratio:.2f}"]
+                lines.append(f"| {' | '.join(cells)} |")
+    head = ["| figure | engine | before | now | now / before |", "|---|---|---|---|---|"]
+    return head + lines if lines else []
 
 
 def alone_table(rows: dict[str, dict[str, float]]) -> list[str]:

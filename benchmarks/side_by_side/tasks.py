@@ -16,33 +16,36 @@ from benchmarks.side_by_side.client import Client
 from cep.wire.task import pack_task
 
 FUNCTION_ID = "0f0f0f0f-1111-4222-8333-555555555555"
-_SOURCE = """
+_SOURCES = {
+    "no_op": """
 def no_op():
     return None
-
+""",
+    "same": """
 def same(value):
     return value
-
+""",
+    "nap": """
 def nap(seconds):
     import time
     time.sleep(seconds)
-"""
+""",
+}
 
 
-def _functions() -> dict[str, Any]:
-    """The functions as a user's script would define them, so that they travel by value."""
+def _function(name: str) -> Any:
+    """A function as a user's script would define it, so that it travels by value, and alone."""
     found: dict[str, Any] = {"__name__": "__main__"}
-    exec(_SOURCE, found)
-    return found
+    exec(_SOURCES[name], found)
+    return found[name]
 
 
-_FUNCTIONS = _functions()
 _serializer = ComputeSerializer()
 
 
 def payload(name: str, *args: Any) -> str:
     """The packed buffers of a call."""
-    parts = [_serializer.serialize(part) for part in (_FUNCTIONS[name], args, {})]
+    parts = [_serializer.serialize(part) for part in (_function(name), args, {})]
     return str(_serializer.pack_buffers(parts))
 
 

@@ -142,7 +142,8 @@ class MainLoop:
         self._clean_up()
         self._turn()
         while not self._over():
-            events = parts.mailbox.gather(parts.timers.next_in_s())
+            linger_s = parts.dispatcher.linger_s(parts.outbox.unconfirmed)
+            events = parts.mailbox.gather(parts.timers.next_in_s(), linger_s)
             self._guard_lease()
             for event in events:
                 self._on_event[type(event)](event)

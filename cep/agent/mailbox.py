@@ -1,11 +1,14 @@
 """The one door into the agent's main loop, and its timers.
 
 Signals, the AMQP thread, engines and the control socket only *put*; the main thread alone takes.
-`queue.SimpleQueue.put` is reentrant, so a signal handler may put while the main thread takes.
+`queue.SimpleQueue.put` is reentrant, so a signal handler may put while the main thread takes; so is
+the release of a plain lock, which ends a linger.
 """
 
 from __future__ import annotations
 
+import _thread
+import contextlib
 import queue
 import time
 from collections.abc import Callable
@@ -15,8 +18,8 @@ from typing import Any, TypeAlias
 from cep.agent.lease_keeper import LeaseGone
 from cep.agent.retention import Swept
 from cep.agent.watch import CameRound
-from cep.amqp.events import AmqpEvent
-from cep.engines.base import EngineEvent
+from cep.amqp.events import AmqpEvent, Confirmed, Delivered
+from cep.engines.base import EngineEvent, Outcomes
 from cep.errors import CepError
 from cep.model import Registered
 
@@ -67,21 +70,33 @@ AgentEvent: TypeAlias = (
 )
 
 
+# What a stream of tasks consists of. Everything else ends a linger at once.
+_STREAM = frozenset((Delivered, Outcomes, Confirmed))
+
+
 class Mailbox:
     """Events for the main loop, in order of arrival."""
 
     def __init__(self) -> None:
         self._queue: queue.SimpleQueue[AgentEvent] = queue.SimpleQueue()
+        self._lingering = _thread.allocate_lock()
+        self._lingering.acquire()
 
     def put(self, event: AgentEvent) -> None:
         """Add an event; from any thread or signal handler, never blocks."""
         self._queue.put(event)
+        if type(event) not in _STREAM:
+            with contextlib.suppress(RuntimeError):  # released by another event already
+                self._lingering.release()
 
-    def gather(self, wait_s: float | None) -> list[AgentEvent]:
+    def gather(self, wait_s: float | None, linger_s: float = 0.0) -> list[AgentEvent]:
         """Wait for an event, then return all that are there (bounded).
 
         Args:
             wait_s: How long to wait for the first one; None waits for ever.
+            linger_s: How long to let more come after the first one, without being woken by each,
+                so that all of them share one commit. Anything but deliveries, outcomes and
+                confirms ends that at once.
 
         Returns:
             Events in order; empty when the time passed without any.
@@ -90,6 +105,8 @@ class Mailbox:
             events = [self._queue.get(timeout=wait_s)]
         except queue.Empty:
             return []
+        if linger_s and type(events[0]) in _STREAM:
+            self._lingering.acquire(timeout=linger_s)
         while len(events) < EVENTS_PER_TURN:
             try:
                 events.append(self._queue.get_nowait())

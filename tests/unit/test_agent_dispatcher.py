@@ -228,3 +228,23 @@ def test_waiting_tasks_without_hope_are_answered_with_the_reason(scene: Scene) -
     scene.add(1)
     assert scene.dispatcher.refused() == []
     assert scene.dispatcher.waiting == 1
+
+
+def test_events_wait_for_each_other_only_while_the_engine_has_enough_to_do(scene: Scene) -> None:
+    stream = dispatcher.LINGER_STREAM
+    assert scene.dispatcher.linger_s(0) == 0
+    scene.dispatcher.slots_changed(4)
+    seqs = scene.add(1)
+    scene.turn()
+    assert scene.dispatcher.linger_s(0) == 0, "a task alone does not wait for company"
+    assert scene.dispatcher.linger_s(stream) > 0, "a stream, and the engine has all there is"
+    seqs += scene.add(100)
+    scene.turn()
+    assert scene.dispatcher.linger_s(stream) == 0, "others wait for room in the engine's window"
+    scene.dispatcher.slots_changed(200)
+    scene.turn()
+    assert scene.dispatcher.given == 101
+    assert scene.dispatcher.linger_s(0) > 0, "the engine has half of its window, and many"
+    done = [Outcome(seq, OutcomeKind.DONE, result=b"") for seq in seqs[: -stream + 1]]
+    scene.dispatcher.take_outcomes(done)
+    assert scene.dispatcher.linger_s(0) == 0, "few are left"

@@ -14,6 +14,7 @@ import pytest
 from cep.agent import control, hooks, logs
 from cep.agent.launch import Announcer, _wait_for_word
 from cep.agent.mailbox import ControlRequest, Mailbox, Signalled, Timers
+from cep.amqp.events import Confirmed, Delivered
 from cep.config.settings import LogSettings
 from cep.errors import (
     CantCreate,
@@ -55,6 +56,30 @@ def test_one_turn_takes_a_bounded_number_of_events_in_order() -> None:
     assert first[0] == Signalled(1)
     assert len(mailbox.gather(0)) == 999 - 512
     assert mailbox.gather(0) == []
+
+
+def test_a_linger_gathers_the_stream_and_ends_with_anything_else() -> None:
+    mailbox = Mailbox()
+    delivered, confirmed = Delivered("tasks", []), Confirmed("results", [1])
+    found: list[object] = []
+    waiting = threading.Thread(target=lambda: found.extend(mailbox.gather(None, 600)))
+    waiting.start()
+    mailbox.put(delivered)
+    mailbox.put(confirmed)
+    assert not found, "neither of them ends a linger"
+    mailbox.put(Signalled(15))
+    waiting.join(60)
+    assert found == [delivered, confirmed, Signalled(15)]
+
+
+def test_nothing_lingers_after_an_event_that_is_not_of_the_stream() -> None:
+    mailbox = Mailbox()
+    for number in range(2):
+        mailbox.put(Signalled(number))
+        assert mailbox.gather(None, 600) == [Signalled(number)]
+    mailbox.put(Confirmed("results", [1]))
+    mailbox.put(Signalled(2))
+    assert len(mailbox.gather(None, 600)) == 2
 
 
 @pytest.mark.parametrize(
