@@ -236,8 +236,8 @@ class _Life:
     def _service(self) -> ServiceClient:
         """The service's client, which alone keeps the credentials."""
         from cep.service.address import resolve_service
-        from cep.service.auth import client_identity
         from cep.service.client import connect
+        from cep.service.identity import client_identity
 
         secrets, self._secrets = self._secrets, {}
         return connect(

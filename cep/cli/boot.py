@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from cep.boot.unit import UnitPlan
     from cep.cli.boot_facts import Account
     from cep.config.settings import EndpointSettings
-    from cep.service.auth import ClientIdentity
+    from cep.service.identity import ClientIdentity
 
 _SIZE = "4G, 80% or infinity"
 
@@ -284,7 +284,7 @@ class _Enabling:
     def _identity(self) -> ClientIdentity | None:
         """The client that the service logs in as; None: with the account's own login."""
         from cep.cli import boot_facts
-        from cep.service.auth import client_identity
+        from cep.service.identity import client_identity
 
         if self._wanted.credentials is None:
             return client_identity()
