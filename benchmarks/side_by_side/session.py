@@ -37,14 +37,14 @@ class Started:
         self._place = where
         self._messages = messages
         self._failure: BaseException | None = None
+        self._starter = threading.Thread(target=self._start)
         self.began = self.accepted_s = 0.0
 
     def __enter__(self) -> Started:
         client = self._place.client
         client.lay(self._messages)
-        starter = threading.Thread(target=self._start)
         self.began = time.perf_counter()
-        starter.start()
+        self._starter.start()
         try:
             while client.waiting() >= len(self._messages):
                 if self._failure is not None or time.perf_counter() - self.began > START_S:
@@ -52,11 +52,9 @@ class Started:
                 time.sleep(LOOK_EVERY_S)
             self.accepted_s = time.perf_counter() - self.began
         except BaseException:
-            self._endpoint.stop(self._place)
+            self._end()
             raise
-        finally:
-            starter.join()
-        return self
+        return self  # at once: answers may be on their way before the command comes back
 
     def _start(self) -> None:
         try:
@@ -65,6 +63,10 @@ class Started:
             self._failure = exc
 
     def __exit__(self, *_: object) -> None:
+        self._end()
+
+    def _end(self) -> None:
+        self._starter.join()
         self._endpoint.stop(self._place)
 
 
@@ -134,9 +136,8 @@ def measure_backlog(endpoint: Endpoint, url: str, directory: Path, count: int) -
         try:
             laid = tasks.messages(where.client, tasks.no_op(), count)
             with Started(endpoint, where, laid):
-                before = measure.cpu_s(directory)
                 moments = where.client.take(count)
-                used = measure.cpu_between(before, measure.cpu_s(directory))
+                used = sum(measure.cpu_s(directory).values())
                 memory = measure.pss_mib(directory)
         except AnswersMissing as exc:
             raise AnswersMissing(f"{endpoint.name}: {exc}\n{log_of(where)}") from exc

@@ -54,7 +54,7 @@ FULL = Sizes(
     idle_s=60.0,
     commands=20,
     overhead=20_000,
-    queue_lengths=(1_000, 10_000, 50_000, 200_000),
+    queue_lengths=(10_000, 50_000, 200_000),
     payload_bytes=(1_000, 10_000, 100_000, 1_000_000),
     worker_counts=(1, 2, 4, 8),
 )

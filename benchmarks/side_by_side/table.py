@@ -65,7 +65,12 @@ ROWS = (
         True,
         goals={"threads": [("echo", 0.5)], "processes": [("echo", 0.45)], "gce": [("echo", 0.4)]},
     ),
-    Row("backlog_cpu_s_per_1000", "CPU of all processes per 1,000 of the backlog, s", False, 3),
+    Row(
+        "backlog_cpu_s_per_1000",
+        "CPU of all processes per 1,000 of the backlog, its start included, s",
+        False,
+        3,
+    ),
     Row(
         "single_ms",
         "one task at a time, median ms",
@@ -152,7 +157,9 @@ def main_table(figures: dict[str, list[dict[str, Any]]]) -> list[str]:
             best = _best([found[OLDER], found[NEWER]], row)
             ours = row.of(found[OURS])
             # Always so that more than 1 means: ours is the better one.
-            ratio = None if best is None else (ours / best if row.higher else best / ours)
+            ratio = (
+                None if best is None else _ratio(*((ours, best) if row.higher else (best, ours)))
+            )
             to_echo = ours / row.of(echo) if echo and row.higher else None
             cells = [
                 row.title,
@@ -165,6 +172,11 @@ def main_table(figures: dict[str, list[dict[str, Any]]]) -> list[str]:
             ]
             lines.append("| " + " | ".join(cells) + " |")
     return lines
+
+
+def _ratio(one: float, other: float) -> float:
+    """Their ratio; not a number when there is nothing to divide by."""
+    return one / other if other else float("nan")
 
 
 def _best(others: Sequence[list[float]], row: Row) -> float | None:
@@ -209,7 +221,7 @@ def before_table(figures: dict[str, list[dict[str, Any]]]) -> list[str]:
         for engine in ENGINES:
             now, before = (values(figures, f"{w} {engine}", row.key) for w in (OURS, "before"))
             if now and before:
-                ratio = row.of(now) / row.of(before) if row.of(before) else float("nan")
+                ratio = _ratio(row.of(now), row.of(before))
                 cells = [row.title, engine, _cell(before, row), _cell(now, row), f"{ratio:.2f}"]
                 lines.append(f"| {' | '.join(cells)} |")
     head = ["| figure | engine | before | now | now / before |", "|---|---|---|---|---|"]

@@ -33,14 +33,13 @@ log = logging.getLogger(__name__)
 WINDOW_BYTES = 16 * 1024 * 1024
 
 
-# A commit costs nearly the same for one task as for twenty, so in a stream of tasks events may wait
-# for each other. An engine that has so many tasks (tiny ones, or many workers), and half of its
-# window, has work for longer than that:
+# A commit costs nearly the same for one task as for ten, so in a stream of tasks events may wait
+# so long for each other. No engine must run dry meanwhile: one that has so many tasks (tiny ones,
+# or many workers), and half of its window, has work for longer than that; and for one that has
+# all there is, only the next ones to come wait.
+LINGER_S = 0.002
 LINGER_GIVEN = 64
-LINGER_WELL_FED_S = 0.005
-# And when it has all there is, only the next ones to come wait, which a stream does not notice:
 LINGER_STREAM = 16
-LINGER_STREAM_S = 0.003
 
 
 @dataclass(slots=True)
@@ -114,9 +113,9 @@ class Dispatcher:
         """
         given = len(self._given)
         if given >= LINGER_GIVEN and 2 * given >= self._slots:
-            return LINGER_WELL_FED_S
+            return LINGER_S
         if not self._waiting and given < self._slots and given + unconfirmed >= LINGER_STREAM:
-            return LINGER_STREAM_S
+            return LINGER_S
         return 0.0
 
     def size(self, seq: int) -> int:
