@@ -2,7 +2,7 @@
 # second time that costs milliseconds. `make help` lists the targets.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit main-job faults fuzz lint format wheel wheelhouse image constraints clean distclean
+.PHONY: help demo test unit main-job faults fuzz bench lint format wheel wheelhouse image constraints clean distclean
 
 # Extra arguments for pytest: make test ARGS="-k journal -x"
 ARGS ?=
@@ -46,6 +46,10 @@ faults:  ## Run what must not lose a task, and print the table; LONG=1 and SEED=
 fuzz:  ## Feed the parsers mutated input and report inputs tried: make fuzz SECONDS=600 TARGET=broker
 	@.ci/environment fuzz
 	@$(PY) -m tests.fuzz --seconds $(SECONDS) $(if $(TARGET),--target $(TARGET)) $(ARGS)
+
+bench:  ## Measure side by side with the published endpoints; QUICK=1: 3 minutes, PUBLISH=1: into docs/
+	@.ci/environment bench
+	@$(PY) -m benchmarks.side_by_side $(if $(QUICK),--quick) $(if $(PUBLISH),--publish) $(ARGS)
 
 lint:  ## Check style and types
 	@.ci/environment dev

@@ -1,10 +1,10 @@
 """Write constraints.txt anew: what pip chooses today, for each Python that cep supports.
 
 Usage: renew.py PYTHON... (one interpreter for each of 3.10, 3.11, 3.12 and 3.13). Each is asked,
-in a throw-away virtual environment, what it would install for the `fuzz` extra (`dev` is a part of
-it) and for building the project; the answers are merged, with an environment marker wherever they
-differ. Standard
-library only; runs by hand (`make constraints`), never as part of a test.
+in a throw-away virtual environment, what it would install for the extras `fuzz` and `bench` (`dev`
+is a part of both) and for building the project; the answers are merged, with an environment marker
+wherever they differ. Standard library only; runs by hand (`make constraints`), never as part of a
+test.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 TARGET = HERE / "constraints.txt"
-WANTED = ("hatchling", "editables", "setuptools", "wheel", f"{HERE.parent}[fuzz]")
+WANTED = ("hatchling", "editables", "setuptools", "wheel", f"{HERE.parent}[fuzz,bench]")
 
 
 def resolve(python: str, scratch: Path) -> tuple[str, dict[str, str]]:

@@ -255,8 +255,8 @@ class _Life:
     def _enrolment(self) -> Enrolment:
         """How we register; the service's client in it alone keeps the credentials."""
         from cep.service.address import resolve_service
-        from cep.service.auth import client_identity
         from cep.service.client import connect
+        from cep.service.identity import client_identity
 
         secrets, self._secrets = self._secrets, {}
         service = connect(

@@ -1,35 +1,100 @@
-"""pika's SelectConnection with two changes: whose port it is, and gathered writes.
+"""pika's SelectConnection with three changes: whose port it is, and gathered reads and writes.
 
 A plain connection to a loopback port says nothing, no password above all, before the account
 behind that port is known to be a right one (cep.safety.peer).
 
 What is written in one go leaves in one go: pika hands each frame to the socket by itself, three
 system calls and three packets for a small message. Between `cork` and `uncork` frames are gathered
-and sent together, which makes publishing several times cheaper.
+and sent together, which makes publishing several times cheaper. And what all messages of a kind
+have in common on the wire, `Envelope`, is made once and not for each of them.
 
-The overridden methods are inner ones of pika (bounded in pyproject.toml); should they ever go away,
-unit tests say so.
+What has arrived is read in large pieces: pika reads 4 KiB at a time, and moves all that it has not
+yet looked at once for each frame.
+
+The overridden methods and attributes are inner ones of pika (bounded in pyproject.toml); should
+they ever go away, unit tests say so.
 """
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from typing import Any
 
-from pika import SelectConnection
+from pika import BasicProperties, SelectConnection, frame, spec
 
 from cep.errors import PeerUntrusted
 from cep.safety import peer
 
 GATHER_BYTES = 256 * 1024  # more is passed on at once, so that nothing large is copied twice
+# Below the size from which the allocator asks the kernel for memory, and gives it back, each time.
+READ_BYTES = 64 * 1024
+READ_AT_ONCE_BYTES = 256 * 1024  # before anything else has its turn: makes large batches
+_KNOWN_FRAMES = frozenset(
+    (spec.FRAME_METHOD, spec.FRAME_HEADER, spec.FRAME_BODY, spec.FRAME_HEARTBEAT)
+)
+_OVERHEAD_BYTES = spec.FRAME_HEADER_SIZE + spec.FRAME_END_SIZE
+_FRAME_END = bytes((spec.FRAME_END,))
+# Source: AMQP 0-9-1, 4.2.3 and 4.2.6.1: type, channel, size; class, weight, size of the body.
+_FRAME_HEAD = struct.Struct(">BHI")
+_CONTENT_HEAD = struct.Struct(">HHQ")
+
+
+class Envelope:
+    """What precedes the body of each message that is published on one channel in one way.
+
+    Args:
+        channel_number: Of the channel.
+        exchange: Where to.
+        routing_key: Where to.
+        mandatory: Whether the broker returns what it cannot route.
+        properties: Of every message.
+    """
+
+    def __init__(
+        self,
+        channel_number: int,
+        exchange: str,
+        routing_key: str,
+        mandatory: bool,
+        properties: BasicProperties,
+    ) -> None:
+        method = spec.Basic.Publish(exchange=exchange, routing_key=routing_key, mandatory=mandatory)
+        self._method = frame.Method(channel_number, method).marshal()
+        self._channel_number = channel_number
+        self._properties = b"".join(properties.encode())
+
+    def frames(self, body: bytes, most: int) -> list[bytes | memoryview]:
+        """The frames of one message, in pieces to be written one after another.
+
+        Args:
+            body: Not copied.
+            most: The largest body frame's payload, in bytes.
+        """
+        head = _CONTENT_HEAD.pack(spec.Basic.INDEX, 0, len(body)) + self._properties
+        number = self._channel_number
+        pieces: list[bytes | memoryview] = [
+            self._method,
+            _FRAME_HEAD.pack(spec.FRAME_HEADER, number, len(head)) + head + _FRAME_END,
+        ]
+        if len(body) <= most:
+            parts: Sequence[bytes | memoryview] = (body,) if body else ()
+        else:
+            view = memoryview(body)
+            parts = [view[at : at + most] for at in range(0, len(body), most)]
+        for part in parts:
+            pieces += (_FRAME_HEAD.pack(spec.FRAME_BODY, number, len(part)), part, _FRAME_END)
+        return pieces
 
 
 class Connection(SelectConnection):  # type: ignore[misc]
-    """A connection whose writes can be gathered. Belongs to the AMQP thread."""
+    """A connection whose reads and writes are gathered. Belongs to the AMQP thread."""
+
+    _frame_buffer: bytes
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._corked = False
-        self._gathered: list[bytes] = []
+        self._gathered: list[bytes | memoryview] = []
         self._gathered_bytes = 0
         super().__init__(*args, **kwargs)
 
@@ -41,7 +106,33 @@ class Connection(SelectConnection):  # type: ignore[misc]
             except PeerUntrusted as error:
                 self._terminate_stream(error)
                 return
+        self._transport._MAX_RECV_BYTES = READ_BYTES
+        self._transport._MAX_CONSUME_BYTES = READ_AT_ONCE_BYTES
         super()._on_stream_connected()
+
+    # --- reading ----------------------------------------------------------------------------------
+
+    def _on_data_available(self, data_in: bytes) -> None:
+        """Process the frames that are complete, and keep the rest."""
+        data = self._frame_buffer + data_in if self._frame_buffer else data_in
+        self._frame_buffer = b""
+        at, length = 0, len(data)
+        try:
+            while length - at >= _OVERHEAD_BYTES and data[at] in _KNOWN_FRAMES:
+                size = int.from_bytes(data[at + 3 : at + spec.FRAME_HEADER_SIZE], "big")
+                end = at + size + _OVERHEAD_BYTES
+                if end > length:
+                    return
+                _, found = frame.decode_frame(data[at:end])
+                self.bytes_received += end - at  # what the heartbeat checker looks at
+                at = end
+                self._process_frame(found)
+        finally:
+            self._frame_buffer += data[at:]
+        if self._frame_buffer and self._frame_buffer[0] not in _KNOWN_FRAMES:
+            super()._on_data_available(b"")  # a broker of another protocol says so in this way
+
+    # --- writing ----------------------------------------------------------------------------------
 
     def cork(self) -> None:
         """Gather from now on what is written."""
@@ -52,7 +143,11 @@ class Connection(SelectConnection):  # type: ignore[misc]
         self._corked = False
         self._pass_on()
 
-    def _output_marshaled_frames(self, marshaled_frames: Sequence[bytes]) -> None:
+    def publish(self, envelope: Envelope, body: bytes) -> None:
+        """Write one message; the channel is open, and of this connection."""
+        self._output_marshaled_frames(envelope.frames(body, self._body_max_length))
+
+    def _output_marshaled_frames(self, marshaled_frames: Sequence[bytes | memoryview]) -> None:
         size = sum(map(len, marshaled_frames))
         self.bytes_sent += size
         self.frames_sent += len(marshaled_frames)

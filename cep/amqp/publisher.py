@@ -17,6 +17,7 @@ from typing import Any
 from pika import BasicProperties
 
 from cep.amqp.backoff import BackOff
+from cep.amqp.connection import Envelope
 from cep.amqp.events import AmqpEvent, Confirmed, Unroutable
 from cep.amqp.failures import Failure
 from cep.amqp.link import Link
@@ -84,7 +85,7 @@ class Publisher:
         self._count = 0
         self._count_lock = threading.Lock()
         self._newest: tuple[bytes, PublishKwargs] | None = None
-        self._properties: dict[int, tuple[PublishKwargs, Any]] = {}
+        self._envelopes: dict[int, tuple[PublishKwargs, Envelope]] = {}  # of the present channel
         self._confirming = False
         self._next_tag = 1
         self._confirmed: list[int] = []
@@ -151,6 +152,7 @@ class Publisher:
         del epoch
         self._confirming = False
         self._next_tag = 1
+        self._envelopes.clear()
         channel.add_on_return_callback(self._on_returned)
         channel.confirm_delivery(
             partial(self._on_answer, channel), callback=partial(self._on_confirming, channel)
@@ -208,20 +210,14 @@ class Publisher:
 
     def _send(self, channel: Any, body: bytes, route: PublishKwargs) -> None:
         self._next_tag += 1
-        channel.basic_publish(
-            route.exchange,
-            route.routing_key,
-            body,
-            properties=self._properties_of(route),
-            mandatory=route.mandatory,
-        )
+        self._link.connection.publish(self._envelope_of(channel, route), body)
 
-    def _properties_of(self, route: PublishKwargs) -> Any:
+    def _envelope_of(self, channel: Any, route: PublishKwargs) -> Envelope:
         # Kept with the route itself, so that its id cannot be given to another one meanwhile.
-        known = self._properties.get(id(route))
+        known = self._envelopes.get(id(route))
         if known is None:
-            if len(self._properties) >= 64:
-                self._properties.clear()
+            if len(self._envelopes) >= 64:
+                self._envelopes.clear()
             unknown = sorted(set(route.properties) - PROPERTY_NAMES)
             if unknown:
                 log.warning(
@@ -231,8 +227,15 @@ class Publisher:
                     extra={"event": "publisher.unknown_properties", "link": self._name},
                 )
             usable = {k: v for k, v in route.properties.items() if k in PROPERTY_NAMES}
-            known = (route, BasicProperties(**usable))
-            self._properties[id(route)] = known
+            envelope = Envelope(
+                channel.channel_number,
+                route.exchange,
+                route.routing_key,
+                route.mandatory,
+                BasicProperties(**usable),
+            )
+            known = (route, envelope)
+            self._envelopes[id(route)] = known
         return known[1]
 
     # --- the broker's answers ---------------------------------------------------------------------

@@ -374,7 +374,7 @@ class _One:
         return None
 
     def _of_file(self, file: Path) -> Client | None:
-        from cep.service.auth import client_identity
+        from cep.service.identity import client_identity
 
         identity = client_identity(facts.variables_in(file))
         if identity is None:

@@ -114,7 +114,7 @@ def _login(
 
     found = {"login": False, "shell": False, "hub": not resolve_service(settings).hosted}
     if spec["client"] is None and spec["state"] != "absent":
-        from cep.service.auth import client_identity
+        from cep.service.identity import client_identity
 
         found["shell"] = client_identity() is not None
         found["login"] = not found["shell"] and facts.has_login(root.parent, settings)
@@ -295,7 +295,7 @@ def deregister(spec: Mapping[str, Any]) -> dict[str, Any]:
         CepError: As the service says; one that it does not know any more is no error.
     """
     from cep.apply.removal import delete_registration, is_known
-    from cep.service.auth import ClientIdentity
+    from cep.service.identity import ClientIdentity
 
     found = _found(spec)
     settings = _settings_of(found.root)

@@ -11,7 +11,7 @@ from cep.paths import EndpointPaths
 
 if TYPE_CHECKING:
     from cep.config.settings import EndpointSettings
-    from cep.service.auth import ClientIdentity
+    from cep.service.identity import ClientIdentity
 
 
 def delete_registration(

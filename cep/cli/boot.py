@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from cep.apply.unit_work import UnitFile
     from cep.boot.systemd import Manager
     from cep.config.settings import EndpointSettings
-    from cep.service.auth import ClientIdentity
+    from cep.service.identity import ClientIdentity
 
 _SIZE = "4G, 80% or infinity"
 
@@ -246,7 +246,7 @@ class _Enabling:
     def _identity(self) -> ClientIdentity | None:
         """The client that the service logs in as; None: with the account's own login."""
         from cep.apply import facts
-        from cep.service.auth import client_identity
+        from cep.service.identity import client_identity
 
         if self._wanted.credentials is None:
             return client_identity()

@@ -235,11 +235,13 @@ def _settings(root: Path) -> EndpointSettings:
 
 def _log_in(base: Path, settings: EndpointSettings) -> None:
     """Make sure of a login here, where the terminal is; the agent has none to ask on."""
-    from cep.service.address import resolve_service
-    from cep.service.auth import Login, client_identity
+    from cep.service.identity import client_identity
 
     if client_identity(foreground.service_environment()) is not None:
         return  # the agent logs in by itself
+    from cep.service.address import resolve_service
+    from cep.service.auth import Login
+
     with Login(resolve_service(settings), base=base, interactive=interactive()) as login:
         login.ensure()
 

@@ -11,8 +11,7 @@ import os
 import platform
 import sqlite3
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +29,17 @@ from cep.model import PRODUCTION
 from cep.safety.files import PRIVATE_FILE, check_trusted, check_writers, make_parents
 from cep.service import refusal
 from cep.service.address import ServiceAddress
+from cep.service.identity import (
+    CLIENT_ID_VARIABLE,
+    CLIENT_SECRET_VARIABLE,
+    ClientIdentity,
+    client_identity,
+)
 from cep.service.transport import Transport
 
 #: The native client of the published endpoint and SDK (globus-compute-sdk 2.19 and 4.19), so
 #: that one login and one consent serve both.
 CLIENT_ID = "4cf29807-cf21-49ec-9443-ff9a3fb9f81c"
-CLIENT_ID_VARIABLE = "GLOBUS_COMPUTE_CLIENT_ID"
-CLIENT_SECRET_VARIABLE = "GLOBUS_COMPUTE_CLIENT_SECRET"
 SCOPE_VARIABLE = "GLOBUS_COMPUTE_SCOPE"
 MAX_RETRIES = 3
 MAX_WAIT_S = 5
@@ -45,43 +48,6 @@ MAX_WAIT_S = 5
 def retry_config() -> RetryConfig:
     """How often and how long calls are tried again: a few seconds, since a person may wait."""
     return RetryConfig(max_retries=MAX_RETRIES, max_sleep=MAX_WAIT_S)
-
-
-@dataclass(frozen=True, slots=True)
-class ClientIdentity:
-    """A client's id and secret, from the environment."""
-
-    client_id: str
-    secret: str
-
-    def __repr__(self) -> str:
-        return f"ClientIdentity({self.client_id})"
-
-
-def client_identity(environ: Mapping[str, str] = os.environ) -> ClientIdentity | None:
-    """Return the client identity that the environment sets, or None.
-
-    Args:
-        environ: Where to look; the agent has taken it out of its own.
-
-    Raises:
-        NotAllowed: Only one of the two variables is set.
-    """
-    client_id = environ.get(CLIENT_ID_VARIABLE)
-    secret = environ.get(CLIENT_SECRET_VARIABLE)
-    if client_id and secret:
-        return ClientIdentity(client_id, secret)
-    if client_id or secret:
-        there, missing = (
-            (CLIENT_ID_VARIABLE, CLIENT_SECRET_VARIABLE)
-            if client_id
-            else (CLIENT_SECRET_VARIABLE, CLIENT_ID_VARIABLE)
-        )
-        raise NotAllowed(
-            f"{there} is set and {missing} is not. A client identity needs both.",
-            hint="Set both variables, or unset both for a normal login.",
-        )
-    return None
 
 
 def scopes() -> dict[str, list[Any]]:

@@ -20,7 +20,8 @@ from cep.errors import DataError, SoftwareError, Unavailable
 from cep.model import PublishKwargs, QueueAddress, Registered
 from cep.service import refusal
 from cep.service.address import ServiceAddress
-from cep.service.auth import ClientIdentity, Login, retry_config
+from cep.service.auth import Login, retry_config
+from cep.service.identity import ClientIdentity
 from cep.service.transport import Transport
 
 

@@ -91,6 +91,18 @@ def _tokens(scopes: str) -> dict[str, Any]:
     return {**first, "other_tokens": others}
 
 
+def stand_in_service(register: Callable[[dict[str, Any]], dict[str, Any]]) -> ThreadingHTTPServer:
+    """Serve the stand-in's routes on a free port; the caller shuts it down.
+
+    Args:
+        register: Answers a registration request.
+    """
+    service = ThreadingHTTPServer(("127.0.0.1", 0), _Routes)
+    service.register = register  # type: ignore[attr-defined]
+    threading.Thread(target=service.serve_forever, daemon=True).start()
+    return service
+
+
 @dataclass
 class Account:
     """What became of the tasks of one scenario."""
@@ -145,9 +157,7 @@ class Bench:
         self._children: list[subprocess.Popen[bytes]] = []
         self._serializer = ComputeSerializer()
         self.labels: dict[str, str] = {}  # of each submitted task, by its id
-        self._service = ThreadingHTTPServer(("127.0.0.1", 0), _Routes)
-        self._service.register = self._register  # type: ignore[attr-defined]
-        threading.Thread(target=self._service.serve_forever, daemon=True).start()
+        self._service = stand_in_service(self._register)
         with broker.channel() as channel:
             channel.exchange_declare("results", "direct", durable=True)
             for name in (self.tasks_queue, self.results_queue):

@@ -78,6 +78,13 @@ class RabbitMq:
         """Base of the management API, without a path."""
         return f"http://{self.host}:{self.management_port}"
 
+    @property
+    def direct_url(self) -> str:
+        """The administrator's URL at the container's own address, past the engine's port proxy."""
+        self._container.reload()
+        (network,) = self._container.attrs["NetworkSettings"]["Networks"].values()
+        return f"amqp://{self.user}:{self.password}@{network['IPAddress']}:5672/"
+
     def url_for(self, user: str, password: str) -> str:
         """AMQP URL of another user."""
         return f"amqp://{user}:{password}@{self.host}:{self.port}/"

@@ -2,6 +2,8 @@
 
 * `sdk`: the official SDK and nothing of ours, as a researcher's laptop has it;
 * `published`: the published endpoint 2.19 with its own SDK, which a site may still run;
+* `published-4`: the published endpoint 4.19, which `make bench` compares with;
+* `peers`: Celery, dramatiq and Dask, which `make bench` compares with, too;
 * `pipx`: the installer of the published guide's quickstart;
 * `ansible-2.19` and `ansible`: the oldest ansible-core that the collection supports, and today's;
 * `ansible-lint`: what judges the collection.
@@ -28,9 +30,13 @@ PROJECT = Path(__file__).resolve().parents[2]
 CACHE = PROJECT / ".cache"
 CONSTRAINTS = PROJECT / "constraints" / "constraints.txt"
 PUBLISHED_CONSTRAINTS = PROJECT / "constraints" / "published-2.19.txt"
+PUBLISHED_4_CONSTRAINTS = PROJECT / "constraints" / "published-4.19.txt"
+PEERS_CONSTRAINTS = PROJECT / "constraints" / "peers.txt"
 
 SDK = ("globus-compute-sdk==4.19.0",)
 PUBLISHED = ("globus-compute-endpoint==2.19.0",)
+PUBLISHED_4 = ("globus-compute-endpoint==4.19.0",)
+PEERS = ("celery", "dramatiq[rabbitmq]", "distributed")
 PIPX = ("pipx==1.7.1",)
 ANSIBLE_OLDEST = ("ansible-core==2.19.14",)
 ANSIBLE_TODAY = ("ansible-core==2.21.5",)  # needs Python 3.12
@@ -54,6 +60,24 @@ def published_python() -> Path:
         CannotInstall: Its libraries have no release for this Python, or no index is reachable.
     """
     return _environment("published", PUBLISHED, PUBLISHED_CONSTRAINTS)
+
+
+def published_4_python() -> Path:
+    """The interpreter of an environment with the published endpoint 4.19.
+
+    Raises:
+        CannotInstall: Its libraries have no release for this Python, or no index is reachable.
+    """
+    return _environment("published-4", PUBLISHED_4, PUBLISHED_4_CONSTRAINTS)
+
+
+def peers_python() -> Path:
+    """The interpreter of an environment with Celery, dramatiq and Dask.
+
+    Raises:
+        CannotInstall: Their libraries have no release for this Python, or no index is reachable.
+    """
+    return _environment("peers", PEERS, PEERS_CONSTRAINTS)
 
 
 def pipx_python(python: str) -> Path:

@@ -110,6 +110,19 @@ def test_a_configuration_is_read_without_building_anything() -> None:
     assert loaded & (HEAVY - {"yaml"}) == set()
 
 
+def test_a_start_with_a_client_identity_loads_no_login() -> None:
+    """The agent logs in by itself then, so the command need not pay for those libraries, too."""
+    code = (
+        "import os, pathlib\n"
+        "os.environ.update(GLOBUS_COMPUTE_CLIENT_ID='c', GLOBUS_COMPUTE_CLIENT_SECRET='s')\n"
+        "from cep.cli import lifecycle\nfrom cep.config.load import load_text\n"
+        "import cep.agent.launch\n"
+        "settings = load_text('engine: {type: ThreadPoolEngine}', 'config.yaml')\n"
+        "lifecycle._log_in(pathlib.Path('/'), settings)"
+    )
+    assert tops(loaded_by(code)) & (HEAVY - {"yaml"}) == set()
+
+
 @pytest.mark.parametrize("name", ["globus_sdk", "pika", "sqlalchemy", "yaml"])
 def test_a_heavy_import_would_be_noticed(name: str) -> None:
     assert name in tops(loaded_by(f"import json, {name}")) & HEAVY

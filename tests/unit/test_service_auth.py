@@ -15,7 +15,8 @@ import pytest
 
 from cep.errors import ConfigError, DataError, NotAllowed
 from cep.service.address import ServiceAddress, of_url
-from cep.service.auth import CLIENT_ID, Login, client_identity, scopes
+from cep.service.auth import CLIENT_ID, Login, scopes
+from cep.service.identity import client_identity
 from tests.unit.service_stand_in import CLIENT_ID as STAND_IN_CLIENT
 from tests.unit.service_stand_in import SECRET, StandIn, serving
 
