@@ -297,7 +297,8 @@ def test_a_reload_changes_the_level_and_the_bounds_of_the_log_in_use(
     writer = LogWriter(file)
     root = logging.getLogger()
     monkeypatch.setattr(root, "handlers", [writer])
-    monkeypatch.setattr(root, "level", logging.INFO)
+    before = root.level
+    root.setLevel(logging.INFO)
     try:
         logs.change(LogSettings(max_bytes=4096, backups=1), debug=True)
         for _ in range(100):
@@ -308,5 +309,6 @@ def test_a_reload_changes_the_level_and_the_bounds_of_the_log_in_use(
         logs.change(LogSettings(), debug=False)
         assert root.level == logging.INFO
     finally:
+        root.setLevel(before)  # not by monkeypatch: loggers remember what they are enabled for
         writer.close()
         file.close()
