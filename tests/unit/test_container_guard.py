@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,12 @@ case $verb in
   rm) shift 2; rm -- "$@" ;;
   *) exit 64 ;;
 esac
+"""
+# A shell cannot hear a signal that was ignored when it began, as SIGHUP is under nohup.
+HEARING = """
+import os, signal, sys
+signal.signal(int(sys.argv[1]), signal.SIG_DFL)
+os.execvp("sh", ["sh", "-c", sys.argv[2]])
 """
 DOCKER = Container("docker", "img", "")
 
@@ -94,7 +101,8 @@ def test_a_container_that_outlives_its_command_is_removed(engine: Path, tmp_path
 def test_a_signal_removes_the_container(
     engine: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
-    process = subprocess.Popen(["sh", "-c", f"exec {line(tmp_path, 'wait')}"])
+    script = f"exec {line(tmp_path, 'wait')}"
+    process = subprocess.Popen([sys.executable, "-c", HEARING, str(int(number)), script])
     (engine / "up").read_text()
     assert len(containers(engine)) == 1
     process.send_signal(number)
