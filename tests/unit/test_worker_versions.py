@@ -49,6 +49,15 @@ def standard_library() -> Iterator[types.CodeType]:
         yield compile(path.read_bytes(), str(path), "exec")
 
 
+@pytest.fixture(autouse=True)
+def _as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put back what a task changes: the directory and the variables of the worker's process."""
+    monkeypatch.chdir(Path.cwd())
+    for name in ("GC_TASK_UUID", "GC_TASK_SANDBOX_DIR"):
+        monkeypatch.setenv(name, "")  # so that the old state is restored
+        monkeypatch.delenv(name)
+
+
 def test_no_function_of_this_python_is_foreign() -> None:
     found = [code.co_filename for code in standard_library() if versions.is_foreign(code)]
     assert found == []
