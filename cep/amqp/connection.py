@@ -29,7 +29,8 @@ from cep.safety import peer
 GATHER_BYTES = 256 * 1024  # more is passed on at once, so that nothing large is copied twice
 # Below the size from which the allocator asks the kernel for memory, and gives it back, each time.
 READ_BYTES = 64 * 1024
-READ_AT_ONCE_BYTES = 256 * 1024  # before anything else has its turn: makes large batches
+# Before anything else has its turn: what has been read counts for no limit yet, so one piece.
+READ_AT_ONCE_BYTES = READ_BYTES
 _KNOWN_FRAMES = frozenset(
     (spec.FRAME_METHOD, spec.FRAME_HEADER, spec.FRAME_BODY, spec.FRAME_HEARTBEAT)
 )

@@ -20,6 +20,8 @@ CREDENTIALS = Path("/etc/cep/credentials")
 CLIENT_ID, CLIENT_SECRET = "GLOBUS_COMPUTE_CLIENT_ID", "GLOBUS_COMPUTE_CLIENT_SECRET"
 _FILES = {"client-id": CLIENT_ID, "client-secret": CLIENT_SECRET}
 _COPY = ".before-cep"
+#: Of a home; made for an account's first unit, and taken away again while they are empty.
+_USER_FOLDERS = (".config", "systemd", "user")
 
 
 def check_place(path: Path, mark: Mark, *, replace: bool) -> None:
@@ -173,6 +175,10 @@ def remove(path: Path) -> list[Path]:
             for empty in (folder, CREDENTIALS, CREDENTIALS.parent):
                 with contextlib.suppress(OSError):  # it holds other things
                     empty.rmdir()
+    if path.parent.parts[-len(_USER_FOLDERS) :] == _USER_FOLDERS:
+        for folder in list(path.parents)[: len(_USER_FOLDERS)]:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
     return gone
 
 

@@ -205,7 +205,8 @@ def test_a_broken_worker_init_pauses_after_three_jobs_and_says_why(
         assert "Blocks:    PAUSED, 3 failed in a row" in status
         assert "no module named science/2" in site.cep("logs", "broken", "--block", "0").stdout
     with site.running("broken"):
-        assert told(site, "broken")["breaker"]["paused"], "a restart forgets nothing"
+        breaker = until(lambda: told(site, "broken")["breaker"], 60, "the block thread's word")
+        assert breaker["paused"], "a restart forgets nothing"
         assert "BLOCKS_PAUSED" in submit(endpoint_id, "broken.mark").fate(30)["error"]
         assert len(jobs_of(site, endpoint_id)) == 3
         site.cep("blocks", "broken", "resume")

@@ -180,6 +180,19 @@ def test_only_what_was_written_is_removed(tmp_path: Path, monkeypatch: pytest.Mo
     assert foreign.read_text() == PUBLISHED
 
 
+def test_directories_of_an_account_s_first_unit_go_with_its_last(tmp_path: Path) -> None:
+    units = tmp_path / ".config" / "systemd" / "user"
+    first, second = units / PLAN.unit, units / "second.service"
+    for path in (first, second):
+        install.put(path, render(PLAN))
+    install.remove(first)
+    assert second.exists()
+    (tmp_path / ".config" / "theirs").touch()
+    install.remove(second)
+    assert [one.name for one in (tmp_path / ".config").iterdir()] == ["theirs"]
+    assert tmp_path.is_dir()
+
+
 @pytest.mark.parametrize(
     ("user", "version", "files"),
     [
