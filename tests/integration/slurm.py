@@ -149,6 +149,7 @@ class Cluster:
             self._run(image, self.login, roles)
             for node in self.nodes:
                 self._run(image, node, "node")
+            self._write_hosts()
         self._wait_idle()
 
     def _write_shared(self) -> None:
@@ -189,6 +190,16 @@ class Cluster:
 
     def _aliases(self, host: str) -> dict[str, Any]:
         return {self._network.name: self._engine.api.create_endpoint_config(aliases=[host])}
+
+    def _write_hosts(self) -> None:
+        """Give each host all names: a node without power keeps its name, as it does at a site.
+
+        The engine's own resolver forgets a stopped container, and slurmctld, which asks again ten
+        times a second apart for an unknown name, answers nobody meanwhile.
+        """
+        lines = "".join(f"{self.address_of(host)} {host}\n" for host in self._containers)
+        for host in self._containers:
+            self.root_run("sh", "-c", 'printf %s "$0" >> /etc/hosts', lines, host=host)
 
     def _wait_idle(self) -> None:
         wanted = len(self.nodes)

@@ -253,7 +253,8 @@ def test_two_blocks_come_with_demand_and_go_when_idle(
     for n in range(2):
         rig.wait_for_file(tmp_path / f"s{n}")
     assert rig.engine.status().workers == 2
-    assert {block["state"] for block in rig.engine.status().blocks} == {"running"}
+    # The block thread hears of its pools a moment after the dispatcher has used them.
+    wait_until(lambda: [b["state"] for b in rig.engine.status().blocks] == ["running"] * 2)
     gate.touch()
     rig.wait_for(seqs)
     rig.pump_until(lambda: rig.slots == 0, "slots without blocks")
