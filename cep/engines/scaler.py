@@ -3,7 +3,8 @@
 Owns the provider, the blocks and the breaker. Everything that happens is put into its queue
 (`tell`), so there are no locks; it waits without a time-out unless the scheduler has to be asked,
 an idle time runs out, or a pause after failures ends. `picture` is a finished value that any thread
-may read. What the scheduler says of blocks is judged in `cep.engines.block_watch`.
+may read. What the scheduler says of blocks is judged in `cep.engines.block_watch`, what their
+failures mean in `cep.engines.block_failures`, how many are wanted in `cep.engines.block_demand`.
 """
 
 from __future__ import annotations
@@ -16,15 +17,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from cep.engines.block_demand import BlockDemand
+from cep.engines.block_failures import BlockFailures
 from cep.engines.block_watch import BlockWatch
-from cep.engines.blocks import (
-    HEALTHY_LIFE_S,
-    QUIET_PERIOD_S,
-    Block,
-    BlockEnd,
-    BlockState,
-    ScalingRules,
-)
+from cep.engines.blocks import QUIET_PERIOD_S, Block, BlockEnd, BlockState, ScalingRules
 from cep.engines.breaker import BlockBreaker
 from cep.engines.job_words import JobWord
 from cep.engines.lending import Refusal
@@ -110,11 +106,9 @@ class Scaler:
         expected_workers_per_node: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._rules = rules
         self._source = source
         self._breaker = breaker
         self._wires = wires
-        self._workers_per_node = max(1, expected_workers_per_node)
         self._clock = clock
         self._inbox: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -128,17 +122,14 @@ class Scaler:
             watched=watched,
             clock=clock,
         )
+        self._failures = BlockFailures(
+            breaker, self._blocks, refusal_of=source.refusal_of, refuse=wires.refuse, clock=clock
+        )
+        self._demand = BlockDemand(rules, expected_workers_per_node)
         self._count = 0
-        self._initial = rules.init_blocks
-        self._demand = 0
-        self._idle_since: float | None = None
         self._clean_at: float | None = None
         self._submit_at = 0.0
         self._silence_s = 0.0
-        self._answered = 0
-        self._answered_at_failure = 0
-        self._told: tuple[bool, int] = (False, 0)
-        self._refused = ""
         self._stopping = False
         self.picture = Picture()
 
@@ -167,11 +158,8 @@ class Scaler:
             demand: Unfinished tasks, waiting and given.
             answered: Tasks answered so far.
         """
-        self._answered = answered
-        self._demand = demand
-        told = (demand > 0, self._rules.wanted(demand, self._workers_per_node))
-        if told != self._told:
-            self._told = told
+        self._failures.answered = answered
+        if self._demand.tell(demand):
             self._inbox.put(("demand", None))
 
     def stop(self, timeout_s: float) -> bool:
@@ -206,8 +194,9 @@ class Scaler:
             self._cancel_all()
 
     def _begin(self) -> None:
-        self._idle_since = self._clean_at = self._clock()
-        self._breaker.load(self._idle_since)
+        self._clean_at = now = self._clock()
+        self._demand.note_time(now)
+        self._breaker.load(now)
         self._step()
 
     def _note(self, what: str, value: Any) -> None:
@@ -227,7 +216,7 @@ class Scaler:
         elif what == "look":
             self._watch.soon()
         elif what == "rules":
-            self._rules = value
+            self._demand.rules = value
             self._watch.ask_every(value.period_s)
         elif what == "pause":
             self._breaker.pause(self._clock())
@@ -237,7 +226,7 @@ class Scaler:
 
     def _note_registered(self, manager: str, name: str, workers: int) -> None:
         block = self._blocks.get(name)
-        self._workers_per_node = max(1, workers)
+        self._demand.note_workers(workers)
         if block is None:
             return
         block.managers[manager] = workers
@@ -257,17 +246,14 @@ class Scaler:
         if self._clean_at is not None and now >= self._clean_at:
             self._clean()
         self._watch.work()
-        if self._breaker.failures and self._answered > self._answered_at_failure:
-            self._breaker.worked(now)
-        if self._demand > 0:
-            self._idle_since = None
-        elif self._idle_since is None:
-            self._idle_since = now
+        self._failures.note_progress()
+        self._demand.note_time(now)
         self._scale_out()
-        if self._idle_for(now) >= self._rules.max_idle_s:
+        idle_at = self._demand.idle_at()
+        if idle_at is not None and now >= idle_at:
             self._scale_in()
         self._watch.plan()
-        self._perhaps_refuse()
+        self._failures.perhaps_refuse()
         self._paint()
 
     def _clean(self) -> None:
@@ -283,18 +269,16 @@ class Scaler:
                 extra={"event": "blocks.leftovers-unknown"},
             )
 
-    def _idle_for(self, now: float) -> float:
-        return 0.0 if self._idle_since is None else now - self._idle_since
-
     def _patience_s(self) -> float | None:
         """Seconds until something is due by itself, None when nothing is."""
         now = self._clock()
         due = self._watch.due()
         if self._clean_at is not None:
             due.append(self._clean_at)
-        if self._idle_since is not None and self._excess() > 0:
-            due.append(self._idle_since + self._rules.max_idle_s)
-        if self._missing() > 0 or self._refused:
+        idle_at = self._demand.idle_at()
+        if idle_at is not None and self._excess() > 0:
+            due.append(idle_at)
+        if self._missing() > 0 or self._failures.refused:
             due += [at for at in (self._breaker.retry_at, self._submit_at) if at > now]
         return max(0.0, min(due) - now) if due else None
 
@@ -304,16 +288,13 @@ class Scaler:
         return [b for b in self._blocks.values() if b.state is not BlockState.RETIRING]
 
     def _missing(self) -> int:
-        wanted = self._rules.wanted(self._demand, self._workers_per_node)
-        if self._initial:
-            wanted = min(max(wanted, self._initial), self._rules.max_blocks)
-        return wanted - len(self._active())
+        return self._demand.missing(len(self._active()))
 
     def _scale_out(self) -> None:
         while self._missing() > 0 and self._may_launch():
             self._launch()
         if self._missing() <= 0 or self._breaker.failures:
-            self._initial = 0
+            self._demand.forget_initial()
 
     def _may_launch(self) -> bool:
         now = self._clock()
@@ -332,7 +313,7 @@ class Scaler:
             self._watch.keep(
                 BlockEnd(name, "", JobWord("REFUSED", str(error)), True, time.time(), False)
             )
-            self._fail(name, f"it could not be submitted: {error}", progress=False)
+            self._failures.count(name, f"it could not be submitted: {error}", progress=False)
             return
         self._silence_s = 0.0
         self._blocks[name] = Block(name, job, self._clock())
@@ -354,9 +335,7 @@ class Scaler:
     # -- fewer blocks --------------------------------------------------------------------------
 
     def _excess(self) -> int:
-        if self._rules.strategy == "none" or self._demand > 0:
-            return 0
-        return len(self._active()) - self._rules.min_blocks
+        return self._demand.excess(len(self._active()))
 
     def _scale_in(self) -> None:
         excess = self._excess()
@@ -374,7 +353,7 @@ class Scaler:
         for block in self._blocks.values():
             if block.state is BlockState.RETIRING:
                 block.state = BlockState.RUNNING if block.managers else BlockState.PENDING
-                self._idle_since = self._clock()
+                self._demand.idle_since = self._clock()
         for block in ended:
             log.info(
                 "block %s given back, it was idle",
@@ -411,14 +390,7 @@ class Scaler:
         """The scheduler says that a block is over."""
         self._wires.request("ended", block=block.name)
         if end.failed:
-            refusal = None if end.came else self._source.refusal_of(block.name)
-            story = end.word.story(block.job) if refusal is None else refusal.reason
-            if not end.came and refusal is None:
-                story = f"no worker of it came before its job ended: {story}"
-            lived_s = 0.0 if block.registered_at is None else self._clock() - block.registered_at
-            healthy = lived_s > HEALTHY_LIFE_S
-            hopeless = refusal is not None and refusal.everywhere
-            self._fail(block.name, story, progress=healthy, hopeless=hopeless)
+            self._failures.judge(block, end)
         else:
             log.info(
                 "block %s ended: %s",
@@ -428,51 +400,14 @@ class Scaler:
             )
         self._wires.forget(block.job)
 
-    def _fail(self, name: str, reason: str, *, progress: bool, hopeless: bool = False) -> None:
-        progress = progress or self._answered > self._answered_at_failure
-        self._answered_at_failure = self._answered
-        delay_s = self._breaker.failed(self._clock(), reason, progress=progress, hopeless=hopeless)
-        log.warning(
-            "block %s failed (%d in a row), next block in %.0f s at the earliest: %s",
-            name,
-            self._breaker.failures,
-            delay_s,
-            reason,
-            extra={"event": "blocks.failed", "block": name},
-        )
-
-    def _perhaps_refuse(self) -> None:
-        """While the breaker has tripped and nothing lives, waiting for a block is in vain."""
-        breaker = self._breaker
-        hopeless = breaker.tripped and not breaker.by_hand and not self._blocks
-        reason = breaker.reason if hopeless and breaker.wait_s(self._clock()) > 0 else ""
-        if reason != self._refused:
-            self._refused = reason
-            count = f"{breaker.failures} blocks in a row failed. The last one: "
-            self._wires.refuse(reason and f"{'' if breaker.hopeless else count}{reason}")
-
     def _paint(self) -> None:
+        silence = self._watch.silence
         self.picture = Picture(
             blocks=tuple(block.describe() for block in self._blocks.values()),
             ended=self._watch.describe_ends(),
             breaker=self._breaker.describe(self._clock()),
             active=len(self._blocks),
             ever=self._count,
-            trouble=self._trouble(),
-            silence=self._watch.silence,
+            trouble=self._failures.trouble(silence, next_wanted=self._missing() > 0),
+            silence=silence,
         )
-
-    def _trouble(self) -> str:
-        breaker = self._breaker
-        quiet = self._answered == self._answered_at_failure
-        if breaker.by_hand:
-            return "paused by hand"
-        if breaker.failures and quiet and not any(b.managers for b in self._blocks.values()):
-            wait_s = breaker.wait_s(self._clock())
-            state = "paused after" if breaker.tripped else "after"
-            trouble = f"{state} {breaker.failures} failed in a row"
-            if wait_s > 0 and (self._missing() > 0 or self._refused):
-                trouble += f", next in {wait_s:.0f} s"
-            return f"{trouble}: {breaker.reason}"
-        silence = self._watch.silence
-        return f"the scheduler does not answer: {silence}" if silence else ""

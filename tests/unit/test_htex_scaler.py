@@ -176,7 +176,7 @@ def test_other_rules_hold_at_once_and_blocks_beyond_them_stay_until_they_are_idl
     scaler = make(max_blocks=1)
     demand(scaler, 100)
     assert names(scaler) == ["0"]
-    wider = replace(scaler._rules, max_blocks=3, period_s=50.0)
+    wider = replace(scaler._demand.rules, max_blocks=3, period_s=50.0)
     note(scaler, "rules", wider)
     assert names(scaler) == ["0", "1", "2"]
     note(scaler, "rules", replace(wider, max_blocks=1, max_idle_s=10.0))

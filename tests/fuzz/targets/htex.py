@@ -25,7 +25,9 @@ TASK = Task(3, "11111111-2222-3333-4444-555555555555", "f" * 8, b"body")
 
 def _session(deliver: Callable[[EngineEvent], None]) -> Session:
     """A session that only hears, with one task under way as message 9."""
-    executor: Any = SimpleNamespace(provider=SimpleNamespace(cancel=None), job_words=None)
+    executor: Any = SimpleNamespace(
+        provider=SimpleNamespace(cancel=None), job_words=None, refusal_of=None
+    )
     session = Session(
         executor,
         ScalingRules(0, 0, 1, 1.0, 1, "simple", 60.0, 60.0),
