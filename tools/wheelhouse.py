@@ -15,30 +15,25 @@ machine, since only that one can say what it needs; the kind of machine may be a
 from __future__ import annotations
 
 import argparse
-import email
-import email.message
 import hashlib
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
-import uuid
-import zipfile
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 HERE = Path(__file__).resolve().parent
 PROJECT = HERE.parent
 CONSTRAINTS = PROJECT / "constraints" / "constraints.txt"
 sys.path.insert(0, str(HERE))
 
+from wheelhouse_bill import bill_of_materials  # noqa: E402
 from wheelhouse_check import FORMAT, MANIFEST, SUMS, Refused, check  # noqa: E402
+from wheelhouse_wheels import Wheel, describe, fits, platforms, sha256  # noqa: E402
 
 ARCHES = ("x86_64", "aarch64")
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
@@ -47,8 +42,6 @@ GLIBC = "2.28"
 #: Libraries whose makers publish sources only; pure Python, so a wheel made here fits everywhere.
 SOURCES_ONLY = ("sdnotify",)
 EXTRAS = "hub,postgres"
-_OLDEST_GLIBC_MINOR = 5  # of manylinux1, PEP 513
-_ALIASES = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}  # PEP 600
 # From this on, tar and zip can hold a date: 1980-01-01.
 _EPOCH = int(os.environ.get("SOURCE_DATE_EPOCH", "315532800"))
 
@@ -64,18 +57,6 @@ class CannotBuild(Exception):
     def __init__(self, code: int, sentence: str) -> None:
         super().__init__(sentence)
         self.code = code
-
-
-@dataclass(frozen=True)
-class Wheel:
-    """One wheel, as its own metadata describe it."""
-
-    path: Path
-    name: str
-    version: str
-    license: str
-    requires: tuple[str, ...]
-    sha256: str
 
 
 def build(
@@ -167,6 +148,7 @@ def assemble(
 def _lists(
     wheels: Sequence[Wheel], own: Wheel, python: str, arch: str, glibc: str
 ) -> dict[str, str]:
+    extras = EXTRAS.split(",")
     pins = "".join(f"{one.name}=={one.version} --hash=sha256:{one.sha256}\n" for one in wheels)
     manifest = {
         "format": FORMAT,
@@ -174,13 +156,14 @@ def _lists(
         "python": python,
         "arch": arch,
         "glibc": glibc,
-        "extras": EXTRAS.split(","),
+        "extras": extras,
         "wheels": len(wheels),
     }
+    bill = bill_of_materials(wheels, own, python, extras)
     return {
         "constraints.txt": pins,
         MANIFEST: json.dumps(manifest, indent=2) + "\n",
-        "sbom.cdx.json": json.dumps(bill_of_materials(wheels, own, python), indent=2) + "\n",
+        "sbom.cdx.json": json.dumps(bill, indent=2) + "\n",
     }
 
 
@@ -246,120 +229,9 @@ def _run(words: Sequence[str], doing: str, cwd: Path | None = None) -> None:
         raise CannotBuild(69, f"{doing[0].upper()}{doing[1:]} failed:\n{done.stdout[-2000:]}")
 
 
-def platforms(arch: str, glibc: str) -> list[str]:
-    """The platform tags that a host with this C library takes, newest first (PEP 600)."""
-    minor = int(glibc.split(".")[1])
-    tags = []
-    for number in range(minor, _OLDEST_GLIBC_MINOR - 1, -1):
-        tags.append(f"manylinux_2_{number}_{arch}")
-        if number in _ALIASES:
-            tags.append(f"{_ALIASES[number]}_{arch}")
-    return tags
-
-
-def fits(file: str, python: str, arch: str) -> bool:
-    """Whether a wheel, by its file name (PEP 427), is for this Python and kind of machine."""
-    interpreters, abis, tags = (part.split(".") for part in file[: -len(".whl")].split("-")[-3:])
-    number = python.replace(".", "")
-    stable = [int(tag[3:]) for tag in interpreters if re.fullmatch(r"cp3\d+", tag)]
-    right = bool({f"cp{number}", "py3", f"py{number}"} & set(interpreters)) or (
-        "abi3" in abis and bool(stable) and min(stable) <= int(number[1:])
-    )
-    # `linux_ARCH` was made on this machine, and nobody can say where else it runs.
-    return right and all(
-        tag == "any" or (tag.startswith("manylinux") and tag.endswith(f"_{arch}")) for tag in tags
-    )
-
-
-def describe(path: Path) -> Wheel:
-    """Read a wheel's metadata."""
-    with zipfile.ZipFile(path) as archive:
-        (name,) = [one for one in archive.namelist() if one.endswith(".dist-info/METADATA")]
-        found = email.message_from_bytes(archive.read(name))
-    return Wheel(
-        path=path,
-        name=re.sub(r"[-_.]+", "-", found["Name"]).lower(),
-        version=found["Version"],
-        license=_license(found),
-        requires=tuple(found.get_all("Requires-Dist") or ()),
-        sha256=_sha256(path),
-    )
-
-
-def _license(found: email.message.Message) -> str:
-    """What a distribution says of its license: expression, classifiers, or the old field."""
-    if found["License-Expression"]:
-        return str(found["License-Expression"])
-    classifiers = found.get_all("Classifier") or []
-    named = [one.rpartition(" :: ")[2] for one in classifiers if one.startswith("License ::")]
-    return ", ".join(named) or str(found["License"] or "").split("\n")[0]
-
-
-# -- lists -----------------------------------------------------------------------------------------
-
-
-def bill_of_materials(wheels: Sequence[Wheel], own: Wheel, python: str) -> dict[str, Any]:
-    """What the wheelhouse is made of, as CycloneDX 1.6 has it (ECMA-424)."""
-    by_name = {one.name: one for one in wheels}
-    seed = "\n".join(f"{one.name} {one.sha256}" for one in wheels)
-    return {
-        "bomFormat": "CycloneDX",
-        "specVersion": "1.6",
-        "serialNumber": f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_OID, seed)}",
-        "version": 1,
-        "metadata": {"component": _component(own, "application")},
-        "components": [_component(one, "library") for one in wheels if one is not own],
-        "dependencies": [
-            {"ref": _purl(one), "dependsOn": sorted(_purl(by_name[n]) for n in names)}
-            for one in wheels
-            for names in [_needs(one, by_name, python, is_own=one is own)]
-        ],
-    }
-
-
-def _component(one: Wheel, kind: str) -> dict[str, Any]:
-    found: dict[str, Any] = {
-        "type": kind,
-        "bom-ref": _purl(one),
-        "name": one.name,
-        "version": one.version,
-        "purl": _purl(one),
-        "hashes": [{"alg": "SHA-256", "content": one.sha256}],
-    }
-    if one.license:
-        found["licenses"] = [{"license": {"name": one.license}}]
-    return found
-
-
-def _purl(one: Wheel) -> str:
-    return f"pkg:pypi/{one.name}@{one.version}"
-
-
-def _needs(one: Wheel, known: Mapping[str, Wheel], python: str, *, is_own: bool) -> set[str]:
-    """Which of the wheels another one asks for."""
-    from packaging.requirements import Requirement
-
-    extras = ["", *EXTRAS.split(",")] if is_own else [""]
-    found = set()
-    for text in one.requires:
-        wanted = Requirement(text)
-        name = re.sub(r"[-_.]+", "-", wanted.name).lower()
-        values = {"python_version": python, "python_full_version": f"{python}.0"}
-        holds = wanted.marker is None or any(
-            wanted.marker.evaluate({**values, "extra": extra}) for extra in extras
-        )
-        if holds and name in known:
-            found.add(name)
-    return found
-
-
 def _sums(top: Path) -> str:
     files = sorted(path for path in top.rglob("*") if path.is_file())
-    return "".join(f"{_sha256(path)}  {path.relative_to(top)}\n" for path in files)
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return "".join(f"{sha256(path)}  {path.relative_to(top)}\n" for path in files)
 
 
 def _pack(top: Path, output: Path) -> Path:
