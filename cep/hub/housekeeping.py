@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import ColumnElement, Connection, and_, delete, exists, func, or_, select, update
 
-from cep.hub import ledger, locks, topology
-from cep.hub.schema import endpoints, functions, results, task_groups, tasks
+from cep.hub import locks, topology
+from cep.hub.chunks import CHUNK, in_chunks
+from cep.hub.schema import endpoints, functions, results, submits, task_groups, tasks
 
 if TYPE_CHECKING:
     from cep.hub.options import HubOptions
@@ -26,7 +27,6 @@ log = logging.getLogger(__name__)
 
 PERIOD_S = 6 * 3600.0
 DAY_S = 24 * 3600.0
-_CHUNK = 500  # ids in one statement, and results forgotten in one transaction
 _VACUUM_PAGES = 16384  # given back to the file system at a time: 64 MiB
 
 
@@ -59,6 +59,14 @@ class Keeping:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Forgotten:
+    """What `forget_before` took away."""
+
+    tasks: int
+    queues: Sequence[tuple[str, str]]  # owner and id of task groups whose queue may go
+
+
 async def keep_house(services: Services, keeping: Keeping) -> None:
     """Forget what is too old or too much, now and then, for ever."""
     while True:
@@ -81,7 +89,7 @@ async def forget(services: Services, keeping: Keeping) -> None:
         while some := await call(forget_excess, keeping.results_bytes):
             gone += some
     if keeping.unread_s:
-        old = await call(ledger.forget_before, now - keeping.unread_s)
+        old = await call(forget_before, now - keeping.unread_s)
         gone += old.tasks
         for owner, group in old.queues:
             await services.messaging.declare(topology.group_removal_operations(owner, group))
@@ -101,12 +109,47 @@ async def forget(services: Services, keeping: Keeping) -> None:
 
 def mark_fetched(connection: Connection, task_ids: Sequence[str], now: float) -> None:
     """Note that a client had these results; only the first time counts."""
-    for chunk in _chunks(task_ids):
+    for chunk in in_chunks(task_ids):
         connection.execute(
             update(results)
             .where(results.c.task_id.in_(chunk), results.c.fetched_at.is_(None))
             .values(fetched_at=now)
         )
+
+
+def forget_before(connection: Connection, before: float) -> Forgotten:
+    """Delete tasks that ended before that time, their results, and groups with nothing left.
+
+    A group goes when it is older than that time itself and has no task. Of several hubs one does
+    it at a time; the others have nothing to do.
+    """
+    if not locks.my_turn(connection, locks.HOUSEKEEPING):
+        return Forgotten(0, ())
+    old = select(tasks.c.task_id).where(tasks.c.completed_at < before)
+    connection.execute(delete(results).where(results.c.task_id.in_(old)))
+    gone = connection.execute(delete(tasks).where(tasks.c.completed_at < before)).rowcount
+    connection.execute(
+        delete(submits).where(
+            submits.c.created_at < before,
+            submits.c.submit_id.not_in(select(tasks.c.submit_id)),
+        )
+    )
+    # From here on nobody begins to use a group; what somebody just began to use is seen.
+    locks.hold(connection, locks.GROUPS, exclusively=True)
+    idle = (
+        task_groups.c.created_at < before,
+        task_groups.c.task_group_id.not_in(select(tasks.c.task_group_id)),
+    )
+    queues = [
+        (row[0], row[1])
+        for row in connection.execute(
+            select(task_groups.c.owner, task_groups.c.task_group_id).where(
+                *idle, task_groups.c.has_queue
+            )
+        )
+    ]
+    connection.execute(delete(task_groups).where(*idle))
+    return Forgotten(gone, queues)
 
 
 def forget_fetched(connection: Connection, before: float) -> int:
@@ -144,7 +187,7 @@ def forget_excess(connection: Connection, most_bytes: int) -> int:
             ~task_groups.c.has_queue,
             tasks.c.completed_at,
         )
-        .limit(_CHUNK)
+        .limit(CHUNK)
     ).all()
     ids: list[str] = []
     for task_id, length in rows:
@@ -186,7 +229,7 @@ def forget_functions(connection: Connection, before: float | None) -> int:
     if found:
         found -= _allowed_functions(connection)
         found -= set(connection.execute(select(tasks.c.function_id).distinct()).scalars())
-    for chunk in _chunks(sorted(found)):
+    for chunk in in_chunks(sorted(found)):
         connection.execute(delete(functions).where(functions.c.function_id.in_(chunk)))
     return len(found)
 
@@ -212,12 +255,7 @@ def _allowed_functions(connection: Connection) -> set[str]:
 def _forget_tasks(connection: Connection, task_ids: Iterator[str] | Sequence[str]) -> int:
     """Delete tasks with their results; submits and groups with nothing left go by their age."""
     ids = list(task_ids)
-    for chunk in _chunks(ids):
+    for chunk in in_chunks(ids):
         connection.execute(delete(results).where(results.c.task_id.in_(chunk)))
         connection.execute(delete(tasks).where(tasks.c.task_id.in_(chunk)))
     return len(ids)
-
-
-def _chunks(ids: Sequence[str]) -> Iterator[Sequence[str]]:
-    for start in range(0, len(ids), _CHUNK):
-        yield ids[start : start + _CHUNK]

@@ -1,23 +1,22 @@
-"""Queries on submits, task groups, tasks and results.
+"""Queries on submits, task groups and tasks; those on results are in `cep.hub.settlement`.
 
 Each function takes an open connection first and runs inside one transaction of a store's thread.
 Where other hubs may work on the same rows (PostgreSQL), they are locked first: a statement after
-the lock sees what the other one did.
+the lock sees what the other one did. What goes by its age is in `cep.hub.housekeeping`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, insert, select, update
 
 from cep.errors import UsageError
 from cep.hub import locks
-from cep.hub.schema import FAILED, SUCCESS, WAITING, results, submits, task_groups, tasks
+from cep.hub.chunks import in_chunks
+from cep.hub.schema import WAITING, results, submits, task_groups, tasks
 from cep.hub.upsert import insert_new
-
-_CHUNK = 500  # values in one IN list; SQLite's own bound is far above
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +52,17 @@ class StoredSubmit:
     created_at: float
 
 
+#: The columns of a `StoredSubmit`, in its order.
+STORED_SUBMIT = (
+    submits.c.submit_id,
+    submits.c.client_id,
+    submits.c.endpoint_id,
+    submits.c.task_group_id,
+    submits.c.digest,
+    submits.c.created_at,
+)
+
+
 @dataclass(frozen=True, slots=True)
 class TaskRow:
     """One task and, when it has ended, its result message."""
@@ -68,41 +78,6 @@ class TaskRow:
     body: bytes | None
 
 
-@dataclass(frozen=True, slots=True)
-class ArrivedResult:
-    """A result message from an endpoint, opened just far enough."""
-
-    task_id: str
-    endpoint_id: str
-    is_error: bool
-    body: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class RelayDue:
-    """A stored result that its task group's queue must get."""
-
-    task_id: str
-    task_group_id: str
-    owner: str
-    body: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Settled:
-    """What became of a batch of arrived results.
-
-    Attributes:
-        due: Results to be relayed now.
-        repeats: How many were known and relayed already.
-        unknown: Ids of tasks that do not exist or belong to another endpoint.
-    """
-
-    due: Sequence[RelayDue]
-    repeats: int
-    unknown: Sequence[str]
-
-
 def group_owner(connection: Connection, task_group_id: str) -> str | None:
     """Return the client that made the task group, or None when there is none."""
     return connection.execute(
@@ -116,28 +91,7 @@ def add_submit(connection: Connection, new: NewSubmit) -> int:
     Raises:
         UsageError: The task group belongs to another client.
     """
-    # Housekeeping takes empty groups away; it must see this one as used, or be over.
-    locks.hold(connection, locks.GROUPS, exclusively=False)
-    made = insert_new(
-        connection,
-        task_groups,
-        {
-            "task_group_id": new.task_group_id,
-            "owner": new.client_id,
-            "has_queue": new.create_queue,
-            "created_at": new.now,
-        },
-    )
-    if not made:
-        owner, has_queue = connection.execute(
-            select(task_groups.c.owner, task_groups.c.has_queue).where(
-                task_groups.c.task_group_id == new.task_group_id
-            )
-        ).one()
-        if owner != new.client_id:
-            raise UsageError(f"The task group {new.task_group_id} belongs to somebody else.")
-        if new.create_queue and not has_queue:
-            mark_queue(connection, new.task_group_id)
+    _join_group(connection, new)
     key = connection.execute(
         insert(submits).values(
             client_id=new.client_id,
@@ -170,6 +124,32 @@ def add_submit(connection: Connection, new: NewSubmit) -> int:
     return submit_id
 
 
+def _join_group(connection: Connection, new: NewSubmit) -> None:
+    """Make the submit's task group, or see that the client may use it."""
+    # Housekeeping takes empty groups away; it must see this one as used, or be over.
+    locks.hold(connection, locks.GROUPS, exclusively=False)
+    made = insert_new(
+        connection,
+        task_groups,
+        {
+            "task_group_id": new.task_group_id,
+            "owner": new.client_id,
+            "has_queue": new.create_queue,
+            "created_at": new.now,
+        },
+    )
+    if not made:
+        owner, has_queue = connection.execute(
+            select(task_groups.c.owner, task_groups.c.has_queue).where(
+                task_groups.c.task_group_id == new.task_group_id
+            )
+        ).one()
+        if owner != new.client_id:
+            raise UsageError(f"The task group {new.task_group_id} belongs to somebody else.")
+        if new.create_queue and not has_queue:
+            mark_queue(connection, new.task_group_id)
+
+
 def mark_queue(connection: Connection, task_group_id: str) -> None:
     """Note that the task group has a result queue."""
     connection.execute(
@@ -194,14 +174,7 @@ def mark_answered(connection: Connection, submit_id: int) -> None:
 def unanswered_submits(connection: Connection, since: float) -> list[StoredSubmit]:
     """Return submits made after `since` whose client got no answer, oldest first."""
     rows = connection.execute(
-        select(
-            submits.c.submit_id,
-            submits.c.client_id,
-            submits.c.endpoint_id,
-            submits.c.task_group_id,
-            submits.c.digest,
-            submits.c.created_at,
-        )
+        select(*STORED_SUBMIT)
         .where(~submits.c.answered, submits.c.created_at >= since)
         .order_by(submits.c.submit_id)
     )
@@ -215,132 +188,6 @@ def submit_task_ids(connection: Connection, submit_id: int) -> list[str]:
             select(tasks.c.task_id).where(tasks.c.submit_id == submit_id).order_by(tasks.c.position)
         ).scalars()
     )
-
-
-def results_of_submit(connection: Connection, submit_id: int) -> list[RelayDue]:
-    """Return the stored results of a submit whose group has a queue, to be relayed once more."""
-    rows = connection.execute(
-        select(tasks.c.task_id, tasks.c.task_group_id, task_groups.c.owner, results.c.body)
-        .join(results, results.c.task_id == tasks.c.task_id)
-        .join(task_groups, task_groups.c.task_group_id == tasks.c.task_group_id)
-        .where(tasks.c.submit_id == submit_id, task_groups.c.has_queue)
-    )
-    return [RelayDue(*row) for row in rows]
-
-
-def settle_results(connection: Connection, arrived: Sequence[ArrivedResult], now: float) -> Settled:
-    """Store each result once, and say which must be relayed.
-
-    A result whose task has one already is a repeat: the first stays, and it is relayed again only
-    when nobody has seen it reach the task group's queue.
-    """
-    _lock_tasks(connection, {one.task_id for one in arrived})
-    known = {
-        row.task_id: row for row in _tasks_for_results(connection, [one.task_id for one in arrived])
-    }
-    due: list[RelayDue] = []
-    unknown: list[str] = []
-    stored: dict[str, ArrivedResult] = {}
-    again: set[str] = set()
-    repeats = 0
-    for one in arrived:
-        row = known.get(one.task_id)
-        if row is None or row.endpoint_id != one.endpoint_id:
-            unknown.append(one.task_id)
-        elif row.relayed is None and one.task_id not in stored:
-            stored[one.task_id] = one
-            if row.has_queue:
-                due.append(RelayDue(one.task_id, row.task_group_id, row.owner, one.body))
-        elif row.relayed is False and one.task_id not in again:
-            again.add(one.task_id)
-        else:
-            repeats += 1
-    if again:
-        due.extend(_stored_results(connection, sorted(again)))
-    if stored:
-        with_queue = {one.task_id for one in due}
-        _insert_results(connection, list(stored.values()), with_queue, now)
-    return Settled(due, repeats, unknown)
-
-
-def _lock_tasks(connection: Connection, ids: set[str]) -> None:
-    """Keep other hubs from settling these tasks; in one order, so that nobody waits in a circle."""
-    if not locks.is_shared(connection):
-        return
-    for chunk in _chunks(sorted(ids)):
-        connection.execute(
-            select(tasks.c.task_id)
-            .where(tasks.c.task_id.in_(chunk))
-            .order_by(tasks.c.task_id)
-            .with_for_update()
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class _ResultTarget:
-    task_id: str
-    endpoint_id: str
-    task_group_id: str
-    owner: str
-    has_queue: bool
-    relayed: bool | None  # None: no result yet
-
-
-def _tasks_for_results(connection: Connection, ids: Sequence[str]) -> Iterator[_ResultTarget]:
-    for chunk in _chunks(ids):
-        rows = connection.execute(
-            select(
-                tasks.c.task_id,
-                tasks.c.endpoint_id,
-                tasks.c.task_group_id,
-                task_groups.c.owner,
-                task_groups.c.has_queue,
-                results.c.relayed,
-            )
-            .join(task_groups, task_groups.c.task_group_id == tasks.c.task_group_id)
-            .outerjoin(results, results.c.task_id == tasks.c.task_id)
-            .where(tasks.c.task_id.in_(chunk))
-        )
-        for row in rows:
-            yield _ResultTarget(*row)
-
-
-def _stored_results(connection: Connection, ids: Sequence[str]) -> Iterator[RelayDue]:
-    for chunk in _chunks(ids):
-        rows = connection.execute(
-            select(tasks.c.task_id, tasks.c.task_group_id, task_groups.c.owner, results.c.body)
-            .join(results, results.c.task_id == tasks.c.task_id)
-            .join(task_groups, task_groups.c.task_group_id == tasks.c.task_group_id)
-            .where(tasks.c.task_id.in_(chunk))
-        )
-        for row in rows:
-            yield RelayDue(*row)
-
-
-def _insert_results(
-    connection: Connection, arrived: Sequence[ArrivedResult], with_queue: set[str], now: float
-) -> None:
-    connection.execute(
-        insert(results),
-        [
-            {"task_id": one.task_id, "body": one.body, "relayed": one.task_id not in with_queue}
-            for one in arrived
-        ],
-    )
-    for state, failed in ((SUCCESS, False), (FAILED, True)):
-        ids = [one.task_id for one in arrived if one.is_error is failed]
-        for chunk in _chunks(ids):
-            connection.execute(
-                update(tasks)
-                .where(tasks.c.task_id.in_(chunk))
-                .values(state=state, completed_at=now)
-            )
-
-
-def mark_relayed(connection: Connection, task_ids: Sequence[str]) -> None:
-    """Note that the task groups' queues have these results."""
-    for chunk in _chunks(task_ids):
-        connection.execute(update(results).where(results.c.task_id.in_(chunk)).values(relayed=True))
 
 
 def waiting_tasks(connection: Connection, endpoint_id: str) -> list[str]:
@@ -357,7 +204,7 @@ def waiting_tasks(connection: Connection, endpoint_id: str) -> list[str]:
 def find_tasks(connection: Connection, task_ids: Sequence[str], owner: str) -> list[TaskRow]:
     """Return those of the tasks that exist and belong to the client, with their results."""
     found: list[TaskRow] = []
-    for chunk in _chunks(task_ids):
+    for chunk in in_chunks(task_ids):
         rows = connection.execute(
             select(
                 tasks.c.task_id,
@@ -388,51 +235,3 @@ def group_tasks(connection: Connection, task_group_id: str) -> list[str]:
             .order_by(tasks.c.submit_id, tasks.c.position)
         ).scalars()
     )
-
-
-@dataclass(frozen=True, slots=True)
-class Forgotten:
-    """What `forget_before` took away."""
-
-    tasks: int
-    queues: Sequence[tuple[str, str]]  # owner and id of task groups whose queue may go
-
-
-def forget_before(connection: Connection, before: float) -> Forgotten:
-    """Delete tasks that ended before that time, their results, and groups with nothing left.
-
-    A group goes when it is older than that time itself and has no task. Of several hubs one does
-    it at a time; the others have nothing to do.
-    """
-    if not locks.my_turn(connection, locks.HOUSEKEEPING):
-        return Forgotten(0, ())
-    old = select(tasks.c.task_id).where(tasks.c.completed_at < before)
-    connection.execute(delete(results).where(results.c.task_id.in_(old)))
-    gone = connection.execute(delete(tasks).where(tasks.c.completed_at < before)).rowcount
-    connection.execute(
-        delete(submits).where(
-            submits.c.created_at < before,
-            submits.c.submit_id.not_in(select(tasks.c.submit_id)),
-        )
-    )
-    # From here on nobody begins to use a group; what somebody just began to use is seen.
-    locks.hold(connection, locks.GROUPS, exclusively=True)
-    idle = (
-        task_groups.c.created_at < before,
-        task_groups.c.task_group_id.not_in(select(tasks.c.task_group_id)),
-    )
-    queues = [
-        (row[0], row[1])
-        for row in connection.execute(
-            select(task_groups.c.owner, task_groups.c.task_group_id).where(
-                *idle, task_groups.c.has_queue
-            )
-        )
-    ]
-    connection.execute(delete(task_groups).where(*idle))
-    return Forgotten(gone, queues)
-
-
-def _chunks(ids: Sequence[str]) -> Iterator[Sequence[str]]:
-    for start in range(0, len(ids), _CHUNK):
-        yield ids[start : start + _CHUNK]

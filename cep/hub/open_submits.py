@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from sqlalchemy import Connection, delete, insert, or_, select, update
 
-from cep.hub.ledger import StoredSubmit
+from cep.hub.ledger import STORED_SUBMIT, StoredSubmit
 from cep.hub.locks import hub_is_alive
 from cep.hub.schema import open_submits, submits
 
@@ -62,14 +62,7 @@ def take_over(
     The row is locked, so that of two hubs that are asked at once one gets it.
     """
     row = connection.execute(
-        select(
-            submits.c.submit_id,
-            submits.c.client_id,
-            submits.c.endpoint_id,
-            submits.c.task_group_id,
-            submits.c.digest,
-            submits.c.created_at,
-        )
+        select(*STORED_SUBMIT)
         .join(open_submits, open_submits.c.submit_id == submits.c.submit_id)
         .where(
             open_submits.c.client_id == client_id,

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cep.errors import CepError, WireError
-from cep.hub import ledger, topology
+from cep.hub import ledger, settlement, topology
 from cep.hub.directory import Directory, Heartbeat
-from cep.hub.ledger import ArrivedResult, RelayDue
 from cep.hub.records import Endpoint
+from cep.hub.settlement import ArrivedResult, RelayDue
 from cep.hub.store import Store
 from cep.model import Delivery
 from cep.wire.result import error_result, unpack_result
@@ -160,7 +160,7 @@ class Relay:
             self._open(one, arrived, beats)
         due: Sequence[RelayDue] = ()
         if arrived:
-            settled = await self._store.call(ledger.settle_results, arrived, self._clock())
+            settled = await self._store.call(settlement.settle_results, arrived, self._clock())
             due = settled.due
             self.counts.repeats += settled.repeats
             self.counts.results += len(arrived) - settled.repeats - len(settled.unknown)
@@ -238,7 +238,7 @@ class Relay:
                 len(refused),
                 extra={"event": "hub.relay_refused"},
             )
-        await self._store.call(ledger.mark_relayed, [one.task_id for one in due])
+        await self._store.call(settlement.mark_relayed, [one.task_id for one in due])
 
     # Status reports -----------------------------------------------------------------------
 
@@ -305,7 +305,7 @@ class Relay:
             )
             for task_id in waiting
         ]
-        settled = await self._store.call(ledger.settle_results, failed, self._clock())
+        settled = await self._store.call(settlement.settle_results, failed, self._clock())
         await self.relay(settled.due)
         log.warning(
             "%d tasks of endpoint %s failed: %s",

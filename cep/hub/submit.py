@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from cep.errors import TemporaryFailure
-from cep.hub import ledger, open_submits, topology
+from cep.hub import ledger, open_submits, settlement, topology
 from cep.hub.ledger import NewSubmit, NewTask, StoredSubmit
 from cep.hub.relay import Relay
 from cep.hub.store import Store
@@ -281,7 +281,7 @@ class Submitter:
         await self._send(request, attempt, task_ids)
         await self._store.call(ledger.mark_sent, attempt.submit_id)
         if again:
-            due = await self._store.call(ledger.results_of_submit, attempt.submit_id)
+            due = await self._store.call(settlement.results_of_submit, attempt.submit_id)
             await self._relay.relay(due)
         return Accepted(attempt.task_group_id, task_ids)
 

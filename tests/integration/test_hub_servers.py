@@ -26,11 +26,12 @@ from cep.errors import (
     TemporaryFailure,
     Unavailable,
 )
-from cep.hub import ledger
-from cep.hub.ledger import ArrivedResult, NewSubmit, NewTask
+from cep.hub import housekeeping, ledger, settlement
+from cep.hub.ledger import NewSubmit, NewTask
 from cep.hub.postgres import PostgresDatabase, read_database_url
 from cep.hub.rabbitmq import Management, RabbitAddress, check_rabbitmq
 from cep.hub.schema import task_groups
+from cep.hub.settlement import ArrivedResult
 from cep.hub.store import Store
 from cep.hub.submit import new_task_ids
 from cep.hub.upsert import insert_new
@@ -355,12 +356,12 @@ def test_results_that_come_to_two_hubs_at_once_are_stored_once(postgres: Postgre
         )
         stores[0].call_now(ledger.add_submit, new)
         # Each hub gets all of them, in batches and orders of its own.
-        settled: list[ledger.Settled] = []
+        settled: list[settlement.Settled] = []
 
         def settle(store: Store, order: list[str]) -> None:
             for at in range(0, len(order), 20):
                 batch = [ArrivedResult(n, "site", False, b"x") for n in order[at : at + 20]]
-                settled.append(store.call_now(ledger.settle_results, batch, 2.0))
+                settled.append(store.call_now(settlement.settle_results, batch, 2.0))
 
         with ThreadPoolExecutor(4) as pool:
             orders = [names, names[::-1], names[200:] + names[:200], names[1::2] + names[::2]]
@@ -389,16 +390,16 @@ def test_of_two_hubs_one_keeps_house_and_none_takes_a_group_that_is_used(
         stores[0].call_now(insert_new, task_groups, group)
 
         def both(connection: Connection) -> tuple[int, int]:
-            first = ledger.forget_before(connection, 0.5)
-            second = stores[1].call_now(ledger.forget_before, 10.0)
+            first = housekeeping.forget_before(connection, 0.5)
+            second = stores[1].call_now(housekeeping.forget_before, 10.0)
             return len(first.queues), len(second.queues)
 
         assert stores[0].call_now(both) == (0, 0), "the second one leaves it to the first"
 
-        def used(connection: Connection) -> Future[ledger.Forgotten]:
+        def used(connection: Connection) -> Future[housekeeping.Forgotten]:
             task = NewTask(new_task_ids(1)[0], "f")
             ledger.add_submit(connection, NewSubmit("c", "site", "idle", "d", True, [task], 2.0))
-            return pool.submit(stores[1].call_now, ledger.forget_before, 10.0)
+            return pool.submit(stores[1].call_now, housekeeping.forget_before, 10.0)
 
         with ThreadPoolExecutor(1) as pool:
             begun = stores[0].call_now(used)

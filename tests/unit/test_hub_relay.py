@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cep.hub import ledger
+from cep.hub import housekeeping, settlement
 from cep.wire.result import error_result, pack_result, unpack_result
 from cep.wire.status import pack_status_report
 from tests.unit.hub_rig import Hub, run, submit_body
@@ -106,7 +106,7 @@ def test_results_are_stored_when_the_store_can_take_them_again(tmp_path: Path) -
         good, failures = hub.services.store.call, []
 
         async def full(work: object, *args: object) -> object:
-            if work is ledger.settle_results and not failures:
+            if work is settlement.settle_results and not failures:
                 failures.append(1)
                 raise OSError("the disk is full")
             return await good(work, *args)  # type: ignore[arg-type]
@@ -279,7 +279,7 @@ def test_old_tasks_and_idle_groups_are_forgotten_and_waiting_ones_kept(tmp_path:
         endpoint_id, queue, (done, waiting) = await submitted(hub, 2)
         hub.messaging.arrive("results", f"{endpoint_id}.results", pack_result(done, "00\nYQ==\n"))
         await hub.settled()
-        forget = ledger.forget_before
+        forget = housekeeping.forget_before
         assert (await hub.services.store.call(forget, hub.now[0])).tasks == 0
         gone = await hub.services.store.call(forget, hub.now[0] + 1)
         assert (gone.tasks, gone.queues) == (1, [])
