@@ -8,18 +8,8 @@ Source: parsl 2026.10.26, `parsl.providers`, `parsl.launchers`, `parsl.addresses
 
 from __future__ import annotations
 
-from cep.config.kinds import (
-    Component,
-    Flag,
-    Key,
-    ListOf,
-    Number,
-    PlainMap,
-    Text,
-    TextMap,
-    Walltime,
-    Whole,
-)
+from cep.config.composites import Component, Key, ListOf, PlainMap, TextMap
+from cep.config.kinds import Flag, Number, Text, Walltime, Whole
 
 _COUNT = Whole(0)
 _POSITIVE = Whole(1)

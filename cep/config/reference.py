@@ -13,7 +13,7 @@ from typing import Any
 
 from cep.config import retired
 from cep.config.components import FAMILIES
-from cep.config.kinds import Block, Key
+from cep.config.composites import Block, Key
 from cep.config.tables import (
     ENGINE_COMMON,
     HTEX_FIELDS,

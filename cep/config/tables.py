@@ -7,23 +7,8 @@ docs/configuration.md is generated from these tables.
 
 from __future__ import annotations
 
-from cep.config.kinds import (
-    AnyOf,
-    Block,
-    Choice,
-    Component,
-    Flag,
-    Interpreter,
-    Key,
-    ListOf,
-    Number,
-    Place,
-    PortRange,
-    Text,
-    Uuid,
-    WebAddress,
-    Whole,
-)
+from cep.config.composites import AnyOf, Block, Component, Key, ListOf, PortRange
+from cep.config.kinds import Choice, Flag, Interpreter, Number, Place, Text, Uuid, WebAddress, Whole
 from cep.config.settings import (
     DEFAULT_RESULT_SIZE_LIMIT,
     DEFAULT_TASK_SIZE_LIMIT,

@@ -13,8 +13,9 @@ from typing import Any, TypeAlias
 
 from cep.config import retired
 from cep.config.components import FAMILIES
+from cep.config.composites import Block, Component, Key
 from cep.config.document import Lines
-from cep.config.kinds import Block, Component, Key, WrongValue
+from cep.config.kinds import WrongValue
 from cep.config.settings import ComponentSettings
 from cep.config.tables import ENGINES, JOB_STATUS, TOP
 from cep.config.unset import refusal, unset_name

@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from cep.config.components import FAMILIES
-from cep.config.kinds import Component, Flag, Key
+from cep.config.composites import Component, Key
+from cep.config.kinds import Flag
 from cep.config.load import load_text
 from cep.config.retired import ENGINES as RETIRED
 from cep.config.settings import CommonEngineSettings, ComponentSettings, HtexSettings

@@ -15,22 +15,15 @@ import yaml
 
 from cep.config import retired
 from cep.config.components import FAMILIES, PROVIDERS
+from cep.config.composites import AnyOf, Block, Component, Key, ListOf, PlainMap, PortRange, TextMap
 from cep.config.kinds import (
-    AnyOf,
-    Block,
     Choice,
-    Component,
     Flag,
     Interpreter,
-    Key,
     Kind,
-    ListOf,
     Number,
     Place,
-    PlainMap,
-    PortRange,
     Text,
-    TextMap,
     Uuid,
     Walltime,
     WebAddress,

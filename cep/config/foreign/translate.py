@@ -12,9 +12,10 @@ from typing import Any
 
 from cep.config import retired
 from cep.config.components import FAMILIES
+from cep.config.composites import Block, Component, Key
 from cep.config.document import Lines
 from cep.config.foreign.findings import Findings, Remark, Unread
-from cep.config.kinds import Block, Component, Key, WrongValue
+from cep.config.kinds import WrongValue
 from cep.config.tables import ENGINES, TOP
 from cep.config.unset import placeholder
 from cep.config.walk import nearest, show, without
