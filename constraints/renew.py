@@ -53,9 +53,18 @@ def merge(answers: dict[str, dict[str, str]]) -> list[str]:
             continue
         for release in sorted({release for release in releases if release}):
             users = [v for v, r in zip(versions, releases, strict=True) if r == release]
-            marker = " or ".join(f'python_version == "{user}"' for user in users)
-            lines.append(f"{name}=={release}; {marker}")
+            lines.append(f"{name}=={release}; {_marker(users, versions)}")
     return lines
+
+
+def _marker(users: list[str], versions: list[str]) -> str:
+    """An environment marker for some of the versions; short where they are the first or last."""
+    count = len(users)
+    if users == versions[:count]:
+        return f'python_version < "{versions[count]}"'
+    if users == versions[-count:]:
+        return f'python_version >= "{users[0]}"'
+    return " or ".join(f'python_version == "{user}"' for user in users)
 
 
 def main(pythons: list[str]) -> None:
