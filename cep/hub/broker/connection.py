@@ -3,7 +3,8 @@
 Runs on the broker's event loop as an asyncio protocol. Whatever the peer sends, the worst that
 happens is the end of this connection. What is sent during one turn of the loop leaves in one
 write; deliveries wait while more than a bounded number of bytes is on its way out, and so does
-what a peer asks for that does not read the answers.
+what a peer asks for that does not read the answers. Frames of channels go to
+`cep.hub.broker.channels`.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from pamqp import base, commands
 
 from cep.hub.broker import frames
 from cep.hub.broker.access import Identity
-from cep.hub.broker.channel import Channel
+from cep.hub.broker.channels import Channels
 from cep.hub.broker.handshake import Handshake, Step
 from cep.hub.broker.publishing import Confirms
-from cep.hub.broker.replies import ChannelFault, Code, ConnectionFault, reply_text
+from cep.hub.broker.replies import Code, ConnectionFault, reply_text
 from cep.hub.door import Visitor
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._phase = Phase.OPENING
         self._handshake = Handshake(self, broker)
-        self._channels: dict[int, Channel] = {}
+        self._channels = Channels(self, broker)
         self._peer = self._address = "?"
         self._rest = b""
         self._limit_in = _EARLY_FRAME_MAX
@@ -60,7 +61,6 @@ class Connection(asyncio.Protocol):
         self._out: list[bytes] = []
         self._out_bytes = 0
         self._flush_due = False
-        self._confirming: dict[int, Confirms] = {}
         self._paused = self._starved = self._held_up = self._waiting = False
         self._loading = self._unread = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -171,7 +171,7 @@ class Connection(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
         self._handshake.cancel()
-        self._shut_channels()
+        self._channels.shut()
         self._out.clear()
         self._broker.forget(self)
 
@@ -196,7 +196,7 @@ class Connection(asyncio.Protocol):
 
     def confirm_soon(self, number: int, confirms: Confirms) -> None:
         """Confirms of a channel are due with the next flush."""
-        self._confirming[number] = confirms
+        self._channels.confirm(number, confirms)
         self._flush_soon()
 
     def can_deliver(self) -> bool:
@@ -223,11 +223,7 @@ class Connection(asyncio.Protocol):
         if self._phase is Phase.CLOSED:
             self._out.clear()
             return
-        for number, confirms in self._confirming.items():
-            channel = self._channels.get(number)
-            if channel is not None and channel.publishing.confirms is confirms and channel.open:
-                self._out.append(confirms.frames(number))
-        self._confirming.clear()
+        self._out += self._channels.confirms_due()
         if self._out:
             data = b"".join(self._out)
             self._out.clear()
@@ -240,8 +236,7 @@ class Connection(asyncio.Protocol):
     def _feed(self) -> None:
         if self._starved and not self._paused and self._phase is Phase.RUNNING:
             self._starved = False
-            for channel in list(self._channels.values()):
-                channel.pump()
+            self._channels.pump()
 
     def block(self) -> None:
         """Too much is held in memory: read nothing more from this publisher for now."""
@@ -273,7 +268,7 @@ class Connection(asyncio.Protocol):
             self.abort()
             return
         self._phase = Phase.CLOSING
-        self._shut_channels()
+        self._channels.shut()
         self._send_method(commands.Connection.Close(code, reply_text(code, text), 0, 0))
         self.unblock()
         self._go_on()  # the answer to the close must be read
@@ -296,11 +291,6 @@ class Connection(asyncio.Protocol):
         extra = {"event": f"broker.{event}"}
         reason = "".join(each if each.isprintable() else "?" for each in reason)
         log.warning("User %r at %s: %s", self.user, self._peer, reason, extra=extra)
-
-    def _shut_channels(self) -> None:
-        channels, self._channels = self._channels, {}
-        for channel in channels.values():
-            channel.shut()
 
     def _too_late(self) -> None:
         self.warn("handshake_timeout", f"it took too long: {self._handshake.step.value}")
@@ -362,64 +352,20 @@ class Connection(asyncio.Protocol):
             if number == 0:
                 self._connection_method(payload)
             elif self._phase is Phase.RUNNING:
-                self._channel_method(number, int.from_bytes(payload[:4], "big"), payload)
+                self._channels.method(number, payload)
             elif self._phase is Phase.OPENING:
                 raise ConnectionFault(Code.COMMAND_INVALID, "the connection is not open yet")
         elif kind in (frames.HEADER, frames.BODY):
-            channel = self._channels.get(number)
-            if channel is not None and channel.open:
-                self._content(channel, kind, payload)
-            elif channel is None and self._phase is not Phase.CLOSING:
+            known = self._channels.content(number, kind, payload)
+            if not known and self._phase is not Phase.CLOSING:
                 raise ConnectionFault(Code.UNEXPECTED_FRAME, "content on a closed channel")
         elif kind != frames.HEARTBEAT or number or payload:
             raise ConnectionFault(Code.FRAME_ERROR, f"a frame of type {kind} was not expected")
 
-    def _content(self, channel: Channel, kind: int, payload: bytes) -> None:
-        try:
-            if kind == frames.HEADER:
-                channel.publishing.header(payload)
-            else:
-                channel.publishing.body(payload)
-        except ChannelFault as fault:
-            self._close_channel(channel, fault, frames.PUBLISH)
-
-    def _channel_method(self, number: int, index: int, payload: bytes) -> None:
-        channel = self._channels.get(number)
-        if channel is None:
-            if index == commands.Channel.Open.index and number <= self._broker.limits.channels:
-                self._channels[number] = Channel(number, self, self._broker)
-                self.send(frames.encode_method(number, commands.Channel.OpenOk()))
-            elif index != commands.Channel.CloseOk.index:  # that one may cross a close
-                raise ConnectionFault(Code.CHANNEL_ERROR, f"channel {number} is not open")
-        elif index == commands.Channel.Open.index:
-            raise ConnectionFault(Code.CHANNEL_ERROR, f"channel {number} is open already")
-        elif index == commands.Channel.Close.index:
-            del self._channels[number]
-            if channel.open:
-                channel.shut()
-            self.send(frames.encode_method(number, commands.Channel.CloseOk()))
-        elif not channel.open:
-            if index == commands.Channel.CloseOk.index:
-                del self._channels[number]
-        else:
-            try:
-                channel.method(index, payload)
-            except ChannelFault as fault:
-                self._close_channel(channel, fault, index)
-
-    def _close_channel(self, channel: Channel, fault: ChannelFault, index: int) -> None:
-        self.warn("channel_fault", fault.text)
-        confirms = self._confirming.pop(channel.number, None)
-        if confirms is not None:
-            self.send(confirms.frames(channel.number))
-        close = commands.Channel.Close(fault.code, fault.text, index >> 16, index & 0xFFFF)
-        self.send(frames.encode_method(channel.number, close))
-        channel.shut()
-
     def _connection_method(self, payload: bytes) -> None:
         method = frames.decode_method(payload)
         if isinstance(method, commands.Connection.Close):
-            self._shut_channels()
+            self._channels.shut()
             self._send_method(commands.Connection.CloseOk())
             self.finish()
         elif isinstance(method, commands.Connection.CloseOk):
