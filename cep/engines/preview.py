@@ -19,7 +19,7 @@ from cep.engines import parsl_parts
 from cep.engines.foretell import foretell
 from cep.engines.htex_assembly import executor_of
 from cep.engines.interchange_process import InterchangeProcess
-from cep.engines.lending import interpreter_of
+from cep.engines.lending import Lending, interpreter_of
 from cep.engines.local_blocks import LocalBlocks
 from cep.engines.providers import provider_of
 from cep.engines.worker_logs import SCRIPTS
@@ -117,13 +117,8 @@ def preview(
     try:
         ports = executor.worker_port_range or (_FIRST_WORKER_PORT, None)
         fixed = settings.htex.get("worker_port")
-        init = settings.provider.arguments.get("worker_init") or ""
         lending = executor.lending
-        python = (
-            f"{interpreter_of(settings)}, which must be where the workers run."
-            if lending is None
-            else foretell(lending, str(init), scratch)
-        )
+        python = _python(settings, lending, scratch)
         executor.prepare_unstarted(fixed or ports[0])
         worker_command = executor.launch_command(_BLOCK)
         line = executor.in_container("WORKER_COMMAND")
@@ -131,17 +126,14 @@ def preview(
     finally:
         executor.end(0)
 
-    def real(text: str) -> str:
-        return text.replace(str(scratch), str(run_dir))
-
-    scripts = {
-        path.name: real(path.read_text(encoding="utf-8"))
-        for path in sorted((scratch / SCRIPTS).iterdir())
-    }
+    real = str(run_dir)
     return Submission(
         provider=settings.provider.type,
-        scripts=scripts,
-        command=real(command),
+        scripts={
+            path.name: path.read_text(encoding="utf-8").replace(str(scratch), real)
+            for path in sorted((scratch / SCRIPTS).iterdir())
+        },
+        command=command.replace(str(scratch), real),
         worker_command=worker_command,
         container=line if settings.container_type else None,
         port_is_chosen=fixed is None,
@@ -149,6 +141,14 @@ def preview(
         launch_text="" if lending is None else lending.launch_text(),
         python=python,
     )
+
+
+def _python(settings: HtexSettings, lending: Lending | None, scratch: Path) -> str:
+    """Which Python would run tasks, in words."""
+    if lending is None:
+        return f"{interpreter_of(settings)}, which must be where the workers run."
+    init = settings.provider.arguments.get("worker_init") or ""
+    return foretell(lending, str(init), scratch)
 
 
 def _submit(executor: Any, provider: Any, worker_command: str) -> str:
