@@ -183,49 +183,62 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils.apply import call, entry_of, why_not
 
+ARGUMENTS = {
+    "name": {"type": "str", "required": True},
+    "user": {"type": "str"},
+    "program": {"type": "path", "default": "/opt/cep/current/bin/cep"},
+    "state": {
+        "type": "str",
+        "choices": ["present", "started", "stopped", "drained", "absent"],
+        "default": "started",
+    },
+    "config_dir": {"type": "path"},
+    "profile": {"type": "str"},
+    "site": {"type": "str"},
+    "vars": {"type": "dict"},
+    "config": {"type": "dict"},
+    "display_name": {"type": "str"},
+    "service_url": {"type": "str"},
+    "ca_file": {"type": "path"},
+    "uuid": {"type": "str"},
+    "client_id": {"type": "str"},
+    "client_secret": {"type": "str", "no_log": True},
+    "client_secret_file": {"type": "path", "no_log": False},
+    "scope": {"type": "str", "choices": ["system", "user"]},
+    "enabled": {"type": "bool"},
+    "unit_name": {"type": "str"},
+    "hardening": {"type": "str", "choices": ["compat", "standard", "strict"]},
+    "memory_max": {"type": "str"},
+    "cpu_quota": {"type": "str"},
+    "tasks_max": {"type": "str"},
+    "any_host": {"type": "bool"},
+    "replace_unit": {"type": "bool"},
+    "on_change": {
+        "type": "str",
+        "choices": ["restart", "reload", "none"],
+        "default": "restart",
+    },
+    "drain_timeout": {"type": "int"},
+    "purge": {"type": "bool", "default": False},
+    "deregister": {"type": "bool", "default": False},
+}
+
+#: What `cep apply` says of an endpoint that is returned under its own name.
+TOLD = (
+    "endpoint_id",
+    "state",
+    "actions",
+    "waiting",
+    "restarted",
+    "reloaded",
+    "restart_needed",
+)
+
 
 def main():
     """Check the parameters, call, and return."""
     module = AnsibleModule(
-        argument_spec={
-            "name": {"type": "str", "required": True},
-            "user": {"type": "str"},
-            "program": {"type": "path", "default": "/opt/cep/current/bin/cep"},
-            "state": {
-                "type": "str",
-                "choices": ["present", "started", "stopped", "drained", "absent"],
-                "default": "started",
-            },
-            "config_dir": {"type": "path"},
-            "profile": {"type": "str"},
-            "site": {"type": "str"},
-            "vars": {"type": "dict"},
-            "config": {"type": "dict"},
-            "display_name": {"type": "str"},
-            "service_url": {"type": "str"},
-            "ca_file": {"type": "path"},
-            "uuid": {"type": "str"},
-            "client_id": {"type": "str"},
-            "client_secret": {"type": "str", "no_log": True},
-            "client_secret_file": {"type": "path", "no_log": False},
-            "scope": {"type": "str", "choices": ["system", "user"]},
-            "enabled": {"type": "bool"},
-            "unit_name": {"type": "str"},
-            "hardening": {"type": "str", "choices": ["compat", "standard", "strict"]},
-            "memory_max": {"type": "str"},
-            "cpu_quota": {"type": "str"},
-            "tasks_max": {"type": "str"},
-            "any_host": {"type": "bool"},
-            "replace_unit": {"type": "bool"},
-            "on_change": {
-                "type": "str",
-                "choices": ["restart", "reload", "none"],
-                "default": "restart",
-            },
-            "drain_timeout": {"type": "int"},
-            "purge": {"type": "bool", "default": False},
-            "deregister": {"type": "bool", "default": False},
-        },
+        argument_spec=ARGUMENTS,
         mutually_exclusive=[
             ("config", "profile"),
             ("config", "site"),
@@ -258,18 +271,7 @@ def main():
         "diff": found.get("diff") or [],
         "endpoint": {name: value for name, value in found.items() if name != "diff"},
     }
-    result |= {
-        name: found.get(name)
-        for name in (
-            "endpoint_id",
-            "state",
-            "actions",
-            "waiting",
-            "restarted",
-            "reloaded",
-            "restart_needed",
-        )
-    }
+    result |= {name: found.get(name) for name in TOLD}
     if not answer.get("ok"):
         module.fail_json(msg=why_not(answer) or "cep apply failed without a reason", **result)
     module.exit_json(**result)
