@@ -15,7 +15,8 @@ from cep.errors import InputMissing
 from cep.safety.text import printable
 
 if TYPE_CHECKING:
-    from cep.hub.options import HubFiles
+    from cep.hub.options import HubFiles, HubOptions
+    from cep.hub.running import RunningHub
 
 
 _SDK_ADDRESSES = ("http://localhost:5000", "http://127.0.0.1:5000")
@@ -207,24 +208,34 @@ def serve(
         audit_log=audit_log,
     )
     if detach:
-        from cep.hub.launch import start_detached
+        _serve_detached(options)
+    else:
+        _serve_here(options, debug=shared(ctx).debug)
 
-        running = start_detached(options)
-        click.echo(f"The hub serves at {running.public_url} (process {running.pid}).", err=True)
-        return
+
+def _serve_detached(options: HubOptions) -> None:
+    from cep.hub.launch import start_detached
+
+    _say_ready(start_detached(options))
+
+
+def _serve_here(options: HubOptions, *, debug: bool) -> None:
     from sdnotify import SystemdNotifier
 
     from cep.hub.app import serve as serve_hub
     from cep.hub.logs import log_to_stderr
-    from cep.hub.running import RunningHub
 
     def tell(running: RunningHub) -> None:
-        click.echo(f"The hub serves at {running.public_url} (process {running.pid}).", err=True)
+        _say_ready(running)
         # For a unit of Type=notify; sd_notify(3). Without such a manager it does nothing.
         SystemdNotifier().notify(f"READY=1\nSTATUS=serves at {running.public_url}")
 
-    log_to_stderr(debug=shared(ctx).debug)
+    log_to_stderr(debug=debug)
     serve_hub(options, tell)
+
+
+def _say_ready(running: RunningHub) -> None:
+    click.echo(f"The hub serves at {running.public_url} (process {running.pid}).", err=True)
 
 
 @hub.command()
