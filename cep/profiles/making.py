@@ -19,7 +19,7 @@ from cep.profiles.catalog import Profile
 from cep.profiles.endpoint import Record, edited_by_hand
 from cep.profiles.merge import Merge, changed_paths, merge
 from cep.profiles.presets import Preset
-from cep.profiles.render import text_of
+from cep.profiles.render import render
 from cep.profiles.search import SearchPath
 from cep.profiles.values import Values
 from cep.profiles.variables import Detected
@@ -96,7 +96,7 @@ class _Recipe:
     def text(self, values: Values, **instead: str | None) -> str:
         """The configuration; some of what the wish says of the service may be given instead."""
         service = {"service_url": self.wish.service_url, "ca_file": self.wish.ca_file, **instead}
-        return text_of(
+        return render(
             self.profile,
             values.finish(unset_allowed=True),
             service_url=service["service_url"],

@@ -26,7 +26,6 @@ from cep.errors import ConfigError
 from cep.profiles import filters
 from cep.profiles.catalog import Profile, damaged
 from cep.profiles.search import BUILT_IN, Found, SearchPath
-from cep.profiles.values import Values
 
 #: What a template of a site may run into beyond jinja's own errors.
 _WRONG_TEMPLATE = (
@@ -64,41 +63,6 @@ class _OnSearchPath(BaseLoader):
 
 
 def render(
-    profile: Profile,
-    given: Mapping[str, Any],
-    *,
-    service_url: str | None = None,
-    service_is_hub: bool = False,
-    ca_file: str | None = None,
-    origin: str,
-) -> str:
-    """Return the configuration's text for values that nobody has checked yet.
-
-    Args:
-        profile: The profile.
-        given: What was chosen; the rest has the schema's defaults.
-        service_url: Written into the file when not None.
-        service_is_hub: The service says its AMQP port itself.
-        ca_file: Written into the file as `ssl_ca_file` when not None.
-        origin: What to call the result in messages, usually its path.
-
-    Raises:
-        UsageError: Values are missing or wrong.
-        ConfigError: The values do not make a valid configuration.
-    """
-    values = Values(profile)
-    values.add(given)
-    return text_of(
-        profile,
-        values.finish(),
-        service_url=service_url,
-        service_is_hub=service_is_hub,
-        ca_file=ca_file,
-        origin=origin,
-    )
-
-
-def text_of(
     profile: Profile,
     values: Mapping[str, Any],
     *,

@@ -7,14 +7,14 @@ difference before you keep it.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from cep.profiles import catalog, presets
 from cep.profiles.catalog import Profile
 from cep.profiles.reference import built_in
-from cep.profiles.render import text_of
+from cep.profiles.render import render
 from cep.profiles.values import Values
 
 FOLDER = Path(__file__).resolve().parent / "golden_profiles"
@@ -62,11 +62,11 @@ def full_values(profile: Profile) -> dict[str, Any]:
     return chosen
 
 
-def profile_text(profile: Profile, given: dict[str, Any]) -> str:
-    """The configuration for these values."""
+def profile_text(profile: Profile, given: Mapping[str, Any], **service: Any) -> str:
+    """The configuration for these values, and what it is to say of the service."""
     values = Values(profile)
     values.add(given)
-    return text_of(profile, values.finish(), origin="golden")
+    return render(profile, values.finish(), origin="x", **service)
 
 
 def preset_text(name: str, given: dict[str, Any] | None = None) -> str:
@@ -76,7 +76,7 @@ def preset_text(name: str, given: dict[str, Any] | None = None) -> str:
     values = Values(profile, required=preset.required)
     values.add(preset.values)
     values.add(given or {})
-    return text_of(profile, values.finish(unset_allowed=True), origin="golden")
+    return render(profile, values.finish(unset_allowed=True), origin="x")
 
 
 def goldens() -> Iterator[tuple[str, str]]:

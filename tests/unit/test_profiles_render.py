@@ -17,7 +17,7 @@ from cep.engines.containers import container_of
 from cep.errors import ConfigError, DataError, InputMissing, SoftwareError, UsageError
 from cep.profiles import catalog, reference
 from cep.profiles.filters import as_block, as_yaml, home_path, quoted
-from cep.profiles.render import difference, render
+from cep.profiles.render import difference
 from cep.profiles.search import BUILT_IN, SearchPath
 from cep.profiles.values import Values
 from cep.profiles.variables import TYPES, Detected
@@ -33,8 +33,7 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
 def rendered(values: dict[str, Any], **changes: Any) -> str:
-    options: dict[str, Any] = {"service_url": None, "service_is_hub": False, "origin": "x"}
-    return render(LOCAL, values, **{**options, **changes})
+    return profile_text(LOCAL, values, **changes)
 
 
 def refusal(profile: catalog.Profile, given: dict[str, Any], **more: Any) -> str:
@@ -209,7 +208,7 @@ def test_a_wrong_template_is_an_error_that_names_its_file(
     template: str, said: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError) as caught:
-        render(of_folder(tmp_path, template), {"worker_init": "x"}, origin="x")
+        profile_text(of_folder(tmp_path, template), {"worker_init": "x"})
     assert said in str(caught.value)
     assert str(tmp_path / "local.yaml.j2") in str(caught.value)
 
@@ -217,7 +216,7 @@ def test_a_wrong_template_is_an_error_that_names_its_file(
 def test_a_shipped_template_that_is_wrong_is_a_fault_of_ours(tmp_path: Path) -> None:
     broken = of_folder(tmp_path, "display_name: {{ nobody_knows }}\n", BUILT_IN)
     with pytest.raises(SoftwareError, match="nobody_knows"):
-        render(broken, {}, origin="x")
+        profile_text(broken, {})
 
 
 @pytest.mark.parametrize("text", ["{% if %}", "{{ nobody_knows }}\n", "{{ partition }}\n"])
@@ -227,12 +226,12 @@ def test_a_part_of_a_site_that_is_wrong_is_named_and_not_the_shipped_template(
     (tmp_path / "_blocks.yaml.j2").write_text(text)
     profile = catalog.find("slurm", SearchPath((("here", tmp_path), *SEARCH.folders)))
     with pytest.raises(ConfigError, match=r"_blocks\.yaml\.j2 is wrong"):
-        render(profile, {"partition": "p"}, origin="x")
+        profile_text(profile, {"partition": "p"})
 
 
 def test_a_template_that_makes_a_wrong_configuration_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="from the profile local"):
-        render(of_folder(tmp_path, "engin: x\n"), {}, origin="x")
+        profile_text(of_folder(tmp_path, "engin: x\n"), {})
 
 
 # -- wrong and missing values ------------------------------------------------------------------
@@ -274,7 +273,7 @@ def test_variables_that_hang_on_each_other_are_checked(given: dict[str, Any], sa
 
 def test_the_word_none_means_no_container() -> None:
     values = {"partition": "p", "container_type": "None"}
-    assert "container" not in render(SLURM, values, origin="x")
+    assert "container" not in profile_text(SLURM, values)
 
 
 @pytest.mark.parametrize(

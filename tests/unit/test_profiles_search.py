@@ -11,9 +11,8 @@ from cep import paths
 from cep.config.load import load_text
 from cep.errors import ConfigError, UsageError
 from cep.profiles import catalog, presets
-from cep.profiles.render import render
 from cep.profiles.search import BUILT_IN, SearchPath
-from tests.unit.profile_goldens import SEARCH, preset_text
+from tests.unit.profile_goldens import SEARCH, preset_text, profile_text
 
 
 def folders(*places: Path) -> SearchPath:
@@ -37,7 +36,7 @@ def test_the_folders_are_asked_in_their_order(
 def test_a_site_replaces_one_part_and_keeps_the_rest(tmp_path: Path) -> None:
     (tmp_path / "_modules.sh.j2").write_text("site-init {{ modules[0] | quote }}\n")
     profile = catalog.find("slurm", folders(tmp_path))
-    text = render(profile, {"partition": "p", "modules": ["a"]}, origin="x")
+    text = profile_text(profile, {"partition": "p", "modules": ["a"]})
     assert "site-init a" in text
     assert "type: SlurmProvider" in text
 
@@ -71,7 +70,7 @@ def test_a_site_adds_a_profile_of_its_own(tmp_path: Path) -> None:
     (tmp_path / "ours.schema.yaml").write_text("summary: Ours.\ninclude: [endpoint]\n")
     search = folders(tmp_path)
     assert "ours" in catalog.names(search)
-    assert "ThreadPoolEngine" in render(catalog.find("ours", search), {}, origin="x")
+    assert "ThreadPoolEngine" in profile_text(catalog.find("ours", search), {})
 
 
 @pytest.mark.parametrize("name", ["../slurm", "/etc/passwd", "_endpoint", "", "a/b", ".x"])
@@ -109,7 +108,7 @@ def test_what_others_can_write_is_refused_with_its_name(
 
     def used() -> str:
         preset = presets.find("ours", folders(tmp_path))
-        return render(catalog.find(preset.profile, folders(tmp_path)), {}, origin="x")
+        return profile_text(catalog.find(preset.profile, folders(tmp_path)), {})
 
     assert "ThreadPoolEngine" in used()
     (tmp_path / place).chmod((tmp_path / place).stat().st_mode | 0o002)

@@ -15,7 +15,7 @@ from cep.profiles import catalog
 from cep.profiles.catalog import Profile
 from cep.profiles.filters import as_yaml
 from cep.profiles.reference import built_in
-from cep.profiles.render import text_of
+from cep.profiles.render import render
 from cep.profiles.values import Values
 from tests.fuzz.target import Source, Target, piece
 
@@ -62,7 +62,7 @@ def _least(profile: Profile) -> Values:
 
 
 def _text(profile: Profile, values: Mapping[str, Any]) -> str:
-    return text_of(profile, values, service_url=_HUB, service_is_hub=True, origin="config.yaml")
+    return render(profile, values, service_url=_HUB, service_is_hub=True, origin="config.yaml")
 
 
 def _kind(text: str) -> tuple[type, str | None]:
