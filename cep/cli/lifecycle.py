@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import click
 
@@ -17,11 +18,29 @@ if TYPE_CHECKING:
     from cep.agent.options import StartOptions
     from cep.config.settings import EndpointSettings
 
-_F = TypeVar("_F", bound=Callable[..., Any])
 _DRAIN_S = 10.0  # as globus-compute-endpoint 2.19
 
 
-def _start_options(command: _F) -> _F:
+def _start_options(command: Callable[[Shared, str, StartOptions], int]) -> Callable[..., int]:
+    """Give a command the options of a start, which it gets read and checked."""
+
+    @click.pass_obj
+    @functools.wraps(command)
+    def read(
+        shared: Shared,
+        *,
+        name: str,
+        foreground: bool,
+        detach: bool,
+        endpoint_uuid: str | None,
+        take_over: bool,
+        die_with_parent: bool,
+    ) -> int:
+        if foreground and detach:
+            raise UsageError("--foreground and --detach contradict each other.")
+        options = _options(shared, foreground, endpoint_uuid, take_over, die_with_parent)
+        return command(shared, name, options)
+
     for option in (
         click.option("--foreground", is_flag=True, help="Stay; do not detach."),
         click.option("--detach", is_flag=True, help="Detach from the terminal (the default)."),
@@ -35,51 +54,25 @@ def _start_options(command: _F) -> _F:
             "--die-with-parent", is_flag=True, help="With --foreground: end when the parent ends."
         ),
     ):
-        command = option(command)
-    return command
+        read = option(read)
+    return read
 
 
 @click.command(cls=CepCommand)
 @click.argument("name", default=naming.DEFAULT_NAME)
 @_start_options
-@click.pass_obj
-def start(
-    shared: Shared,
-    *,
-    name: str,
-    foreground: bool,
-    detach: bool,
-    endpoint_uuid: str | None,
-    take_over: bool,
-    die_with_parent: bool,
-) -> int:
+def start(shared: Shared, name: str, options: StartOptions) -> int:
     """Start an endpoint. Returns when it takes tasks, or with the reason why it cannot."""
-    if foreground and detach:
-        raise UsageError("--foreground and --detach contradict each other.")
-    options = _options(shared, foreground, endpoint_uuid, take_over, die_with_parent)
     return _start(shared, name, options)
 
 
 @click.command(cls=CepCommand)
 @click.argument("name", default=naming.DEFAULT_NAME)
 @_start_options
-@click.pass_obj
-def restart(
-    shared: Shared,
-    *,
-    name: str,
-    foreground: bool,
-    detach: bool,
-    endpoint_uuid: str | None,
-    take_over: bool,
-    die_with_parent: bool,
-) -> int:
+def restart(shared: Shared, name: str, options: StartOptions) -> int:
     """Stop an endpoint and start it again."""
-    if foreground and detach:
-        raise UsageError("--foreground and --detach contradict each other.")
     from cep.config.load import read
 
-    options = _options(shared, foreground, endpoint_uuid, take_over, die_with_parent)
     root = naming.find_root(shared.base, name)
     unit = managed.unit_of(root)
     if unit is not None and unit.owns and not options.foreground:
