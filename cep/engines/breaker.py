@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from cep.safety.files import replace_text
 
 log = logging.getLogger(__name__)
 
@@ -191,7 +191,7 @@ class BlockBreaker:
             "retry_at": self._wall() + self.wait_s(now),
         }
         try:
-            _write(self._file, json.dumps(content))
+            replace_text(self._file, json.dumps(content), synced=False)
         except OSError as error:
             log.warning(
                 "%s cannot be written: %s",
@@ -199,15 +199,3 @@ class BlockBreaker:
                 error,
                 extra={"event": "blocks.breaker-unwritten"},
             )
-
-
-def _write(path: Path, text: str) -> None:
-    """Replace a small file so that a reader sees the old or the new one."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

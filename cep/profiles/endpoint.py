@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cep.errors import CantCreate
-from cep.safety.files import make_parents
+from cep.safety.files import make_parents, replace_text
 
 #: In an endpoint's directory: how its configuration was made.
 RECORD = "profile.json"
@@ -104,10 +103,10 @@ def create(root: Path, text: str, record: Record, *, endpoint_id: str | None = N
         # Made under another name and moved, so that no half-made endpoint is ever seen.
         fresh = Path(tempfile.mkdtemp(prefix=".new-", dir=root.parent))
         try:
-            _write(fresh / "config.yaml", text)
-            _write(fresh / RECORD, _as_json(record))
+            replace_text(fresh / "config.yaml", text)
+            replace_text(fresh / RECORD, _as_json(record))
             if endpoint_id is not None:
-                _write(fresh / "endpoint.json", json.dumps({"endpoint_id": endpoint_id}))
+                replace_text(fresh / "endpoint.json", json.dumps({"endpoint_id": endpoint_id}))
             _move_in_place(fresh, root)
         except BaseException:
             for file in fresh.iterdir():
@@ -134,9 +133,9 @@ def change(root: Path, text: str, record: Record, *, keep_old: bool) -> Path | N
     try:
         if keep_old:
             kept = root / "config.yaml.backup"
-            _write(kept, config.read_text(encoding="utf-8"))
-        _write(config, text)
-        _write(root / RECORD, _as_json(record))
+            replace_text(kept, config.read_text(encoding="utf-8"))
+        replace_text(config, text)
+        replace_text(root / RECORD, _as_json(record))
     except OSError as exc:
         raise CantCreate(f"The configuration {config} cannot be written: {exc}.") from exc
     return kept
@@ -147,19 +146,6 @@ def _move_in_place(fresh: Path, root: Path) -> None:
     if root.exists() or root.is_symlink():
         raise FileExistsError(f"{root} exists already")
     fresh.rename(root)
-
-
-def _write(path: Path, text: str) -> None:
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def _as_json(record: Record) -> str:

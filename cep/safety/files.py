@@ -48,6 +48,32 @@ def append_text(path: str | os.PathLike[str]) -> IO[str]:
     return os.fdopen(descriptor, "a", encoding="utf-8")
 
 
+def replace_text(path: Path, text: str, *, synced: bool = True) -> None:
+    """Put a small file (0600) in a path's place: whoever reads sees the old or the new one whole.
+
+    Args:
+        path: Its directory exists.
+        text: What it will hold.
+        synced: It is on the disk before it takes the place, so that it outlives a power failure.
+
+    Raises:
+        OSError: It cannot be written; the old one stays, and nothing beside it.
+    """
+    import tempfile
+
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            if synced:
+                file.flush()
+                os.fsync(descriptor)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
 def writers(found: os.stat_result) -> str | None:
     """Say who beside the owner and root may write, or None when nobody may."""
     if found.st_mode & stat.S_IWOTH:

@@ -19,7 +19,7 @@ from cep.hub.app import serve
 from cep.hub.options import HubOptions
 from cep.paths import EndpointPaths
 from cep.profiles import catalog
-from cep.safety.files import check_way, make_directory, open_private
+from cep.safety.files import check_way, make_directory, open_private, replace_text
 from cep.service.address import of_url
 from cep.service.auth import Login
 
@@ -282,3 +282,25 @@ def test_a_control_socket_directory_that_is_a_link_is_refused(tmp_path: Path) ->
     server = ControlServer(tmp_path / "cep" / "x.sock", Mailbox().put)
     with pytest.raises(CantCreate, match="not a directory of yours alone"):
         server.start()
+
+
+@pytest.mark.parametrize("synced", [True, False])
+def test_a_file_that_is_replaced_is_private_and_nothing_is_left_beside_it(
+    tmp_path: Path, synced: bool
+) -> None:
+    path = tmp_path / "state.json"
+    path.write_text("the old one")
+    path.chmod(0o644)
+    replace_text(path, "the new one", synced=synced)
+    assert (path.read_text(), path.stat().st_mode & 0o777) == ("the new one", 0o600)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_that_cannot_be_replaced_stays_and_nothing_is_left_beside_it(tmp_path: Path) -> None:
+    path = tmp_path / "taken"
+    path.mkdir()
+    with pytest.raises(OSError, match="taken"):
+        replace_text(path, "text")
+    with pytest.raises(UnicodeEncodeError):
+        replace_text(tmp_path / "state.json", "half of a pair: \ud800")
+    assert list(tmp_path.iterdir()) == [path]

@@ -28,7 +28,7 @@ from cep.hub.rest.errors import Refusal
 from cep.hub.rest.requests import name_field, read_object, services_of, wrong_login
 from cep.hub.running import SECRET_HEADER
 from cep.hub.services import Services
-from cep.safety.files import open_private
+from cep.safety.files import replace_text
 
 ENV_CLIENT_NAME = "hub-env"
 
@@ -181,7 +181,8 @@ async def env_client(services: Services, file: Path) -> Credentials:
         return Credentials(client.client_id, kept["client_secret"], client.name)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, NotAllowed):
         made = await _make_env_client(services)
-    _write_private(file, {"client_id": made.client_id, "client_secret": made.client_secret})
+    login = {"client_id": made.client_id, "client_secret": made.client_secret}
+    replace_text(file, json.dumps(login), synced=False)
     return made
 
 
@@ -208,15 +209,6 @@ async def _make_env_client(services: Services) -> Credentials:
             # Its secret is not in the file any more, so nobody can have the right one from here.
             return await services.access.rotate(client)
     raise InputMissing("Every client that `hub env` made is disabled.")
-
-
-def _write_private(path: Path, content: dict[str, Any]) -> None:
-    """Write a small JSON file that only this user may read, in one step."""
-    fresh = path.with_name(f"{path.name}.{os.getpid()}")
-    descriptor = open_private(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        json.dump(content, file)
-    fresh.replace(path)
 
 
 _BASE = "/cep/admin"
