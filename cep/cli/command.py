@@ -141,31 +141,22 @@ def _shared_options() -> list[click.Option]:
             is_eager=True,
             help="Directory of all endpoints (default ~/.globus_compute).",
         ),
-        click.Option(
-            ["--debug"],
-            is_flag=True,
-            expose_value=False,
-            callback=_keep_flag("debug"),
-            is_eager=True,
-            help="Log more, and show where an error comes from.",
-        ),
-        click.Option(
-            ["--log-to-console"],
-            is_flag=True,
-            expose_value=False,
-            callback=_keep_flag("log_to_console"),
-            is_eager=True,
-            help="Log to standard error as well as to the file.",
-        ),
-        click.Option(
-            ["--no-color"],
-            is_flag=True,
-            expose_value=False,
-            callback=_keep_flag("no_color"),
-            is_eager=True,
-            help="No colours.",
-        ),
+        _flag("--debug", "Log more, and show where an error comes from."),
+        _flag("--log-to-console", "Log to standard error as well as to the file."),
+        _flag("--no-color", "No colours."),
     ]
+
+
+def _flag(option: str, text: str) -> click.Option:
+    """A shared flag; its field has the option's name."""
+    return click.Option(
+        [option],
+        is_flag=True,
+        expose_value=False,
+        callback=_keep_flag(option.removeprefix("--").replace("-", "_")),
+        is_eager=True,
+        help=text,
+    )
 
 
 class CepGroup(click.Group):
