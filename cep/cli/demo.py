@@ -24,7 +24,7 @@ from types import FrameType
 
 import click
 
-from cep.errors import CepError, InputMissing, SoftwareError, TemporaryFailure
+from cep.errors import CepError, InputMissing, SoftwareError, TemporaryFailure, Unavailable
 
 ENDPOINT_NAME = "demo"
 COMMAND_TIMEOUT_S = 90.0  # of each command; the slowest, `start`, takes a few seconds
@@ -57,7 +57,7 @@ def _run(home: Path) -> None:
     session = _Session(home)
     state = str(home / "hub")
     say = click.echo
-    session.cep("hub", "serve", "--detach", "--state-dir", state)
+    _serve(session, state)
     with session.afterwards("hub", "stop", "--state-dir", state):
         session.use(session.cep("hub", "env", "--state-dir", state))
         say(f"Hub:              {session.environment['GLOBUS_SDK_SERVICE_URL_AUTH'].rstrip('/')}")
@@ -69,6 +69,19 @@ def _run(home: Path) -> None:
             counts = session.functions(endpoint_id)
     say(f"Functions run:    {counts['run']}")
     say(f"Results received: {counts['received']}")
+
+
+def _serve(session: _Session, state: str) -> None:
+    try:
+        session.cep("hub", "serve", "--detach", "--state-dir", state)
+    except CepError as error:
+        if error.exit_code != Unavailable.exit_code:
+            raise
+        # Nobody else has the directory, so it is the port, and the demo cannot take another.
+        raise Unavailable(
+            error.message.splitlines()[0],
+            hint="Stop that (a hub of yours: cep hub stop), then run the demo again.",
+        ) from error
 
 
 class _Session:

@@ -10,7 +10,7 @@ import click
 
 from cep import paths
 from cep.cli.command import CepCommand, Shared
-from cep.errors import CantCreate, ConfigError, UsageError
+from cep.errors import CantCreate, ConfigError, InputMissing, UsageError
 from cep.safety.files import check_trusted
 from cep.safety.text import printable, redact
 
@@ -56,6 +56,8 @@ def import_(
     from cep.config.foreign.imported import read
 
     path = src.expanduser().absolute()
+    if not path.exists():
+        raise InputMissing(f"There is no {path} to import.")
     name = new_name if new_name is not None else _name_of(path)
     root = _place(shared, name)
     imported = read(path, _from_files(files), _words(assignments), str(root / "config.yaml"))
@@ -105,7 +107,7 @@ def _words(assignments: tuple[str, ...]) -> dict[str, str]:
 
 def _from_files(files: tuple[str, ...]) -> dict[str, Any]:
     from cep.config.document import parse
-    from cep.errors import DataError, InputMissing
+    from cep.errors import DataError
 
     found: dict[str, Any] = {}
     for file in files:

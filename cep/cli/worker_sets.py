@@ -95,9 +95,14 @@ def list_sets(shared: Shared, *, directory: Path | None, as_json: bool) -> None:
     """List the sets."""
     from cep.agent.worker_sets import sets_of
 
-    found = sets_of(_place(shared, directory))
+    place = _place(shared, directory)
+    found = sets_of(place)
     if as_json:
         click.echo(json.dumps(found))
+        return
+    if not found:
+        click.echo(f"There are no sets in {place}.", err=True)
+        click.echo(f"Make one with: {shared.program} worker-sets add --python 3.12", err=True)
         return
     heading = ("Set", "Made", "From", "glibc", "Parsl", "Trouble")
     click.echo(draw(heading, [_row(one) for one in found]))

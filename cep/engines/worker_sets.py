@@ -259,6 +259,8 @@ def remove(directory: Path, name: str) -> None:
     if "/" in name or name.startswith("."):
         raise UsageError(f"A worker set is not called {name!r}.")
     place = directory / name
+    if not place.is_dir():
+        raise InputMissing(f"There is no worker set {name} in {directory}.")
     read(place)
     try:
         with tempfile.TemporaryDirectory(dir=directory, prefix=f".{name}.") as scratch:

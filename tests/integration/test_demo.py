@@ -63,6 +63,7 @@ def test_a_taken_port_is_named_with_its_owner(scene: Scene) -> None:
         assert done.returncode == 69, done.stderr
         assert "5000" in done.stderr
         assert str(owner.pid) in done.stderr, "the owner is named"
+        assert "--port" not in done.stderr, "the demo has no such option"
         assert "Traceback" not in done.stderr
     finally:
         owner.kill()

@@ -427,7 +427,9 @@ def test_an_update_without_a_profile_does_not_replace_what_was_imported(
 
 
 def test_a_source_that_is_not_there_is_66(rig: Rig, tmp_path: Path) -> None:
-    assert rig.run("import", str(tmp_path / "gone")).code == 66
+    for source in (tmp_path / "gone", Path("/gone")):
+        done = rig.run("import", str(source))
+        assert (done.code, f"There is no {source} to import." in done.err) == (66, True)
 
 
 def test_variables_without_a_template_are_64(rig: Rig, tmp_path: Path) -> None:

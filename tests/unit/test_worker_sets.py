@@ -322,6 +322,10 @@ def test_the_commands_add_list_and_remove(rig: Rig, tmp_path: Path, wheels: Path
     assert "| python3.12-x86_64 |" in rig.run("worker-sets", "list").out
     assert rig.run("worker-sets", "remove", "python3.12-x86_64").code == 0
     assert json.loads(rig.run("worker-sets", "list", "--json").out) == []
+    gone = rig.run("worker-sets", "remove", "python3.12-x86_64")
+    assert (gone.code, "There is no worker set python3.12-x86_64 in" in gone.err) == (66, True)
+    empty = rig.run("worker-sets", "list")
+    assert (empty.code, empty.out, "There are no sets in" in empty.err) == (0, "", True)
     other = ("--directory", str(tmp_path / "shared"))
     assert rig.run(*words, str(wheels), *other).code == 0
     assert (tmp_path / "shared" / "python3.12-x86_64" / lend.SET_FILE).is_file()
