@@ -52,7 +52,7 @@ class Account:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=200,
             check=False,
         )
         assert done.returncode == code, f"{words}: {done.stdout}{done.stderr}{self.log()}"
@@ -84,7 +84,7 @@ def end(pid: object, number: int) -> None:
     """Send a signal and wait until the process is gone."""
     process = psutil.Process(int(str(pid)))
     process.send_signal(number)
-    gone, _ = psutil.wait_procs([process], timeout=30)
+    gone, _ = psutil.wait_procs([process], timeout=60)
     assert gone
 
 
@@ -177,7 +177,7 @@ def test_an_agent_in_the_foreground_says_the_line_and_ends_in_order(account: Acc
         assert agent.stdout.readline().startswith("Starting endpoint; registered ID: ")
         assert account.state() == "Running"
         agent.send_signal(signal.SIGTERM)
-        assert agent.wait(30) == 0
+        assert agent.wait(60) == 0
     assert account.state() == "Stopped"
 
 

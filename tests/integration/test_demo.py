@@ -26,8 +26,10 @@ def scene() -> Iterator[Scene]:
 
 
 def left_behind(scene: Scene) -> tuple[list[int], list[Path]]:
-    """Processes in the scene's network, and files in its home and temporary directories."""
-    return scene.network.pids(), [path for path in scene.root.rglob("*") if path.name != "tmp"]
+    """Processes that stay in the scene's network, and files in its home and temporary directory."""
+    return scene.network.wait_until_empty(), [
+        path for path in scene.root.rglob("*") if path.name != "tmp"
+    ]
 
 
 def test_the_demo_prints_its_account_and_leaves_nothing(scene: Scene) -> None:
@@ -78,6 +80,6 @@ def test_a_failing_step_gives_its_words_and_code_and_leaves_nothing(scene: Scene
     assert done.returncode == 70
     assert done.stderr.startswith("cep: The hub ended before it served.")
     assert "not today" in done.stderr
-    assert scene.network.pids() == []
+    assert scene.network.wait_until_empty() == []
     listing = {path.name for path in (scene.root / "tmp").iterdir()}
     assert listing - {"__pycache__"} == {"uvicorn.py"}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 from collections import Counter
 from collections.abc import Iterator
@@ -29,7 +28,7 @@ def kill(scene: Scene, name: str) -> None:
     """End the agent as a crash does, and wait until it is gone."""
     process = psutil.Process(scene.agent_pid(name))
     process.send_signal(signal.SIGKILL)
-    process.wait(10)
+    process.wait(60)
 
 
 def test_list_walks_through_all_states_and_back(scene: Scene) -> None:
@@ -57,8 +56,8 @@ def test_both_signals_stop_the_endpoint_in_good_order(scene: Scene) -> None:
         agent = psutil.Process(scene.agent_pid("signals"))
         children = agent.children(recursive=True)
         agent.send_signal(number)
-        agent.wait(20)
-        _, alive = psutil.wait_procs(children, timeout=5)
+        agent.wait(60)
+        _, alive = psutil.wait_procs(children, timeout=60)
         assert alive == []
         assert scene.states()["signals"] == "Stopped"
 
@@ -96,8 +95,7 @@ def test_every_task_has_one_answer_after_a_kill_in_the_middle(scene: Scene, engi
         )
         try:
             witness.wait_for(TASKS // 5, 60)
-            os.kill(scene.agent_pid(name), signal.SIGKILL)
-            begun_before = set(witness.heard)
+            kill(scene, name)
             assert scene.states()[name] == "Disconnected"
             assert scene.start(name) == endpoint_id
             outcomes = scene.sdk_answer(client)["outcomes"]
@@ -112,7 +110,7 @@ def test_every_task_has_one_answer_after_a_kill_in_the_middle(scene: Scene, engi
     # The 20 ms that the kill takes to be seen may begin a few tasks more.
     told = json.dumps({task: outcomes[task] for task in sorted(failed)}, indent=1)
     assert len(failed) <= 2 * WORKERS, told
-    assert failed <= begun.keys() | begun_before, "a task that never began must run, not fail"
+    assert failed <= begun.keys(), "a task that never began must run, not fail"
     assert all("restart" in outcomes[task].lower() for task in failed), told
     assert begun.keys() == outcomes.keys()
     assert max(begun.values()) == 1, "no task ran twice"

@@ -115,7 +115,7 @@ def test_the_status_is_online_when_ready_and_offline_after_stop(scene: Scene) ->
     scene.configure("truth", ENGINES["threads"], f"heartbeat_period: {HEARTBEAT_S}\n")
     endpoint_id = scene.start("truth")
     try:
-        answer = scene.sdk("until-status", endpoint_id, "online", "2")
+        answer = scene.sdk("until-status", endpoint_id, "online", "60")
         assert answer["status"] == "online"
     finally:
         scene.cep("stop", "truth")
@@ -125,7 +125,7 @@ def test_the_status_is_online_when_ready_and_offline_after_stop(scene: Scene) ->
 def test_the_status_is_offline_within_three_heartbeats_after_a_kill(scene: Scene) -> None:
     scene.configure("killed", ENGINES["threads"], f"heartbeat_period: {HEARTBEAT_S}\n")
     endpoint_id = scene.start("killed")
-    assert scene.sdk("until-status", endpoint_id, "online", "2")["status"] == "online"
+    assert scene.sdk("until-status", endpoint_id, "online", "60")["status"] == "online"
     os.kill(scene.agent_pid("killed"), signal.SIGKILL)
     answer = scene.sdk("until-status", endpoint_id, "offline", str(3 * HEARTBEAT_S))
     assert answer["status"] == "offline"

@@ -104,7 +104,7 @@ def library() -> Path:
 
 def wait_for_renewal(scene: Bench, clock: Clock) -> None:
     """Wait until the lease was renewed by the clock as it stands now."""
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + 60
     while True:
         found = lease.read(EndpointPaths.of(scene.root))
         if found is not None and abs(found.renewed - clock.now()) < timedelta(minutes=1):
@@ -124,7 +124,7 @@ def test_a_clock_that_jumps_by_hours_and_years_costs_nothing(scene: Bench, clock
         scene.collect(submitted, onto=account)
         if LONG or name == "20 years back":  # each costs a heartbeat
             wait_for_renewal(scene, clock)
-            deadline = time.monotonic() + 15
+            deadline = time.monotonic() + 60
             while len(scene.reports) == reports:
                 assert time.monotonic() < deadline, "no heartbeat after the jump"
                 scene.collect(submitted + 1, within_s=0.2, onto=account)
@@ -183,5 +183,5 @@ def test_managers_of_blocks_outlive_a_clock_that_jumps(scene: Bench, clock: Cloc
     # fails under libfaketime 0.9.10. What the agent leaves ends by itself.
     below = psutil.Process(agent.pid).children(recursive=True)
     scene.kill(agent)
-    _, alive = psutil.wait_procs(below, timeout=30)
+    _, alive = psutil.wait_procs(below, timeout=60)
     assert alive == []
