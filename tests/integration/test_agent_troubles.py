@@ -52,9 +52,19 @@ def take_lease_over(scene: Bench) -> None:
     twin.rename(paths(scene).lease)
 
 
-def test_a_suspended_agent_whose_lease_was_taken_over_touches_nothing_when_it_returns(
-    scene: Bench,
+def test_an_agent_whose_lease_was_taken_over_touches_nothing_when_it_notices(
+    scene: Bench, tmp_path: Path, rabbitmq: RabbitMq
 ) -> None:
+    """One agent is suspended meanwhile; one is idle, and notices at its next heartbeat."""
+    with bench(tmp_path / "idle", rabbitmq) as idle:
+        idle.configure(THREADS)
+        unsuspecting = idle.start()
+        take_lease_over(idle)
+        suspend_and_take_over(scene)
+        assert unsuspecting.wait(60) == 73
+
+
+def suspend_and_take_over(scene: Bench) -> None:
     agent = scene.start()
     scene.submit(note, ["before"])
     assert len(scene.collect(1).answers) == 1
@@ -70,12 +80,6 @@ def test_a_suspended_agent_whose_lease_was_taken_over_touches_nothing_when_it_re
     assert list(account.executions) == ["before"]
     assert "taken over" in scene.log()
     assert "elsewhere" in paths(scene).lease.read_text()
-
-
-def test_an_idle_agent_notices_the_take_over_at_its_next_heartbeat(scene: Bench) -> None:
-    agent = scene.start()
-    take_lease_over(scene)
-    assert agent.wait(60) == 73
 
 
 def test_refused_credentials_are_asked_for_again(scene: Bench) -> None:

@@ -15,6 +15,7 @@ from tests.integration.scene import ENGINES, Scene, Witness
 TASKS = 500
 WORKERS = 2
 BUSY_S = 0.01
+NOT_ACTIVE = "Endpoint not active.\n"
 
 
 @pytest.fixture(scope="module")
@@ -31,48 +32,32 @@ def kill(scene: Scene, name: str) -> None:
     process.wait(60)
 
 
-def test_list_walks_through_all_states_and_back(scene: Scene) -> None:
+def test_an_endpoint_walks_through_all_states_and_back(scene: Scene) -> None:
     assert scene.states() == {}
-    scene.configure("walk", ENGINES["threads"])
+    scene.configure("walk", ENGINES["processes"])
     assert scene.states() == {"walk": "Initialized"}
+    assert scene.cep("stop", "walk").stdout == NOT_ACTIVE
     first = scene.start("walk")
     assert scene.states() == {"walk": "Running"}
+    again = scene.cep("start", "walk", check=False)  # refused, and says where the first one runs
+    assert again.returncode == 73
+    assert str(scene.agent_pid("walk")) in again.stderr
     assert scene.cep("stop", "walk").stdout == "> Endpoint <walk> is now stopped\n"
     assert scene.states() == {"walk": "Stopped"}
-    second = scene.start("walk")
+    second = scene.start(first)  # by its ID
     kill(scene, "walk")
     assert scene.states() == {"walk": "Disconnected"}
+    assert scene.cep("stop", "walk").stdout == NOT_ACTIVE
     third = scene.start("walk")
     assert scene.states() == {"walk": "Running"}
-    scene.cep("stop", "walk")
+    agent = psutil.Process(scene.agent_pid("walk"))
+    children = agent.children(recursive=True)
+    agent.send_signal(signal.SIGTERM)
+    agent.wait(60)
+    _, alive = psutil.wait_procs(children, timeout=60)
+    assert alive == []
     assert scene.states() == {"walk": "Stopped"}
     assert first == second == third
-
-
-def test_both_signals_stop_the_endpoint_in_good_order(scene: Scene) -> None:
-    scene.configure("signals", ENGINES["processes"])
-    for number in (signal.SIGTERM, signal.SIGQUIT):
-        scene.start("signals")
-        agent = psutil.Process(scene.agent_pid("signals"))
-        children = agent.children(recursive=True)
-        agent.send_signal(number)
-        agent.wait(60)
-        _, alive = psutil.wait_procs(children, timeout=60)
-        assert alive == []
-        assert scene.states()["signals"] == "Stopped"
-
-
-def test_stopping_what_does_not_run_says_so_and_succeeds(scene: Scene) -> None:
-    scene.configure("idle", ENGINES["threads"])
-    done = scene.cep("stop", "idle")
-    assert "Endpoint not active." in done.stdout + done.stderr
-
-
-def test_a_second_start_is_refused_and_says_where_the_first_runs(scene: Scene) -> None:
-    with scene.endpoint("once", "threads"):
-        again = scene.cep("start", "once", check=False)
-        assert again.returncode == 73
-        assert str(scene.agent_pid("once")) in again.stderr
 
 
 def test_processes_below_the_agent_carry_the_documented_titles(scene: Scene) -> None:
