@@ -250,17 +250,22 @@ class FakeEndpoint:
         """Send a status report."""
         self.send("heartbeat_queue_info", pack_status_report(self.id, state))
 
-    def wait_cut_off(self, within_s: float = 60) -> None:
+    def wait_cut_off(self) -> None:
         """Wait until the broker has closed the connection."""
-        deadline = time.monotonic() + within_s
-        while (left := deadline - time.monotonic()) > 0:
-            try:
-                self.connection.process_data_events(time_limit=left)
-            except pika.exceptions.AMQPError:
-                return
-        raise AssertionError(f"the connection is still there after {within_s} s")
+        wait_cut_off(self.connection)
 
     def close(self) -> None:
         """Disconnect."""
         if self.connection.is_open:
             self.connection.close()
+
+
+def wait_cut_off(connection: pika.BlockingConnection, within_s: float = 60) -> None:
+    """Wait until the broker has closed this connection."""
+    deadline = time.monotonic() + within_s
+    while (left := deadline - time.monotonic()) > 0:
+        try:
+            connection.process_data_events(time_limit=left)
+        except pika.exceptions.AMQPError:
+            return
+    raise AssertionError(f"the connection is still there after {within_s} s")

@@ -21,7 +21,7 @@ from pika.adapters.blocking_connection import BlockingChannel
 from cep.amqp.probe import check_connection
 from cep.errors import NotAllowed
 from cep.wire.result import pack_result, unpack_result
-from tests.integration.hub_rig import FakeEndpoint, HubProcess, Rest
+from tests.integration.hub_rig import FakeEndpoint, HubProcess, Rest, wait_cut_off
 from tests.integration.rabbitmq import RabbitMq
 from tests.integration.scene import until
 
@@ -251,8 +251,7 @@ def test_a_clients_user_is_made_when_it_is_needed_and_ends_with_the_client(
     assert client_url(rest) == url
     with channel_of(url) as channel:
         hub.cep("client", "rotate", rest.client_id)
-        with pytest.raises(pika.exceptions.AMQPError):
-            channel.connection.process_data_events(time_limit=10)
+        wait_cut_off(channel.connection)
     with pytest.raises(NotAllowed):
         check_connection(url)
     hub.cep("client", "remove", rest.client_id)
