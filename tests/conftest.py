@@ -159,7 +159,7 @@ def refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Look for what the run has left behind, after the last fixture was torn down."""
     config = session.config
-    found = leftovers.compare(config.stash[BEFORE], leftovers.picture(RUN_MARK), thorough=IN_CI)
+    found = leftovers.look(config.stash[BEFORE], RUN_MARK, thorough=IN_CI)
     config.stash[LEFT].extend(found)
     if found and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED

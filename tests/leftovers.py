@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ RUN_VARIABLE = "CEP_TEST_RUN"
 # The test command starts the engine when there is none, and it may stay up.
 MAY_STAY = ("dockerd", "containerd", "containerd-shim", "docker-proxy")
 TITLES = ("Globus Compute Endpoint (", "parsl: HTEX", "cep hub", "cep.agent")
+GONE_S = 10.0  # a process that was stopped is gone in this time
 # On every container of the tests (tests/integration/docker_engine.py).
 CONTAINER_LABEL = "cep.tests.pid"
 # Caches of other programs in the home directory, which a test may fill.
@@ -51,6 +53,16 @@ def picture(run_mark: str) -> Picture:
     """
     marked, titled = _processes(run_mark)
     return Picture(marked, titled, _containers(), _home())
+
+
+def look(before: Picture, run_mark: str, *, thorough: bool) -> list[str]:
+    """Return what `compare` finds and keeps finding: a process may take a moment to be gone."""
+    deadline = time.monotonic() + GONE_S
+    while found := compare(before, picture(run_mark), thorough=thorough):
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.2)
+    return found
 
 
 def compare(before: Picture, after: Picture, *, thorough: bool) -> list[str]:

@@ -134,7 +134,7 @@ def executor_of(
         if lending is not None:
             container.check_mount(str(lending.sets), "engine.worker_sets")
     address = address_of(settings, container)
-    arguments = htex_arguments(settings)
+    arguments = htex_arguments(settings, address)
     try:
         return Executor(
             process=process,

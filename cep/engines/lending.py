@@ -193,6 +193,7 @@ class Lending:
             "loads": "cep.engines.pool",
             "sets": str(self.sets),
             "own": {
+                "executable": "" if self.inside else sys.executable,
                 "python": f"{sys.version_info.major}.{sys.version_info.minor}",
                 "machine": platform.machine(),
                 "paths": list(paths),

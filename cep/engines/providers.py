@@ -28,6 +28,8 @@ LOOPBACK = "127.0.0.1"
 #: A node that cannot reach the endpoint says so after this time, in seconds. Parsl's 30 would hide
 #: a wrong address for minutes, while an interchange that lives answers at once.
 ADDRESS_PROBE_S = 8
+#: This host's own address cannot be wrong: only a host that is very busy takes so long.
+LOOPBACK_PROBE_S = 60
 _LAUNCHER = "launcher"
 
 
@@ -132,14 +134,19 @@ def address_of(settings: HtexSettings, container: Container | None) -> str:
     return chosen
 
 
-def htex_arguments(settings: HtexSettings) -> dict[str, Any]:
+def htex_arguments(settings: HtexSettings, address: str = "") -> dict[str, Any]:
     """Return what HighThroughputExecutor takes beyond provider, address and label.
+
+    Args:
+        settings: The engine's configuration.
+        address: Where workers connect to.
 
     Raises:
         ConfigError: A key cannot be had together with this endpoint's own interchange.
     """
     arguments = {key: value for key, value in settings.htex.items() if value is not None}
-    arguments.setdefault("address_probe_timeout", ADDRESS_PROBE_S)
+    probe_s = LOOPBACK_PROBE_S if address == LOOPBACK else ADDRESS_PROBE_S
+    arguments.setdefault("address_probe_timeout", probe_s)
     arguments.pop("block_error_handler", None)  # blocks are judged by cep.engines.blocks
     interchange = arguments.pop("interchange_launch_cmd", None)
     if interchange is not None and list(interchange) != ["interchange.py"]:

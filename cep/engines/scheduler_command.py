@@ -22,6 +22,10 @@ class SchedulerSilent(EngineError):
     """The scheduler did not answer, or not in a way that can be understood."""
 
 
+class CommandMissing(SchedulerSilent):
+    """The command is not on this host, or cannot be run here."""
+
+
 class NotUnderstood(ValueError):
     """A command printed something else than it should."""
 
@@ -48,7 +52,8 @@ def run(command: Sequence[str] | str, timeout_s: float | None) -> Said:
         timeout_s: Seconds that it may take; None for ever.
 
     Raises:
-        SchedulerSilent: It could not be run, or did not end in time and was killed.
+        CommandMissing: It cannot be run here.
+        SchedulerSilent: It did not end in time and was killed.
     """
     name = command if isinstance(command, str) else command[0]
     name = name.split()[0]
@@ -62,7 +67,9 @@ def run(command: Sequence[str] | str, timeout_s: float | None) -> Said:
             start_new_session=True,
         )
     except OSError as error:
-        raise SchedulerSilent(f"{name} cannot be run: {error.strerror or error}.") from error
+        raise CommandMissing(
+            f"{name} cannot be run on this host: {error.strerror or error}."
+        ) from error
     with process:
         try:
             out, err = process.communicate(timeout=timeout_s)

@@ -1,18 +1,17 @@
 """Ask the scheduler whether it would take a script, without running anything.
 
 Slurm has `sbatch --test-only`. PBS has no such thing, so the job is submitted held (`qsub -h`) and
-deleted at once (`qdel`). Every command has a time-out. One thread; plain `subprocess`.
+deleted at once (`qdel`). Every command has a time-out. One thread.
 """
 
 from __future__ import annotations
 
-import contextlib
 import shlex
-import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from cep.engines.scheduler_command import CommandMissing, SchedulerSilent, run
 from cep.errors import ConfigError, SoftwareError, TemporaryFailure, Unavailable
 
 _WORDS_SHOWN = 500  # characters of a scheduler's answer
@@ -76,42 +75,20 @@ def _delete(job: str, timeout_s: float) -> None:
 
 def _run(words: Sequence[str], timeout_s: float) -> str:
     try:
-        process = subprocess.Popen(
-            words,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
-            start_new_session=True,
-        )
-    except OSError as error:
+        said = run(words, timeout_s)
+    except CommandMissing as error:
         raise Unavailable(
-            f"The command {words[0]} cannot be run on this host: {error.strerror}.",
+            f"The command {error.message}",
             hint="Run this where jobs are submitted, on a login node.",
         ) from error
-    with process:
-        try:
-            out, err = process.communicate(timeout=timeout_s)
-        except subprocess.TimeoutExpired as error:
-            _kill(process)
-            raise TemporaryFailure(
-                f"{words[0]} did not answer within {timeout_s:g} s.",
-                hint="Is the scheduler down? Try again, or set a longer cmd_timeout.",
-            ) from error
-    if process.returncode != 0:
-        said = " ".join((err.strip() or out.strip() or "no words").split())[:_WORDS_SHOWN]
+    except SchedulerSilent as error:
+        raise TemporaryFailure(
+            error.message, hint="Is the scheduler down? Try again, or set a longer cmd_timeout."
+        ) from error
+    if said.code != 0:
+        told = " ".join((said.stderr.strip() or said.stdout.strip() or "no words").split())
         raise ConfigError(
-            f"The scheduler refuses the job: {said} ({words[0]} ended with {process.returncode})."
+            f"The scheduler refuses the job: {told[:_WORDS_SHOWN]} ({words[0]} ended with "
+            f"{said.code})."
         )
-    return (out.strip() or err.strip())[:_WORDS_SHOWN]
-
-
-def _kill(process: subprocess.Popen[str]) -> None:
-    """End the command and whatever it started, which may hold its output open."""
-    import os
-    import signal
-
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    return (said.stdout.strip() or said.stderr.strip())[:_WORDS_SHOWN]

@@ -332,6 +332,8 @@ def tell(facts: Mapping[str, Any], here: Path) -> str:
 def _refuse(facts: Mapping[str, Any], here: Path, argv: Sequence[str], why: Refused) -> NoReturn:
     """Say it on the error output, and where the endpoint reads it."""
     block, python, choice = argv[:3]
+    # The endpoint itself runs in its own Python: what is amiss there is being installed just now.
+    everywhere = why.everywhere and python != facts["own"]["executable"]
     minor = ".".join(platform.python_version_tuple()[:2])
     sentence = (
         f"{python} (Python {platform.python_version()}, chosen because {choice}): {why}. Install "
@@ -345,7 +347,7 @@ def _refuse(facts: Mapping[str, Any], here: Path, argv: Sequence[str], why: Refu
         place.mkdir(mode=0o700, parents=True, exist_ok=True)
         part = place / f"refused.{platform.node()}.{os.getpid()}.part"
         part.write_text(f"{sentence}\n", encoding="utf-8")
-        part.replace(place / (REFUSED if why.everywhere else FAILED))
+        part.replace(place / (REFUSED if everywhere else FAILED))
     sys.exit(EXIT_REFUSED)
 
 

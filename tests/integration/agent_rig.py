@@ -264,7 +264,7 @@ class Bench:
     def kill(self, child: subprocess.Popen[bytes]) -> None:
         """kill -9, and wait for the end."""
         child.kill()
-        child.wait(30)
+        child.wait(60)
 
     def stop(self, child: subprocess.Popen[bytes], number: int = signal.SIGTERM) -> int:
         """Send a stop signal and return the exit code."""
@@ -312,10 +312,9 @@ class Bench:
             onto: An earlier account to go on with.
         """
         account = onto or Account(self.labels)
-        deadline = time.monotonic() + within_s
         with self.broker.channel() as channel:
-            left = deadline - time.monotonic()
-            for method, _, body in channel.consume(self.results_queue, inactivity_timeout=left):
+            deadline = time.monotonic() + within_s
+            for method, _, body in channel.consume(self.results_queue, inactivity_timeout=within_s):
                 if method is None or time.monotonic() > deadline:
                     break
                 channel.basic_ack(method.delivery_tag)
@@ -323,6 +322,14 @@ class Bench:
                 if len(account.answers) >= wanted:
                     break
             channel.cancel()
+        account.executions = Counter(self.executed.read_text().split())
+        return account
+
+    def collect_rest(self, account: Account) -> Account:
+        """Read what lies in the result queue, after the last one who writes there has ended."""
+        with self.broker.channel() as channel:
+            while (got := channel.basic_get(self.results_queue, auto_ack=True))[0] is not None:
+                self._enter(account, got[2])
         account.executions = Counter(self.executed.read_text().split())
         return account
 
@@ -346,7 +353,7 @@ class Bench:
             if child.poll() is None:
                 with contextlib.suppress(ProcessLookupError):
                     child.kill()
-                child.wait(30)
+                child.wait(60)
         self._service.shutdown()
         self._service.server_close()
         with self.broker.channel() as channel:

@@ -77,14 +77,14 @@ class EmbeddedBroker:
         assert process is not None
         assert process.stdin is not None
         process.stdin.close()
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
         self._forget()
 
     def kill(self) -> None:
         """End the broker as a power cut would."""
         assert self._process is not None
         self._process.kill()
-        self._process.wait(20)
+        self._process.wait(60)
         self._forget()
 
     def restart(self) -> None:

@@ -60,7 +60,7 @@ class HubProcess:
             [CEP, "hub", *words, "--state-dir", self.state_dir],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=200,
             check=False,
             env={**_own_environment(), **self.variables},
         )
@@ -76,7 +76,7 @@ class HubProcess:
         """`kill -9`, and wait until the process is gone."""
         process = psutil.Process(self.running["pid"])
         process.send_signal(signal.SIGKILL)
-        psutil.wait_procs([process], timeout=10)
+        psutil.wait_procs([process], timeout=60)
 
     @property
     def running(self) -> dict[str, Any]:
@@ -178,7 +178,7 @@ class Rest:
         """`online` or `offline`."""
         return str(self("GET", f"/v2/endpoints/{endpoint_id}/status")["status"])
 
-    def results(self, group: str, count: int, timeout_s: float = 20) -> list[bytes]:
+    def results(self, group: str, count: int, timeout_s: float = 60) -> list[bytes]:
         """Take this many results from the task group's queue, as the SDK does."""
         found = self("GET", "/v2/get_amqp_result_connection_url")
         bodies = []
@@ -216,7 +216,7 @@ class FakeEndpoint:
         """Come back after `close`, with the same login."""
         self._connect()
 
-    def take(self, count: int, timeout_s: float = 20) -> list[tuple[dict[str, Any], bytes]]:
+    def take(self, count: int, timeout_s: float = 60) -> list[tuple[dict[str, Any], bytes]]:
         """Take this many tasks, exclusively and acked: headers and body of each."""
         taken = []
         queue = self.answer["task_queue_info"]["queue"]
@@ -250,17 +250,22 @@ class FakeEndpoint:
         """Send a status report."""
         self.send("heartbeat_queue_info", pack_status_report(self.id, state))
 
-    def wait_cut_off(self, within_s: float = 10) -> None:
+    def wait_cut_off(self) -> None:
         """Wait until the broker has closed the connection."""
-        deadline = time.monotonic() + within_s
-        while (left := deadline - time.monotonic()) > 0:
-            try:
-                self.connection.process_data_events(time_limit=left)
-            except pika.exceptions.AMQPError:
-                return
-        raise AssertionError(f"the connection is still there after {within_s} s")
+        wait_cut_off(self.connection)
 
     def close(self) -> None:
         """Disconnect."""
         if self.connection.is_open:
             self.connection.close()
+
+
+def wait_cut_off(connection: pika.BlockingConnection, within_s: float = 60) -> None:
+    """Wait until the broker has closed this connection."""
+    deadline = time.monotonic() + within_s
+    while (left := deadline - time.monotonic()) > 0:
+        try:
+            connection.process_data_events(time_limit=left)
+        except pika.exceptions.AMQPError:
+            return
+    raise AssertionError(f"the connection is still there after {within_s} s")

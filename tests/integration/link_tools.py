@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import time
 import uuid
 from collections.abc import Callable
 from typing import TypeVar
 
-from cep.amqp.events import AmqpEvent
+from cep.amqp.events import AmqpEvent, LinkDown
 from cep.model import PublishKwargs, QueueAddress
 from tests.integration.rabbitmq import RabbitMq
 
@@ -56,7 +57,10 @@ class Inbox:
                 return event
 
     def collect(
-        self, until: Callable[[], bool], take: Callable[[AmqpEvent], None], deadline_s: float
+        self,
+        until: Callable[[], bool],
+        take: Callable[[AmqpEvent], None],
+        deadline_s: float = DEADLINE_S,
     ) -> None:
         """Give each event to `take` until the condition holds."""
         end = time.monotonic() + deadline_s
@@ -77,6 +81,18 @@ def make_queue(rabbitmq: RabbitMq, url: str | None = None) -> QueueAddress:
     return QueueAddress(url=url or rabbitmq.url, queue=name, publish=route)
 
 
+def cut_off(rabbitmq: RabbitMq, inbox: Inbox) -> LinkDown:
+    """Have the broker close the administrator's connections until a link says so.
+
+    RabbitMQ lists a connection a moment after it was opened, and closes those that it lists.
+    """
+    for _ in range(int(DEADLINE_S)):
+        rabbitmq.close_connections()
+        with contextlib.suppress(AssertionError):
+            return inbox.wait(LinkDown, deadline_s=1.0)
+    raise AssertionError(f"no LinkDown in {DEADLINE_S} s; came: {inbox.seen[-10:]}")
+
+
 def put_messages(rabbitmq: RabbitMq, address: QueueAddress, bodies: list[bytes]) -> None:
     """Publish bodies to the queue from outside, and know that they are in it."""
     import pika
@@ -86,6 +102,13 @@ def put_messages(rabbitmq: RabbitMq, address: QueueAddress, bodies: list[bytes])
         for body in bodies:
             properties = pika.BasicProperties(delivery_mode=2, headers={"n": "x"})
             channel.basic_publish("", address.queue, body, properties)
+
+
+def wait_for_depth(rabbitmq: RabbitMq, address: QueueAddress, wanted: int) -> None:
+    """Wait until so many messages are ready: what was given back is so a moment later."""
+    end = time.monotonic() + DEADLINE_S
+    while (found := depth(rabbitmq, address)) != wanted:
+        assert time.monotonic() < end, f"{found} messages are ready, not {wanted}"
 
 
 def depth(rabbitmq: RabbitMq, address: QueueAddress) -> int:

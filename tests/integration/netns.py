@@ -15,6 +15,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import IO, Any
@@ -23,6 +25,7 @@ import psutil
 import pytest
 
 NAME_PREFIX = "cep-"
+GONE_S = 30.0  # a process of a command that has ended is gone in this time, or was left behind
 _SBIN = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/sbin"))
 
 
@@ -65,6 +68,8 @@ class NetworkNamespace:
         traceback: TracebackType | None,
     ) -> None:
         try:
+            if kind is None:
+                self.wait_until_empty()
             left = self.end_processes()
         finally:
             self._ip("netns", "del", self.name)
@@ -122,6 +127,18 @@ class NetworkNamespace:
         """Processes that live in this network now."""
         return [int(word) for word in self._ip("netns", "pids", self.name).split()]
 
+    def wait_until_empty(self, within_s: float = GONE_S) -> list[int]:
+        """Wait until nothing lives here: what was stopped may take a moment more to be gone.
+
+        Returns:
+            Those that live still when the time is over.
+        """
+        deadline = time.monotonic() + within_s
+        pause = threading.Event()
+        while (left := self.pids()) and time.monotonic() < deadline:
+            pause.wait(0.05)
+        return left
+
     def end_processes(self, containing: str = "") -> list[str]:
         """End what still runs here (TERM, then KILL); return their command lines.
 
@@ -143,10 +160,10 @@ class NetworkNamespace:
             except psutil.NoSuchProcess:
                 continue
             processes.append(process)
-        _, alive = psutil.wait_procs(processes, timeout=5)
+        _, alive = psutil.wait_procs(processes, timeout=GONE_S)
         for process in alive:
             process.kill()
-        psutil.wait_procs(alive, timeout=5)
+        psutil.wait_procs(alive, timeout=GONE_S)
         return told
 
     @staticmethod

@@ -304,7 +304,7 @@ class Witness:
     def __exit__(self, *_: object) -> None:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end:
             end.sendto(b"", str(self.path))
-        self._thread.join(5)
+        self._thread.join(60)
         self._socket.close()
 
     def wait_for(self, number: int, within_s: float) -> list[str]:

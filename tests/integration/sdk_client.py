@@ -1,7 +1,8 @@
 """What researchers do with the official SDK: run in an environment that has it and nothing of ours.
 
 `sdk_client.py VERB ENDPOINT_ID [ARGUMENT...]`; the last line on stdout is the answer as JSON. The
-tests (test_sdk_scenarios.py and others) start it and judge the answer.
+tests (test_sdk_scenarios.py and others) start it and judge the answer. `sdk_client.py several
+CALL...` makes several such calls, each a JSON list, one after the other.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import json
 import sys
 import threading
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -359,5 +361,18 @@ VERBS = {
     "memory": memory,
 }
 
+
+def several(*calls: str) -> list[dict[str, Any]]:
+    """Run verbs in turn, each given as a JSON list with its arguments; tell of each what came."""
+    told: list[dict[str, Any]] = []
+    for verb, *arguments in map(json.loads, calls):
+        try:
+            told.append({"answer": VERBS[verb](*arguments)})
+        except Exception:
+            told.append({"failure": traceback.format_exc()})
+    return told
+
+
 if __name__ == "__main__":
-    print(json.dumps(VERBS[sys.argv[1]](*sys.argv[2:])), flush=True)
+    wanted = several if sys.argv[1] == "several" else VERBS[sys.argv[1]]
+    print(json.dumps(wanted(*sys.argv[2:])), flush=True)

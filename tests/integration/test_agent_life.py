@@ -14,7 +14,8 @@ from cep.agent.control import call
 from cep.errors import Unavailable
 from cep.paths import EndpointPaths
 from cep.wire.task import pack_task
-from tests.integration.agent_rig import FUNCTION, Bench, bench, note
+from tests.integration.agent_rig import FUNCTION, Account, Bench, bench, note
+from tests.integration.faults.fs_rig import gated, wait_for_trace, wait_until
 from tests.integration.rabbitmq import RabbitMq
 
 THREADS = "engine: {type: ThreadPoolEngine, max_workers: 2}\nheartbeat_period: 5\n"
@@ -36,14 +37,6 @@ def fail(_executed: str, label: str) -> str:
     raise ValueError(f"no {label} today")
 
 
-def wait_for_file(_executed: str, label: str, path: str) -> str:
-    """Runs until the file appears (inotify), so a test decides when it ends."""
-    import subprocess
-
-    subprocess.run(["sh", "-c", 'until [ -e "$0" ]; do sleep 0.05; done', path], check=True)
-    return label
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGQUIT])
 def test_tasks_run_and_a_stop_signal_ends_the_agent_in_order(scene: Bench, number: int) -> None:
     agent = scene.start()
@@ -54,7 +47,7 @@ def test_tasks_run_and_a_stop_signal_ends_the_agent_in_order(scene: Bench, numbe
     assert scene.stop(agent, number) == 0
     assert not paths(scene).lease.exists()
     assert not paths(scene).pid_file.exists()
-    scene.collect(10**6, within_s=1)
+    scene.collect_rest(account)
     assert scene.reports[-1]["global_state"]["heartbeat_period"] == 0
     assert scene.reports[-1]["global_state"]["active"] is False
 
@@ -130,19 +123,20 @@ def test_unstarted_tasks_survive_a_stop_and_running_ones_are_answered(
 ) -> None:
     agent = scene.start()
     gate = tmp_path / "gate"
-    blocked = scene.submit(wait_for_file, ["x", "y"], str(gate))
+    blocked = scene.submit(gated, ["x", "y"], str(gate))
+    for label in ("x", "y"):
+        wait_for_trace(scene, label)
     scene.submit(note, ["later-1", "later-2"])
-    call(paths(scene), {"do": "status"})
-    scene.collect(1, within_s=1)
+    wait_until(scene, lambda seen: seen["tasks"]["received"] == 4)
     call(paths(scene), {"do": "stop", "drain_s": 0})
     assert agent.wait(60) == 0, scene.log()
-    stopped = scene.collect(2, within_s=5)
+    stopped = scene.collect_rest(Account(scene.labels))
     gate.touch()
     assert set(stopped.answers) == set(blocked)
     agent = scene.start()
     account = scene.collect(2)
     assert account.errors == []
-    assert sorted(account.executions) == ["later-1", "later-2"]
+    assert sorted(account.executions) == ["later-1", "later-2", "x", "y"]
     scene.stop(agent)
 
 
@@ -151,11 +145,11 @@ def test_a_stop_signal_gives_running_tasks_the_configured_time(
 ) -> None:
     scene.configure(THREADS + "drain_timeout: 0\n")
     agent = scene.start()
-    (blocked,) = scene.submit(wait_for_file, ["x"], str(tmp_path / "gate"))
-    scene.collect(1, within_s=1)
+    (blocked,) = scene.submit(gated, ["x"], str(tmp_path / "gate"))
+    wait_for_trace(scene, "x")
     assert scene.stop(agent) == 0
     (tmp_path / "gate").touch()
-    assert set(scene.collect(1, within_s=5).answers) == {blocked}
+    assert set(scene.collect_rest(Account(scene.labels)).answers) == {blocked}
     assert "signal SIGTERM: stopping; running tasks get 0 s" in scene.log()
 
 
@@ -172,7 +166,7 @@ def test_a_stop_request_with_a_wrong_time_is_refused_and_the_agent_goes_on(scene
 def test_a_failed_setup_is_a_configuration_error_with_its_output(scene: Bench) -> None:
     scene.configure(THREADS + "endpoint_setup: |\n  echo the disk is on fire\n  exit 9\n")
     agent = scene.start(crash="none:1")
-    assert agent.wait(30) == 78
+    assert agent.wait(60) == 78
     assert "status 9" in scene.words[-1]["error"]
     assert "the disk is on fire" in scene.words[-1]["error"]
 
@@ -180,7 +174,7 @@ def test_a_failed_setup_is_a_configuration_error_with_its_output(scene: Bench) -
 def test_a_setup_that_does_not_end_is_ended_after_its_time(scene: Bench) -> None:
     scene.configure(THREADS + "endpoint_setup: sleep 600\nendpoint_setup_timeout: 1\n")
     agent = scene.start(crash="none:1")
-    assert agent.wait(30) == 78
+    assert agent.wait(60) == 78
     assert "within 1 s (endpoint_setup_timeout)" in scene.words[-1]["error"]
 
 
@@ -203,7 +197,7 @@ def test_a_teardown_that_a_crash_prevented_runs_at_the_next_start(
 def test_a_second_start_is_refused_and_says_where_the_first_runs(scene: Bench) -> None:
     agent = scene.start()
     second = scene.start(crash="none:1")
-    assert second.wait(30) == 73
+    assert second.wait(60) == 73
     assert str(agent.pid) in scene.words[-1]["error"]
     scene.stop(agent)
 

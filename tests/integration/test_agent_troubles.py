@@ -13,8 +13,9 @@ import pytest
 from cep.agent.control import call
 from cep.agent.intake import HOLD_DISK
 from cep.paths import EndpointPaths
-from tests.integration.agent_rig import Bench, bench, note
+from tests.integration.agent_rig import Account, Bench, bench, note
 from tests.integration.rabbitmq import RabbitMq
+from tests.integration.scene import until
 
 THREADS = "engine: {type: ThreadPoolEngine, max_workers: 1}\nheartbeat_period: 5\n"
 
@@ -51,9 +52,19 @@ def take_lease_over(scene: Bench) -> None:
     twin.rename(paths(scene).lease)
 
 
-def test_a_suspended_agent_whose_lease_was_taken_over_touches_nothing_when_it_returns(
-    scene: Bench,
+def test_an_agent_whose_lease_was_taken_over_touches_nothing_when_it_notices(
+    scene: Bench, tmp_path: Path, rabbitmq: RabbitMq
 ) -> None:
+    """One agent is suspended meanwhile; one is idle, and notices at its next heartbeat."""
+    with bench(tmp_path / "idle", rabbitmq) as idle:
+        idle.configure(THREADS)
+        unsuspecting = idle.start()
+        take_lease_over(idle)
+        suspend_and_take_over(scene)
+        assert unsuspecting.wait(60) == 73
+
+
+def suspend_and_take_over(scene: Bench) -> None:
     agent = scene.start()
     scene.submit(note, ["before"])
     assert len(scene.collect(1).answers) == 1
@@ -62,19 +73,13 @@ def test_a_suspended_agent_whose_lease_was_taken_over_touches_nothing_when_it_re
     scene.submit(note, ["after"])
     assert scene.collect(1, within_s=1).answers == {}
     agent.send_signal(signal.SIGCONT)
-    assert agent.wait(30) == 73
-    assert scene.queued() == 1
-    account = scene.collect(1, within_s=1)
+    assert agent.wait(60) == 73
+    until(lambda: scene.queued() == 1, within_s=60, what="the task is back at the broker")
+    account = scene.collect_rest(Account(scene.labels))
     assert account.answers == {}
     assert list(account.executions) == ["before"]
     assert "taken over" in scene.log()
     assert "elsewhere" in paths(scene).lease.read_text()
-
-
-def test_an_idle_agent_notices_the_take_over_at_its_next_heartbeat(scene: Bench) -> None:
-    agent = scene.start()
-    take_lease_over(scene)
-    assert agent.wait(30) == 73
 
 
 def test_refused_credentials_are_asked_for_again(scene: Bench) -> None:

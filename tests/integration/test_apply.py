@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
@@ -98,11 +98,12 @@ class Admin:
 
     def files(self) -> dict[str, bytes]:
         """Every file below the user directory."""
-        return {
-            str(path.relative_to(self.base)): path.read_bytes()
-            for path in self.base.rglob("*")
-            if path.is_file()
-        }
+        found = {}
+        for path in self.base.rglob("*"):
+            with suppress(FileNotFoundError):  # agents write anew what then takes another's place
+                if path.is_file():
+                    found[str(path.relative_to(self.base))] = path.read_bytes()
+        return found
 
     def config(self, name: str) -> Path:
         return self.base / name / "config.yaml"

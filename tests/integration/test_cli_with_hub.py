@@ -10,7 +10,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
 from tests.integration.hub_rig import HubProcess
@@ -52,7 +51,7 @@ class Account:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=200,
             check=False,
         )
         assert done.returncode == code, f"{words}: {done.stdout}{done.stderr}{self.log()}"
@@ -80,35 +79,6 @@ def account(hub: HubProcess, tmp_path: Path) -> Iterator[Account]:
     found.cep("stop", "--all", "--now")
 
 
-def end(pid: object, number: int) -> None:
-    """Send a signal and wait until the process is gone."""
-    process = psutil.Process(int(str(pid)))
-    process.send_signal(number)
-    gone, _ = psutil.wait_procs([process], timeout=30)
-    assert gone
-
-
-def test_list_walks_through_the_four_states_and_back(account: Account) -> None:
-    assert account.state() == "Initialized"
-    told = account.cep("start", "ep").stdout
-    endpoint_id = json.loads((account.base / "ep" / "endpoint.json").read_text())["endpoint_id"]
-    assert told == f"Starting endpoint; registered ID: {endpoint_id}\n"
-    assert account.state() == "Running"
-    running = account.status()
-    assert running["service"] == "online"
-    assert account.cep("stop", "ep").stdout == "> Endpoint <ep> is now stopped\n"
-    assert account.state() == "Stopped"
-    assert account.status()["service"] == "offline"
-    assert account.cep("start", endpoint_id).stdout == told  # the same id again, by its id
-    end(account.status()["pid"], signal.SIGKILL)
-    assert account.state() == "Disconnected"
-    assert account.cep("stop", "ep").stdout == "Endpoint not active.\n"
-    account.cep("start", "ep")
-    assert account.state() == "Running"
-    end(account.status()["pid"], signal.SIGQUIT)
-    assert account.state() == "Stopped"
-
-
 def test_what_configure_wrote_is_enough_without_the_shell_s_service_variables(
     account: Account,
 ) -> None:
@@ -117,13 +87,8 @@ def test_what_configure_wrote_is_enough_without_the_shell_s_service_variables(
     account.cep("restart", "ep", without=bare)
     told = account.cep("status", "ep", "--remote", "--json", without=bare).stdout
     assert json.loads(told)["service"] == "online"
-
-
-def test_a_second_start_is_73_and_says_where_it_runs(account: Account) -> None:
-    account.cep("start", "ep")
-    again = account.cep("start", "ep", code=73)
-    assert str(account.status()["pid"]) in again.stderr
-    assert account.state() == "Running"
+    account.cep("stop", "ep")
+    assert account.status()["service"] == "offline"
 
 
 def test_pause_holds_over_a_restart(account: Account) -> None:
@@ -177,7 +142,7 @@ def test_an_agent_in_the_foreground_says_the_line_and_ends_in_order(account: Acc
         assert agent.stdout.readline().startswith("Starting endpoint; registered ID: ")
         assert account.state() == "Running"
         agent.send_signal(signal.SIGTERM)
-        assert agent.wait(30) == 0
+        assert agent.wait(60) == 0
     assert account.state() == "Stopped"
 
 

@@ -26,8 +26,10 @@ def scene() -> Iterator[Scene]:
 
 
 def left_behind(scene: Scene) -> tuple[list[int], list[Path]]:
-    """Processes in the scene's network, and files in its home and temporary directories."""
-    return scene.network.pids(), [path for path in scene.root.rglob("*") if path.name != "tmp"]
+    """Processes that stay in the scene's network, and files in its home and temporary directory."""
+    return scene.network.wait_until_empty(), [
+        path for path in scene.root.rglob("*") if path.name != "tmp"
+    ]
 
 
 def test_the_demo_prints_its_account_and_leaves_nothing(scene: Scene) -> None:
@@ -40,18 +42,23 @@ def test_the_demo_prints_its_account_and_leaves_nothing(scene: Scene) -> None:
     assert left_behind(scene) == ([], [])
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "term"])
-def test_an_interrupted_demo_leaves_nothing(scene: Scene, number: signal.Signals) -> None:
-    process = scene.network.popen([CEP, "demo"], env=scene.environment, cwd=scene.root)
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith("Endpoint ID:"):
-            break
-    process.send_signal(number)
-    rest, _ = process.communicate(timeout=60)
-    assert process.returncode == 128 + number, rest
-    assert "Traceback" not in rest
-    assert left_behind(scene) == ([], [])
+def test_an_interrupted_demo_leaves_nothing(scene: Scene) -> None:
+    with Scene() as other:  # side by side: Ctrl-C for one, the other is ended
+        begun = [
+            (one, number, one.network.popen([CEP, "demo"], env=one.environment, cwd=one.root))
+            for one, number in ((scene, signal.SIGINT), (other, signal.SIGTERM))
+        ]
+        for _, number, process in begun:
+            assert process.stdout is not None
+            for line in process.stdout:
+                if line.startswith("Endpoint ID:"):
+                    break
+            process.send_signal(number)
+        for one, number, process in begun:
+            rest, _ = process.communicate(timeout=100)
+            assert process.returncode == 128 + number, rest
+            assert "Traceback" not in rest
+            assert left_behind(one) == ([], [])
 
 
 def test_a_taken_port_is_named_with_its_owner(scene: Scene) -> None:
@@ -79,6 +86,6 @@ def test_a_failing_step_gives_its_words_and_code_and_leaves_nothing(scene: Scene
     assert done.returncode == 70
     assert done.stderr.startswith("cep: The hub ended before it served.")
     assert "not today" in done.stderr
-    assert scene.network.pids() == []
+    assert scene.network.wait_until_empty() == []
     listing = {path.name for path in (scene.root / "tmp").iterdir()}
     assert listing - {"__pycache__"} == {"uvicorn.py"}

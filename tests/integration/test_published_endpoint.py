@@ -51,7 +51,7 @@ def test_the_published_endpoint_registers_with_the_hub_and_runs_tasks(
         endpoint_id = json.loads(registered)["endpoint_id"]
         assert scene.sdk("many", endpoint_id, "20")["right"]
         assert "ZeroDivisionError" in scene.sdk("exception", endpoint_id)["text"]
-        assert scene.sdk("until-status", endpoint_id, "online", "12")["status"] == "online"
+        assert scene.sdk("until-status", endpoint_id, "online", "60")["status"] == "online"
     finally:
         scene.command([published, "stop", NAME])
         # It leaves its blocks to find out by themselves, which takes them minutes.

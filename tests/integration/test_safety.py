@@ -10,7 +10,7 @@ import json
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
 from pathlib import Path
@@ -70,13 +70,14 @@ def tree(pid: int) -> list[Process]:
     found = []
     root = psutil.Process(pid)
     for one in (root, *root.children(recursive=True)):
-        listening = [
-            entry.laddr.ip
-            for entry in one.net_connections(kind="tcp")
-            if entry.status == psutil.CONN_LISTEN
-        ]
-        environ = Path(f"/proc/{one.pid}/environ").read_bytes()
-        found.append(Process(one.pid, one.cmdline(), environ, listening))
+        with suppress(psutil.NoSuchProcess, ProcessLookupError, FileNotFoundError):  # it has ended
+            listening = [
+                entry.laddr.ip
+                for entry in one.net_connections(kind="tcp")
+                if entry.status == psutil.CONN_LISTEN
+            ]
+            environ = Path(f"/proc/{one.pid}/environ").read_bytes()
+            found.append(Process(one.pid, one.cmdline(), environ, listening))
     return found
 
 
@@ -97,7 +98,10 @@ def too_open(*roots: Path) -> list[str]:
     wrong = []
     for root in roots:
         for path in (root, *root.rglob("*")):
-            mode = path.lstat().st_mode
+            try:
+                mode = path.lstat().st_mode
+            except FileNotFoundError:  # a file that takes the place of another goes by two names
+                continue
             wanted = 0o700 if stat.S_ISDIR(mode) else 0o600
             if not stat.S_ISLNK(mode) and stat.S_IMODE(mode) != wanted:
                 wrong.append(f"{path} {stat.S_IMODE(mode):o}")

@@ -290,7 +290,7 @@ async def _run(
     work: Callable[[Hub], Coroutine[Any, Any, None]],
     state_dir: Path,
     messaging: FakeMessaging,
-    deadline_s: float | None = 30,
+    deadline_s: float | None = 100,
 ) -> None:
     files = HubFiles(state_dir)
     store = Store(files.database)

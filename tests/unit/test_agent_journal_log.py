@@ -21,7 +21,7 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.socket.bind(str(path))
-        self.socket.settimeout(5)
+        self.socket.settimeout(60)
 
     def hears(self) -> dict[str, str]:
         """The fields of the next entry, read as the protocol has them."""

@@ -19,12 +19,14 @@ class FakeHeld:
 
     def __init__(self) -> None:
         self.answers = threading.Event()
+        self.asked = threading.Event()
         self.lost = False
         self.checks = 0
 
     def check(self) -> None:
         self.checks += 1
-        self.answers.wait(10)
+        self.asked.set()
+        self.answers.wait(60)
         if self.lost:
             raise LeaseLost("somebody else's")
 
@@ -49,6 +51,7 @@ def test_a_home_that_hangs_is_waited_for_once_and_a_lost_lease_is_told_later(
     events: queue.SimpleQueue[LeaseGone] = queue.SimpleQueue()
     keeper = keeper_of(held, events)
     keeper.check()  # no answer: it proves nothing
+    assert held.asked.wait(60)
     monkeypatch.setattr(lease_keeper, "PATIENCE_S", 60.0)
     for _ in range(10):
         keeper.check()
@@ -56,7 +59,7 @@ def test_a_home_that_hangs_is_waited_for_once_and_a_lost_lease_is_told_later(
     assert held.checks == 1, "no question is asked while one is unanswered"
     held.lost = True
     held.answers.set()
-    assert isinstance(events.get(timeout=10).error, LeaseLost)
+    assert isinstance(events.get(timeout=60).error, LeaseLost)
     keeper.stop()
 
 
@@ -79,7 +82,7 @@ class Hanging(logging.Handler):
         self.lines: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.may.wait(10)
+        self.may.wait(60)
         self.lines.append(record.getMessage())
 
 

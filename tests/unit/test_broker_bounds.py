@@ -217,7 +217,7 @@ def test_nothing_is_lost_or_counted_wrongly_in_a_random_life(tmp_path: Path) -> 
                 while len(broker.connections) > 1:
                     await asyncio.sleep(0)
 
-            await asyncio.wait_for(others_gone(), 10)
+            await asyncio.wait_for(others_gone(), 60)
             # Acknowledgements that were cut off on their way left messages behind.
             await peer.call(Queue.Purge(queue="q"), Queue.PurgeOk)
             queue = broker.queues["q"]

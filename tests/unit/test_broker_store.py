@@ -32,7 +32,7 @@ class Answers:
     async def count(self, number: int) -> list[bool]:
         while len(self.told) < number:
             self._come.clear()
-            await asyncio.wait_for(self._come.wait(), 10)
+            await asyncio.wait_for(self._come.wait(), 60)
         return self.told
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sys
 import venv
 from pathlib import Path
@@ -302,12 +301,13 @@ def test_a_scheduler_that_hangs_is_given_up_and_nothing_stays(
     child: str, rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     configured(rig, *SLURM, "--set", "cmd_timeout=1")
-    hangs = f"echo $$ > {tmp_path}/pid; {child}sleep 60"
-    stand_in(tmp_path / "bin", "sbatch", hangs, monkeypatch)
+    monkeypatch.setenv("CEP_TEST_HANGS", str(tmp_path))
+    stand_in(tmp_path / "bin", "sbatch", f"{child}sleep 60", monkeypatch)
     done = rig.run("render", "ep", "--submit-test")
     assert done.code == 75
     assert "sbatch did not answer within 1 s" in done.err
-    assert living_of_group(int((tmp_path / "pid").read_text())) == []
+    _, alive = psutil.wait_procs(started_here(tmp_path), timeout=30)
+    assert alive == []
 
 
 def test_a_held_job_of_which_nothing_was_heard_is_told(
@@ -320,13 +320,14 @@ def test_a_held_job_of_which_nothing_was_heard_is_told(
     assert "may have taken the held job all the same" in done.err
 
 
-def living_of_group(group: int) -> list[int]:
-    """Processes of a group, without those that have ended and wait to be reaped."""
+def started_here(directory: Path) -> list[psutil.Process]:
+    """Processes that carry this directory in their environment, without zombies."""
     found = []
     for process in psutil.process_iter(["status"]):
-        with contextlib.suppress(ProcessLookupError):
-            if os.getpgid(process.pid) == group and process.info["status"] != psutil.STATUS_ZOMBIE:
-                found.append(process.pid)
+        with contextlib.suppress(psutil.Error):
+            theirs = process.environ().get("CEP_TEST_HANGS") == str(directory)
+            if theirs and process.info["status"] != psutil.STATUS_ZOMBIE:
+                found.append(process)
     return found
 
 

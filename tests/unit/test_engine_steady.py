@@ -18,8 +18,8 @@ def test_parsls_modules_measure_silence_by_the_steady_clock() -> None:
 
 def test_a_clock_that_is_set_does_not_move_it(monkeypatch: pytest.MonkeyPatch) -> None:
     steady = SteadyTime()
-    assert steady.time() == pytest.approx(time.time(), abs=1.0)
+    assert steady.time() == pytest.approx(time.time(), abs=60)
     before = steady.time()
     monkeypatch.setattr(time, "time", lambda: 0.0)
     assert before <= steady.time() < before + 60
-    assert steady.monotonic() == pytest.approx(time.monotonic(), abs=1.0)
+    assert steady.monotonic() == pytest.approx(time.monotonic(), abs=60)

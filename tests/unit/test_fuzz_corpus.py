@@ -31,12 +31,12 @@ def test_no_input_of_the_corpus_crashes_hangs_or_fills_memory(name: str) -> None
             *((f"seed {n}", d) for n, d in enumerate(target.seeds())),
             *kept(name).items(),
         ):
-            began = time.monotonic()
+            began = time.process_time()
             try:
                 one(data)
             except Exception as failure:
                 raise AssertionError(f"{label} fails: {data[:200]!r}") from failure
-            assert time.monotonic() - began < INPUT_LIMIT_S, label
+            assert time.process_time() - began < INPUT_LIMIT_S, label
     assert mutator.peak_mb() - before_mb < MEMORY_LIMIT_MB / 2
 
 

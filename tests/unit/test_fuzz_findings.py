@@ -204,7 +204,7 @@ def test_only_the_file_that_the_journal_names_is_its_body(tmp_path: Path) -> Non
 
 def _ask(path: Path, data: bytes) -> bytes:
     with socket.socket(socket.AF_UNIX) as client:
-        client.settimeout(10)
+        client.settimeout(60)
         client.connect(str(path))
         client.sendall(data)
         return client.recv(65536)

@@ -24,7 +24,7 @@ def _python(program: str, work: Path) -> subprocess.CompletedProcess[str]:
         cwd=Path(__file__).resolve().parents[2],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=250,
         check=False,
     )
 

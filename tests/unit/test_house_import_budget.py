@@ -57,7 +57,7 @@ def loaded_by(code: str) -> frozenset[str]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=250,
     )
     assert done.returncode == 0, done.stderr
     return frozenset(json.loads(done.stderr.rpartition("\n")[2]))

@@ -138,6 +138,15 @@ def test_arguments_for_the_executor_are_converted() -> None:
     assert isinstance(arguments["manager_selector"], BlockIdManagerSelector)
 
 
+def test_an_address_that_cannot_be_wrong_is_tried_for_longer() -> None:
+    def probe_s(address: str, **htex: int) -> object:
+        return htex_arguments(HtexSettings(htex=htex), address)["address_probe_timeout"]
+
+    assert probe_s("10.0.0.7") == 8
+    assert probe_s("127.0.0.1") == 60
+    assert probe_s("127.0.0.1", address_probe_timeout=3) == 3
+
+
 def test_another_interchange_is_refused() -> None:
     with pytest.raises(ConfigError, match="interchange_launch_cmd"):
         htex_arguments(HtexSettings(htex={"interchange_launch_cmd": ["mine"]}))

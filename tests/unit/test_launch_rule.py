@@ -54,7 +54,7 @@ def job(made: Lending, init: str, shell: str, **variables: str) -> subprocess.Co
         capture_output=True,
         text=True,
         env={"PATH": "/usr/bin:/bin", **variables},
-        timeout=60,
+        timeout=250,
     )
 
 
@@ -76,7 +76,7 @@ def start(
         capture_output=True,
         text=True,
         env={"PATH": "/usr/bin:/bin", **variables},
-        timeout=60,
+        timeout=250,
     )
 
 

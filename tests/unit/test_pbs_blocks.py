@@ -101,9 +101,10 @@ def test_a_message_before_the_id_does_no_harm(pbs: Programs, tmp_path: Path) -> 
 def test_a_command_that_hangs_is_given_up_and_its_job_looked_for(
     pbs: Programs, tmp_path: Path, kind: str
 ) -> None:
-    made = blocks(tmp_path, kind, cmd_timeout=1)
+    made = blocks(tmp_path, kind, cmd_timeout=60)
     made.end_leftovers()
     pbs.hang("qsub")
+    made.cmd_timeout = 1
     with pytest.raises(SchedulerSilent, match="qsub did not answer within 1 s"):
         made.submit("run", 1, "parsl.L.block-0")
     pbs.answer("qselect", "13.server\n")

@@ -250,7 +250,7 @@ def run_init(tmp_path: Path, values: dict[str, Any], **environment: str) -> tupl
         capture_output=True,
         text=True,
         check=False,
-        timeout=20,
+        timeout=100,
         cwd=tmp_path,
         env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), **environment},
     )
@@ -304,5 +304,5 @@ def test_the_full_files_hold_a_script_that_bash_can_read() -> None:
     engine = load_text(profile_text(SLURM, full_values(SLURM)), "x").engine
     assert isinstance(engine, HtexSettings)
     script = str(engine.provider.arguments["worker_init"])
-    done = subprocess.run(["/bin/bash", "-n"], input=script, text=True, check=False, timeout=20)
+    done = subprocess.run(["/bin/bash", "-n"], input=script, text=True, check=False, timeout=100)
     assert done.returncode == 0

@@ -120,7 +120,7 @@ def journald(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket
     monkeypatch.setattr(audit, "JOURNAL_SOCKET", tmp_path / "socket")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as server:
         server.bind(str(tmp_path / "socket"))
-        server.settimeout(5)
+        server.settimeout(60)
         yield server
 
 

@@ -131,11 +131,17 @@ def test_a_command_that_hangs_is_killed_with_all_it_started(tmp_path: Path) -> N
     program = tmp_path / "squeue"
     program.write_text("#!/bin/sh\nsleep 60 & echo $! > $0.pid; wait\n")
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
-    with pytest.raises(SchedulerSilent, match=r"squeue did not answer within 0\.5 s"):
-        run([str(program)], 0.5)
-    child = int((tmp_path / "squeue.pid").read_text())
+    noted = tmp_path / "squeue.pid"
+    for patience_s in (0.5, 5.0, 50.0):  # a busy machine may need more to start it
+        with pytest.raises(
+            SchedulerSilent, match=rf"squeue did not answer within {patience_s:g} s"
+        ):
+            run([str(program)], patience_s)
+        if noted.exists() and noted.read_text():
+            break
+    child = int(noted.read_text())
     # A signal is on its way for a moment; the end of a process that is not ours is not announced.
-    deadline, pause = time.monotonic() + 5, threading.Event()
+    deadline, pause = time.monotonic() + 60, threading.Event()
     while lives(child):
         assert time.monotonic() < deadline, f"process {child} lives on"
         pause.wait(0.01)

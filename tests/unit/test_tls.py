@@ -87,7 +87,7 @@ def listening(context: ssl.SSLContext) -> Iterator[tuple[int, list[bytes]]]:
                 except OSError:
                     return
                 with connection, contextlib.suppress(OSError):
-                    connection.settimeout(5)
+                    connection.settimeout(60)
                     with context.wrap_socket(connection, server_side=True) as secure:
                         heard.append(secure.recv(65536))
 
@@ -151,7 +151,7 @@ def secure_service(authority: Authority) -> Iterator[StandIn]:
                     method=self.command,
                 )
                 opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-                with opener.open(request, timeout=5) as answer:
+                with opener.open(request, timeout=60) as answer:
                     body = answer.read()
                 self.send_response(answer.status)
                 self.send_header("Content-Type", "application/json")

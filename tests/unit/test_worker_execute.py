@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -225,9 +224,7 @@ def test_a_timeout_is_raised_and_does_not_hit_the_next_task(
     context: WorkerContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GC_TASK_TIMEOUT", "0.2")
-    began = time.monotonic()
-    text = fail(context, tasks.spin, 20).data
-    assert time.monotonic() - began < 10
+    text = fail(context, tasks.spin, 20).data  # else it would return when its time is over
     assert "parsl.app.errors.AppTimeout" in text
     for _ in range(20):
         assert not run(context, tasks.add, 1, 1).is_error

@@ -157,6 +157,21 @@ def test_another_package_of_our_name_is_told(facts: dict[str, Any]) -> None:
     assert "another package of the name cep" in refused(facts, "cep-endpoint")
 
 
+@pytest.mark.parametrize(
+    ("python", "name"), [("/elsewhere/python3", lend.REFUSED), (sys.executable, lend.FAILED)]
+)
+def test_in_the_endpoint_s_own_python_a_lack_is_of_the_moment(
+    facts: dict[str, Any], tmp_path: Path, python: str, name: str
+) -> None:
+    """While its packages are installed anew they are not there: the next block may find them."""
+    why = lend.Refused("it has another package of the name cep, which hides the worker")
+    with pytest.raises(SystemExit):
+        lend._refuse(facts, tmp_path / "python", ["7", python, "it is so", "module"], why)
+    (told,) = (tmp_path / "block-7").iterdir()
+    assert told.name == name
+    assert "hides the worker" in told.read_text()
+
+
 def test_what_is_not_as_at_the_endpoint_is_named(facts: dict[str, Any]) -> None:
     here = dict(facts["endpoint"]["packages"])
     assert lend.differences(facts, here) == []

@@ -62,7 +62,7 @@ class Client:
         self._ended.set()
         self._parcels.put(None)
         for thread in self._threads:
-            thread.join(20)
+            thread.join(60)
             assert not thread.is_alive(), f"the {thread.name} did not end"
 
     def submit(self, parcels: Sequence[Parcel]) -> None:

@@ -19,7 +19,7 @@ from tests.integration.faults.site import WORKERS, Site
 from tests.integration.scene import until
 
 Begun = Callable[[], None]
-NOTICED_S = 30.0
+NOTICED_S = 60.0
 # RabbitMQ's own values; source: its documentation of consumers and of rabbitmq.conf.
 DEFAULT_CONSUMER_TIMEOUT_MS, DEFAULT_TICK_MS = 1_800_000, 60_000
 SHORT_CONSUMER_TIMEOUT_MS, SHORT_TICK_MS = 1_000, 300
@@ -59,7 +59,7 @@ def kill_agent_and_start_two(site: Site, _step: Step, begun: Begun) -> float:
     begun()
     now = time.monotonic()
     pair = [site.launch(), site.launch()]
-    until(lambda: any(one.poll() is not None for one in pair), within_s=30, what="one gives way")
+    until(lambda: any(one.poll() is not None for one in pair), within_s=60, what="one gives way")
     loser, winner = sorted(pair, key=lambda one: one.poll() is None)
     assert loser.returncode == ALREADY_RUNS, site.scene.log()
     assert winner.poll() is None, site.scene.log()
@@ -86,7 +86,7 @@ def start_second_agent(site: Site, _step: Step, begun: Begun) -> float:
     now = time.monotonic()
     begun()
     second = site.scene.start(crash="none:1")
-    assert second.wait(30) == ALREADY_RUNS, site.scene.words
+    assert second.wait(60) == ALREADY_RUNS, site.scene.words
     assert site.agent.poll() is None, "the first agent goes on"
     return now
 
@@ -203,6 +203,11 @@ def time_consumer_out(site: Site, _step: Step, begun: Begun) -> float:
     set_consumer_timeout(site, SHORT_CONSUMER_TIMEOUT_MS, SHORT_TICK_MS)
     try:
         downs = site.count_in_log("link tasks is up again")
+        until(
+            lambda: len(site.broker.connections_of(site.user)) >= 2,
+            within_s=NOTICED_S,
+            what="the broker lists both of its connections",
+        )
         site.broker.close_connections(site.user)
         until(
             lambda: site.count_in_log("link tasks is up again") > downs,

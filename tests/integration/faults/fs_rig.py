@@ -40,7 +40,7 @@ def status(scene: Bench) -> dict[str, Any]:
 
 
 def wait_until(
-    scene: Bench, true: Callable[[dict[str, Any]], bool], within_s: float = 20.0
+    scene: Bench, true: Callable[[dict[str, Any]], bool], within_s: float = 60.0
 ) -> dict[str, Any]:
     """Ask the agent until its picture is as wanted, and return it."""
     deadline = time.monotonic() + within_s
@@ -51,7 +51,7 @@ def wait_until(
         assert time.monotonic() < deadline, f"{seen}\n{scene.log()}"
 
 
-def wait_for_trace(scene: Bench, label: str, within_s: float = 20.0) -> None:
+def wait_for_trace(scene: Bench, label: str, within_s: float = 60.0) -> None:
     """Wait until the function of this task has begun."""
     deadline = time.monotonic() + within_s
     while label not in scene.executed.read_text().split():

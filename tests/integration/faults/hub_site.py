@@ -63,7 +63,7 @@ class HubBench(Bench):
         for child in self._children:
             if child.poll() is None:
                 child.kill()
-                child.wait(30)
+                child.wait(60)
 
 
 class HubBehindProxy(HubProcess):
@@ -112,7 +112,7 @@ class HubClient:
         self._ended.set()
         self._parcels.put(None)
         for thread in self._threads:
-            thread.join(20)
+            thread.join(60)
             assert not thread.is_alive(), f"the {thread.name} did not end"
 
     def submit(self, parcels: Sequence[Parcel]) -> None:

@@ -193,7 +193,7 @@ class Site:
             found[:] = self.processes(*words) if words else self.workers()
             return bool(found)
 
-        until(look, within_s=30, what=f"there is a {what} to kill")
+        until(look, within_s=60, what=f"there is a {what} to kill")
         victim = found[pick % len(found)]
         with contextlib.suppress(psutil.NoSuchProcess):
             victim.kill()

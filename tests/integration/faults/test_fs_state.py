@@ -20,11 +20,11 @@ from tests.integration.faults.fs_rig import (
     THREADS,
     enter_account,
     gated,
-    status,
     wait_for_trace,
     wait_until,
 )
 from tests.integration.rabbitmq import RabbitMq
+from tests.integration.scene import until
 
 WORDS = {
     "EDQUOT": "quota",
@@ -62,13 +62,17 @@ def trouble(scene: Bench, disk: BrokenFs, name: str, break_it: Callable[[], obje
     assert seen["disk"] and "no new tasks" in seen["summary"]
     gate.touch()  # its result has to wait for the disk, in memory
     wait_until(scene, lambda seen: seen["tasks"]["running"] == 0)
-    assert scene.queued() == 20, "tasks that cannot be written stay at the broker"
+    until(
+        lambda: scene.queued() == 20,
+        within_s=60,
+        what="tasks that cannot be written are back at the broker",
+    )
     disk.heal()
     began = time.monotonic()
     account = scene.collect(1, onto=Account(scene.labels))
     recovered = time.monotonic() - began
     scene.collect(21, onto=account)
-    assert status(scene)["disk"] is None
+    wait_until(scene, lambda seen: seen["disk"] is None)
     enter_account(f"state directory: {name}", account, 21, recovery_s=recovered)
     assert account.errors == []
     return account

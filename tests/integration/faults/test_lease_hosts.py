@@ -62,7 +62,7 @@ def start_on(scene: Bench, host: OtherHost, **options: bool) -> subprocess.Popen
 def refused_on(scene: Bench, host: OtherHost) -> dict[str, str]:
     """Try to start it there, and return the error."""
     agent = scene.start(crash="none:1", prefix=host.prefix, variables=host.variables)
-    assert agent.wait(30) == 73
+    assert agent.wait(60) == 73
     (word,) = [word for word in scene.words if "error" in word]
     return word
 
@@ -75,7 +75,7 @@ def first_to_end(
     ends = {os.pidfd_open(agent.pid): agent for agent in agents}
     try:
         while len(ended) < count:
-            ready, _, _ = select.select(list(ends), [], [], 30)
+            ready, _, _ = select.select(list(ends), [], [], 60)
             assert ready, "too few of them ended"
             for descriptor in ready:
                 ended.append(ends.pop(descriptor))
@@ -91,7 +91,7 @@ def test_of_starts_at_the_same_moment_one_runs_and_the_others_say_so(scene: Benc
     agents = [scene.start(wait=False) for _ in range(3)]
     account = scene.collect(20)
     losers = first_to_end(agents, 2)
-    assert [agent.wait(30) for agent in losers] == [73] * 2
+    assert [agent.wait(60) for agent in losers] == [73] * 2
     assert scene.log().count("is already running") == 2
     enter_account("three starts at once on one host", account, 20)
     assert account.errors == []
@@ -140,7 +140,7 @@ def test_a_frozen_host_is_taken_over_and_touches_nothing_when_it_returns(
     assert len(account.answers) == 32, scene.log()
     gate.touch()
     os.killpg(first.pid, signal.SIGCONT)
-    assert first.wait(30) == 73
+    assert first.wait(60) == 73
     scene.submit(note, ["after"])
     scene.collect(33, onto=account)
     assert set(account.errors) <= {"ENDPOINT_RESTARTED"}
@@ -162,7 +162,7 @@ def test_a_host_that_never_comes_back_is_replaced_by_take_over_alone(
     while scene.queued():
         pass
     os.killpg(first.pid, signal.SIGKILL)
-    first.wait(30)
+    first.wait(60)
     (tmp_path / "gate").touch()  # its shells, which outlive it here, end
     lease = json.loads(paths.lease.read_text())
     lease["renewed"] = "2001-01-01T00:00:00.000000Z"  # as three heartbeats later
