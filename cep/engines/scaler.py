@@ -267,8 +267,7 @@ class Scaler:
         if self._idle_for(now) >= self._rules.max_idle_s:
             self._scale_in()
         self._watch.plan()
-        self._perhaps_refuse()
-        self._paint()
+        self._judge_hope()
 
     def _clean(self) -> None:
         """Cancel what earlier lives have left; while the scheduler is silent, later."""
@@ -427,6 +426,7 @@ class Scaler:
                 extra={"event": "blocks.ended", "block": block.name},
             )
         self._wires.forget(block.job)
+        self._paint()  # before the tasks that it took are answered
 
     def _fail(self, name: str, reason: str, *, progress: bool, hopeless: bool = False) -> None:
         progress = progress or self._answered > self._answered_at_failure
@@ -441,13 +441,17 @@ class Scaler:
             extra={"event": "blocks.failed", "block": name},
         )
 
-    def _perhaps_refuse(self) -> None:
-        """While the breaker has tripped and nothing lives, waiting for a block is in vain."""
+    def _judge_hope(self) -> None:
+        """While the breaker has tripped and nothing lives, waiting for a block is in vain.
+
+        Whoever hears of it finds it in the picture.
+        """
         breaker = self._breaker
         hopeless = breaker.tripped and not breaker.by_hand and not self._blocks
         reason = breaker.reason if hopeless and breaker.wait_s(self._clock()) > 0 else ""
-        if reason != self._refused:
-            self._refused = reason
+        told, self._refused = self._refused, reason
+        self._paint()
+        if reason != told:
             count = f"{breaker.failures} blocks in a row failed. The last one: "
             self._wires.refuse(reason and f"{'' if breaker.hopeless else count}{reason}")
 
