@@ -95,7 +95,7 @@ class SlurmSite:
         text = (self.directory(name) / "endpoint.log").read_text(errors="replace")
         return "\n".join(text.splitlines()[-lines:])
 
-    def sdk(self, *words: str, timeout_s: float = 100.0) -> Any:
+    def sdk(self, *words: str, timeout_s: float = 200.0) -> Any:
         """Run `sdk_client.py` on the login node; return what it told as JSON."""
         done = self.cluster.run(
             PYTHON, SDK_CLIENT.name, *words, env=self.environment, check=False, timeout_s=timeout_s
