@@ -110,7 +110,7 @@ class Scene:
     # --- commands ---------------------------------------------------------------------------------
 
     def cep(
-        self, *words: str, check: bool = True, timeout_s: float = 90.0, program: str = "cep"
+        self, *words: str, check: bool = True, timeout_s: float = 180.0, program: str = "cep"
     ) -> subprocess.CompletedProcess[str]:
         """Run a cep command; unless `check` is false, its failure fails the test."""
         argv = [Path(sys.executable).parent / program, *words]
@@ -121,7 +121,7 @@ class Scene:
         argv: Sequence[str | os.PathLike[str]],
         *,
         check: bool = True,
-        timeout_s: float = 90.0,
+        timeout_s: float = 180.0,
         env: Mapping[str, str] | None = None,
     ) -> subprocess.CompletedProcess[str]:
         """Run a command in the scene's network; unless `check` is false, it must succeed."""

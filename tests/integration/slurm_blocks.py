@@ -30,7 +30,7 @@ def configuration(*, engine: dict[str, Any] | None = None, **provider: Any) -> s
                 "type": "GlobusComputeEngine",
                 "max_workers_per_node": 1,
                 "address": {"type": "address_by_interface", "ifname": "eth0"},
-                "job_status_kwargs": {"max_idletime": 120, "strategy_period": 2},
+                "job_status_kwargs": {"max_idletime": 3600, "strategy_period": 2},
                 **(engine or {}),
                 "provider": {
                     "type": "SlurmProvider",
@@ -140,7 +140,7 @@ class Task:
 @contextmanager
 def tasks(site: SlurmSite) -> Iterator[Callable[..., Task]]:
     """Give a function that submits a sleeping task: `(endpoint_id, mark, seconds)`."""
-    with ThreadPoolExecutor(8) as pool:
+    with ThreadPoolExecutor(12) as pool:
 
         def submit(endpoint_id: str, mark: str, seconds: float = 300.0) -> Task:
             words = ("fate", endpoint_id, f"{HOME}/{mark}", str(seconds))
