@@ -36,7 +36,7 @@ from tests.integration.slurm_site import SlurmSite
 Submit = Callable[..., Task]
 EMULATION = Path(__file__).with_name("pbspro_emulation.py")
 PROFILES = ("torque", "pbs")
-pytestmark = pytest.mark.timeout(600)  # a loaded machine, and walltimes
+pytestmark = pytest.mark.timeout(900)  # a loaded machine, and walltimes
 each_profile = pytest.mark.parametrize("profile", PROFILES)
 #: What takes long; with LONG=1 on both.
 each_if_long = pytest.mark.parametrize("profile", PROFILES if LONG else PROFILES[:1])
@@ -157,7 +157,7 @@ def test_the_profile_runs_functions_in_batch_jobs(
     runs: dict[str, Future[None]], profile: str
 ) -> None:
     """Torque's qstat tells only the end here; that a job was cancelled, its error output."""
-    runs[profile].result(timeout=540)
+    runs[profile].result(timeout=840)
 
 
 @each_if_long

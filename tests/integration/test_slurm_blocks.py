@@ -30,7 +30,7 @@ from tests.integration.slurm_site import INSTALLATION, SlurmSite
 
 Submit = Callable[..., Task]
 ON_SECOND = "#SBATCH --nodelist=c2"
-pytestmark = pytest.mark.timeout(600)  # on a loaded machine each command takes its time
+pytestmark = pytest.mark.timeout(900)  # on a loaded machine each command takes its time
 
 
 @pytest.fixture(scope="module")
@@ -261,13 +261,13 @@ def test_waiting_jobs_show_their_reason_and_none_outlives_a_killed_agent(site: S
 def test_a_scheduler_that_hangs_or_answers_garbage_stalls_no_task_and_ends_no_block(
     aside: dict[str, Future[None]],
 ) -> None:
-    aside["moody"].result(timeout=540)
+    aside["moody"].result(timeout=840)
 
 
 def test_a_broken_worker_init_pauses_after_three_jobs_and_says_why(
     aside: dict[str, Future[None]],
 ) -> None:
-    aside["broken"].result(timeout=540)
+    aside["broken"].result(timeout=840)
 
 
 def test_an_address_that_nodes_cannot_reach_pauses_with_the_cause(
@@ -283,7 +283,7 @@ def test_an_address_that_nodes_cannot_reach_pauses_with_the_cause(
 def test_an_installation_that_nodes_cannot_see_pauses_with_the_cause(
     aside: dict[str, Future[None]],
 ) -> None:
-    aside["unseen"].result(timeout=540)
+    aside["unseen"].result(timeout=840)
 
 
 def test_the_end_of_the_walltime_is_named_in_the_tasks_error(slow: dict[str, Task]) -> None:
