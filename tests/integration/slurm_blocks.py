@@ -39,7 +39,7 @@ def configuration(*, engine: dict[str, Any] | None = None, **provider: Any) -> s
                     "init_blocks": 0,
                     "min_blocks": 0,
                     "max_blocks": 1,
-                    "walltime": "00:10:00",
+                    "walltime": "00:30:00",
                     "launcher": {"type": "SrunLauncher"},
                     **provider,
                 },

@@ -61,7 +61,8 @@ class PbsSite(SlurmSite):
     def configure(self, name: str, **values: str) -> None:
         """Make an endpoint as a user does, for one worker in a block."""
         chosen = {"queue": "debug", "interface": "eth0", "max_workers": "1", "poll_seconds": "5"}
-        sets = [f"--set={key}={value}" for key, value in {**chosen, **values}.items()]
+        stays = {"max_idletime": "3600", "walltime": "00:30:00"}  # however slow the machine is
+        sets = [f"--set={key}={value}" for key, value in {**chosen, **stays, **values}.items()]
         self.cep("configure", name, "--profile", self.profile, *sets)
         text = (self.directory(name) / "config.yaml").read_text()
         assert "strategy_period: 5" in text
@@ -130,7 +131,7 @@ def run_functions(site: PbsSite, submit: Submit) -> None:
     with site.running(name) as endpoint_id:
         assert site.sdk("many", endpoint_id, "20")["right"]
         (first,) = living(site, endpoint_id)
-        until(lambda: the_block(site, name)["scheduler"] == "RUNNING", WITHIN_S, "that it runs")
+        until(lambda: the_block(site, name).get("scheduler") == "RUNNING", WITHIN_S, "that it runs")
         assert (the_block(site, name)["job"], the_block(site, name)["workers"]) == (first, 1)
         task = submit(endpoint_id, f"{name}.mark")
         task.runs()
