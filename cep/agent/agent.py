@@ -40,7 +40,7 @@ from cep.config.settings import EndpointSettings
 from cep.engines.base import Engine, EngineRun
 from cep.engines.begun import begin_slots, begun_before, workers_are_local
 from cep.engines.build import build_engine
-from cep.engines.container_leftovers import end_leftover_containers
+from cep.engines.container_leftovers import end_leftover_containers, warn_of_unknown
 from cep.engines.leftovers import end_leftovers
 from cep.errors import CepError, EngineError, LeaseLost
 from cep.journal.journal import Journal
@@ -202,6 +202,7 @@ class _Life:
                 len(ended),
                 extra={"event": "recovery.leftovers"},
             )
+            warn_of_unknown(self._settings.engine)
         self._tear_down()
 
     def _end_containers(self) -> None:

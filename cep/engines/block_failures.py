@@ -23,7 +23,6 @@ class BlockFailures:
         breaker: Counts failures and decides on pauses.
         blocks: The blocks that live, by number; the block thread's own.
         refusal_of: Says why the Python of a block cannot run tasks, if the block has told.
-        refuse: Takes the reason for which waiting tasks have no hope; an empty one: they have.
         clock: Seconds, monotonic.
 
     Attributes:
@@ -37,13 +36,11 @@ class BlockFailures:
         blocks: Mapping[str, Block],
         *,
         refusal_of: Callable[[str], Refusal | None],
-        refuse: Callable[[str], None],
         clock: Callable[[], float],
     ) -> None:
         self._breaker = breaker
         self._blocks = blocks
         self._refusal_of = refusal_of
-        self._refuse = refuse
         self._clock = clock
         self._answered_before = 0  # when a block failed last
         self.answered = 0
@@ -87,15 +84,21 @@ class BlockFailures:
         if self._breaker.failures and self.answered > self._answered_before:
             self._breaker.worked(self._clock())
 
-    def perhaps_refuse(self) -> None:
-        """While the breaker has tripped and nothing lives, waiting for a block is in vain."""
+    def judge_hope(self) -> str | None:
+        """While the breaker has tripped and nothing lives, waiting for a block is in vain.
+
+        Returns:
+            None when that is as before; else the reason for which waiting tasks have no hope, empty
+            when they have some again.
+        """
         breaker = self._breaker
         hopeless = breaker.tripped and not breaker.by_hand and not self._blocks
         reason = breaker.reason if hopeless and breaker.wait_s(self._clock()) > 0 else ""
-        if reason != self.refused:
-            self.refused = reason
-            count = f"{breaker.failures} blocks in a row failed. The last one: "
-            self._refuse(reason and f"{'' if breaker.hopeless else count}{reason}")
+        if reason == self.refused:
+            return None
+        self.refused = reason
+        count = f"{breaker.failures} blocks in a row failed. The last one: "
+        return reason and f"{'' if breaker.hopeless else count}{reason}"
 
     def trouble(self, silence: str, *, next_wanted: bool) -> str:
         """What is wrong with the blocks now, in a few words; empty when nothing is.

@@ -174,7 +174,7 @@ class BlockWatch:
                 self.look([block])
                 end = self.ends.get(name)
             del self._wanted[name]
-            self._explain(name, "" if end is None else end.word.end(end.job))
+            self._explain(name, "" if end is None else end.word.end_with_advice(end.job))
 
     def describe_ends(self) -> tuple[Mapping[str, object], ...]:
         """The ends for `status`."""

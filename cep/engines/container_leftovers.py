@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
-from cep.config.container import DOCKER_LIKE
+from cep.config.container import CUSTOM, DOCKER_LIKE
 from cep.config.settings import EngineSettings, HtexSettings
 from cep.engines.container_guard import BLOCK_LABEL, ENDPOINT_LABEL
 from cep.engines.scheduler_command import run
@@ -93,3 +93,17 @@ def end_leftover_containers(settings: EngineSettings, endpoint_id: str | None) -
     """
     containers = containers_of(settings, endpoint_id or "")
     return [] if containers is None else containers.end()
+
+
+def warn_of_unknown(settings: EngineSettings) -> None:
+    """Say that a custom command of an earlier life may have left a container.
+
+    What such a command starts, and with which engine, nobody but its author knows. For an earlier
+    life whose processes had to be ended: one that ended by itself has ended its workers, too.
+    """
+    if isinstance(settings, HtexSettings) and settings.container_type == CUSTOM:
+        log.warning(
+            "containers that engine.container_cmd_options has started in an earlier life "
+            "are not looked for and may still run; their engine lists them (`docker ps`, say)",
+            extra={"event": "recovery.custom-containers"},
+        )

@@ -38,6 +38,10 @@ ENDED = frozenset(
 )
 #: These ends are the block's own fault even when its workers had come.
 CRASHED = frozenset({"BOOT_FAIL", "FAILED", "LAUNCH_FAILED", "MISSING", "OUT_OF_MEMORY"})
+_TOO_LARGE = (
+    "more memory was used than the job has: ask for more (mem_per_node, scheduler_options) or run "
+    "fewer workers on a node (max_workers_per_node)"
+)
 _NO_SHELL_WORD = 127  # sh(1): the command was not found
 _LAST_LINES = 5
 _LAST_BYTES = 4096
@@ -84,9 +88,13 @@ class JobWord:
         parts.append(f"in job {job}")
         return " ".join(parts)
 
+    def end_with_advice(self, job: str) -> str:
+        """The end, and what to do about it where that is certain; for the tasks that it took."""
+        return f"{self.end(job)}; {_TOO_LARGE}" if self.state == "OUT_OF_MEMORY" else self.end(job)
+
     def story(self, job: str) -> str:
         """The end with the scheduler's reason, what it means, and the last lines of its error."""
-        parts = [self.end(job)]
+        parts = [self.end_with_advice(job)]
         if self.reason and self.reason != self.state:
             parts.append(f"the scheduler's reason: {self.reason}")
         lines = last_lines(self.stderr_path)

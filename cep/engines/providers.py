@@ -24,6 +24,7 @@ from cep.errors import ConfigError
 log = logging.getLogger(__name__)
 
 LOCAL = "LocalProvider"
+GRID_ENGINE = "GridEngineProvider"
 LOOPBACK = "127.0.0.1"
 #: A node that cannot reach the endpoint says so after this time, in seconds. Parsl's 30 would hide
 #: a wrong address for minutes, while an interchange that lives answers at once.
@@ -69,6 +70,10 @@ def provider_of(
     elif component.type in (SLURM, PBS_PRO, TORQUE):
         kind = _batch_blocks(component.type)
         provider = _call("engine.provider", kind, arguments, name=component.type, tag=tag)
+    elif component.type == GRID_ENGINE:
+        from cep.engines.gridengine_blocks import GridEngineBlocks
+
+        provider = _call("engine.provider", GridEngineBlocks, arguments, name=component.type)
     else:
         kind = _named("engine.provider", parsl.providers, component.type, "Provider")
         provider = _call("engine.provider", kind, arguments)

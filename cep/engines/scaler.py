@@ -123,7 +123,7 @@ class Scaler:
             clock=clock,
         )
         self._failures = BlockFailures(
-            breaker, self._blocks, refusal_of=source.refusal_of, refuse=wires.refuse, clock=clock
+            breaker, self._blocks, refusal_of=source.refusal_of, clock=clock
         )
         self._demand = BlockDemand(rules, expected_workers_per_node)
         self._count = 0
@@ -253,8 +253,10 @@ class Scaler:
         if idle_at is not None and now >= idle_at:
             self._scale_in()
         self._watch.plan()
-        self._failures.perhaps_refuse()
-        self._paint()
+        hope = self._failures.judge_hope()
+        self._paint()  # whoever hears of it finds it in the picture
+        if hope is not None:
+            self._wires.refuse(hope)
 
     def _clean(self) -> None:
         """Cancel what earlier lives have left; while the scheduler is silent, later."""
@@ -399,6 +401,7 @@ class Scaler:
                 extra={"event": "blocks.ended", "block": block.name},
             )
         self._wires.forget(block.job)
+        self._paint()  # before the tasks that it took are answered
 
     def _paint(self) -> None:
         silence = self._watch.silence

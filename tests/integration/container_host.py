@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration import docker_engine, venvs
-from tests.integration.slurm import ACCOUNT, HOME, SERVICE_ENVIRONMENT, UID
+from tests.integration.slurm import ACCOUNT, HOME, LONGEST_S, SERVICE_ENVIRONMENT, UID
 
 IMAGES = "/images"
 SANDBOX, SIF = f"{IMAGES}/sandbox", f"{IMAGES}/python.sif"
@@ -79,7 +79,7 @@ class ContainerHost:
         *argv: str | os.PathLike[str],
         env: Mapping[str, str] | None = None,
         check: bool = True,
-        timeout_s: float = 120.0,
+        timeout_s: float = LONGEST_S,
     ) -> subprocess.CompletedProcess[str]:
         """Run a command as the account, with a service's environment and `env` on top."""
         variables = {**SERVICE_ENVIRONMENT, **(env or {})}

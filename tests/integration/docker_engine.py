@@ -40,6 +40,7 @@ LONG_ONLY = frozenset({"gridengine", "htcondor", "podman", "slurm-systemd", "sys
 SESSION_LABEL = "cep.tests.pid"  # value: pid of the test process on this host
 ENGINE_START_S = 60.0
 PULL_S = 120.0
+ANSWER_S = 240  # docker's own minute is short for an engine that other tests keep busy
 
 
 class EngineMissing(Exception):
@@ -50,7 +51,8 @@ def client() -> Any:
     """Return a docker client on the engine's socket; the caller closes it."""
     import docker
 
-    return docker.DockerClient(base_url=os.environ.get("DOCKER_HOST", f"unix://{SOCKET}"))
+    address = os.environ.get("DOCKER_HOST", f"unix://{SOCKET}")
+    return docker.DockerClient(base_url=address, timeout=ANSWER_S)
 
 
 def engine_answers() -> bool:

@@ -110,7 +110,7 @@ class Scene:
     # --- commands ---------------------------------------------------------------------------------
 
     def cep(
-        self, *words: str, check: bool = True, timeout_s: float = 90.0, program: str = "cep"
+        self, *words: str, check: bool = True, timeout_s: float = 180.0, program: str = "cep"
     ) -> subprocess.CompletedProcess[str]:
         """Run a cep command; unless `check` is false, its failure fails the test."""
         argv = [Path(sys.executable).parent / program, *words]
@@ -121,7 +121,7 @@ class Scene:
         argv: Sequence[str | os.PathLike[str]],
         *,
         check: bool = True,
-        timeout_s: float = 90.0,
+        timeout_s: float = 180.0,
         env: Mapping[str, str] | None = None,
     ) -> subprocess.CompletedProcess[str]:
         """Run a command in the scene's network; unless `check` is false, it must succeed."""
@@ -235,7 +235,7 @@ class Scene:
         """The variables of a researcher's laptop: those of `hub env`, and files of its own."""
         return {**self.environment, "GLOBUS_COMPUTE_USER_DIR": str(self.root / "laptop")}
 
-    def sdk(self, *words: str, timeout_s: float = 100.0, python: Path | None = None) -> Any:
+    def sdk(self, *words: str, timeout_s: float = 200.0, python: Path | None = None) -> Any:
         """Run `sdk_client.py` with the official SDK to its end; return what it told as JSON."""
         process = self.sdk_popen(*words, python=python)
         return self.sdk_answer(process, timeout_s=timeout_s)
@@ -249,7 +249,7 @@ class Scene:
             stderr=subprocess.PIPE,
         )
 
-    def sdk_answer(self, process: subprocess.Popen[str], *, timeout_s: float = 100.0) -> Any:
+    def sdk_answer(self, process: subprocess.Popen[str], *, timeout_s: float = 200.0) -> Any:
         """Wait for a client; its failure fails the test. Returns its last line, as JSON."""
         try:
             out, err = process.communicate(timeout=timeout_s)

@@ -20,7 +20,7 @@ import pytest
 
 from tests.integration import image_python
 from tests.integration.scene import SDK_CLIENT, exports
-from tests.integration.slurm import HOME, UID, Cluster
+from tests.integration.slurm import HOME, LONGEST_S, UID, Cluster
 
 INSTALLATION = f"{HOME}/cep"
 CEP = f"{INSTALLATION}/bin/cep"
@@ -52,7 +52,7 @@ class SlurmSite:
         self.environment.update(exports(self.cep("hub", "env").stdout))
 
     def cep(
-        self, *words: str, check: bool = True, timeout_s: float = 120.0
+        self, *words: str, check: bool = True, timeout_s: float = LONGEST_S
     ) -> subprocess.CompletedProcess[str]:
         """Run a cep command on the login node; unless `check` is false, it must succeed."""
         return self.cluster.run(CEP, *words, env=self.environment, check=check, timeout_s=timeout_s)
@@ -95,7 +95,7 @@ class SlurmSite:
         text = (self.directory(name) / "endpoint.log").read_text(errors="replace")
         return "\n".join(text.splitlines()[-lines:])
 
-    def sdk(self, *words: str, timeout_s: float = 100.0) -> Any:
+    def sdk(self, *words: str, timeout_s: float = LONGEST_S) -> Any:
         """Run `sdk_client.py` on the login node; return what it told as JSON."""
         done = self.cluster.run(
             PYTHON, SDK_CLIENT.name, *words, env=self.environment, check=False, timeout_s=timeout_s

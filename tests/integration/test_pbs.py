@@ -15,19 +15,28 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.integration.hub_places import LONG
 from tests.integration.slurm import HOME, Cluster
-from tests.integration.slurm_blocks import Task, jobs_of, tasks, told, until
+from tests.integration.slurm_blocks import (
+    WITHIN_S,
+    Task,
+    end_walltime,
+    ends,
+    jobs_of,
+    replaced,
+    tasks,
+    the_block,
+    until,
+)
 from tests.integration.slurm_site import SlurmSite
 
 Submit = Callable[..., Task]
 EMULATION = Path(__file__).with_name("pbspro_emulation.py")
 PROFILES = ("torque", "pbs")
-pytestmark = pytest.mark.timeout(300)  # a loaded machine, and walltimes
+pytestmark = pytest.mark.timeout(900)  # a loaded machine, and walltimes
 each_profile = pytest.mark.parametrize("profile", PROFILES)
 #: What takes long; with LONG=1 on both.
 each_if_long = pytest.mark.parametrize("profile", PROFILES if LONG else PROFILES[:1])
@@ -52,7 +61,8 @@ class PbsSite(SlurmSite):
     def configure(self, name: str, **values: str) -> None:
         """Make an endpoint as a user does, for one worker in a block."""
         chosen = {"queue": "debug", "interface": "eth0", "max_workers": "1", "poll_seconds": "5"}
-        sets = [f"--set={key}={value}" for key, value in {**chosen, **values}.items()]
+        stays = {"max_idletime": "3600", "walltime": "00:30:00"}  # however slow the machine is
+        sets = [f"--set={key}={value}" for key, value in {**chosen, **stays, **values}.items()]
         self.cep("configure", name, "--profile", self.profile, *sets)
         text = (self.directory(name) / "config.yaml").read_text()
         assert "strategy_period: 5" in text
@@ -64,7 +74,7 @@ class PbsSite(SlurmSite):
         """Kill an endpoint's agent with all its own processes, as a crash of the host would."""
         pid = json.loads(self.cep("status", name, "--json").stdout)["pid"]
         self.cluster.run("kill", "-9", str(pid))
-        until(lambda: "Disconnected" in self.cep("status", name).stdout, 60, "its end")
+        until(lambda: "Disconnected" in self.cep("status", name).stdout, WITHIN_S, "its end")
 
 
 @pytest.fixture(scope="module")
@@ -90,32 +100,24 @@ def submit(sites: dict[str, PbsSite]) -> Iterator[Submit]:
 def slow(sites: dict[str, PbsSite], submit: Submit) -> Iterator[dict[str, Task]]:
     """Tasks whose blocks run into their walltime: the first to begin, the last to be looked at.
 
-    Slurm knows minutes only and looks every half minute, so the rest of the minute is taken away.
+    Slurm knows minutes only, so what is left is taken away; it looks every half minute.
     """
     begun: dict[str, Task] = {}
     with ExitStack() as stack:
         for profile in PROFILES if LONG else PROFILES[:1]:
-            site, name = sites[profile], f"minute-{profile}"
-            site.configure(name, walltime="00:01:00")
+            site, name = sites[profile], f"walltime-{profile}"
+            site.configure(name)
             endpoint_id = stack.enter_context(site.running(name))
             begun[profile] = submit(endpoint_id, f"{name}.mark")
         for profile, task in begun.items():
             task.runs()
-            (job,) = living(sites[profile], task.endpoint_id)
-            sites[profile].cluster.root_run("scontrol", "update", f"JobId={job}", "EndTime=now")
+            end_walltime(sites[profile], task.endpoint_id)
         yield begun
 
 
 def living(site: PbsSite, endpoint_id: str) -> list[str]:
     """Ids of the endpoint's jobs that are not over, as Slurm knows them."""
     return [job["job"] for job in jobs_of(site, endpoint_id, ended=False)]
-
-
-def block_of(site: PbsSite, name: str) -> dict[str, Any]:
-    """What the endpoint says of its only block."""
-    block: dict[str, Any]
-    (block,) = told(site, name)["blocks"]
-    return block
 
 
 def run_functions(site: PbsSite, submit: Submit) -> None:
@@ -129,14 +131,14 @@ def run_functions(site: PbsSite, submit: Submit) -> None:
     with site.running(name) as endpoint_id:
         assert site.sdk("many", endpoint_id, "20")["right"]
         (first,) = living(site, endpoint_id)
-        until(lambda: block_of(site, name)["scheduler"] == "RUNNING", 60, "that it runs")
-        assert (block_of(site, name)["job"], block_of(site, name)["workers"]) == (first, 1)
+        until(lambda: the_block(site, name).get("scheduler") == "RUNNING", WITHIN_S, "that it runs")
+        assert (the_block(site, name)["job"], the_block(site, name)["workers"]) == (first, 1)
         task = submit(endpoint_id, f"{name}.mark")
         task.runs()
         site.cluster.run("qdel", first)
-        error = task.fate(100)["error"]
+        error = task.fate()["error"]
         assert re.search(rf"BLOCK_LOST \(CANCELLED .*in job {first}\): The block", error)
-        (end,) = told(site, name)["ended_blocks"]
+        (end,) = ends(site, name)
         assert (end["job"], end["state"], end["failed"]) == (first, "CANCELLED", False)
     assert living(site, endpoint_id) == [], "a stop leaves no job"
 
@@ -156,28 +158,7 @@ def test_the_profile_runs_functions_in_batch_jobs(
     runs: dict[str, Future[None]], profile: str
 ) -> None:
     """Torque's qstat tells only the end here; that a job was cancelled, its error output."""
-    runs[profile].result(timeout=250)
-
-
-@each_if_long
-def test_what_a_killed_agent_has_left_is_deleted_by_the_next_start_and_by_stop(
-    sites: dict[str, PbsSite], profile: str
-) -> None:
-    site, name = sites[profile], f"held-{profile}"
-    site.configure(name, init_blocks="1", scheduler_options="#PBS -h")
-    endpoint_id = site.start(name)
-    (first,) = until(lambda: living(site, endpoint_id), 60, "a job that waits")
-    if profile == "pbs":  # Torque's qstat does not tell it here
-        reason = until(lambda: block_of(site, name)["reason"], 60, "the reason")
-        assert reason == "Not Running: JobHeldUser"
-    site.kill(name)
-    assert living(site, endpoint_id) == [first]
-    assert site.start(name) == endpoint_id
-    until(lambda: first not in (now := living(site, endpoint_id)) and now, 60, "the new job")
-    assert len(living(site, endpoint_id)) == 1
-    site.kill(name)
-    site.cep("stop", name)
-    assert living(site, endpoint_id) == []
+    runs[profile].result(timeout=840)
 
 
 @each_if_long
@@ -191,6 +172,25 @@ def test_the_end_of_the_walltime_is_named_in_the_tasks_error(
 if LONG:
 
     @each_profile
+    def test_what_a_killed_agent_has_left_is_deleted_by_the_next_start_and_by_stop(
+        sites: dict[str, PbsSite], profile: str
+    ) -> None:
+        site, name = sites[profile], f"held-{profile}"
+        site.configure(name, init_blocks="1", scheduler_options="#PBS -h")
+        endpoint_id = site.start(name)
+        (first,) = until(lambda: living(site, endpoint_id), WITHIN_S, "a job that waits")
+        if profile == "pbs":  # Torque's qstat does not tell it here
+            reason = until(lambda: the_block(site, name).get("reason"), WITHIN_S, "the reason")
+            assert reason == "Not Running: JobHeldUser"
+        site.kill(name)
+        assert living(site, endpoint_id) == [first]
+        assert site.start(name) == endpoint_id
+        until(lambda: replaced(living(site, endpoint_id), first), WITHIN_S, "only the new job")
+        site.kill(name)
+        site.cep("stop", name)
+        assert living(site, endpoint_id) == []
+
+    @each_profile
     def test_a_script_that_fails_pauses_with_the_cause(
         sites: dict[str, PbsSite], submit: Submit, profile: str
     ) -> None:
@@ -198,7 +198,7 @@ if LONG:
         site, name = sites[profile], f"broken-{profile}"
         site.configure(name, worker_init="echo no such module >&2; exit 3")
         with site.running(name) as endpoint_id:
-            error = submit(endpoint_id, f"{name}.mark").fate(170)["error"]
+            error = submit(endpoint_id, f"{name}.mark").fate()["error"]
             assert "BLOCKS_PAUSED: 3 blocks in a row failed" in error
             assert ("FINISHED" if profile == "torque" else "FAILED with exit status 3") in error
             assert "no such module" in error

@@ -20,6 +20,9 @@ from cep.engines.base import WaitingRefused
 from cep.engines.htex import GlobusComputeEngine
 from tests.unit.engine_rig import Rig
 
+WITHIN_S = 180.0
+pytestmark = pytest.mark.timeout(400)  # on a loaded machine a block takes its time to begin
+
 
 def place(package):  # type: ignore[no-untyped-def]
     """What a task sees of the environment that it runs in."""
@@ -65,7 +68,7 @@ def rig_for(tmp_path: Path) -> Iterator[Callable[..., Rig]]:
         chosen = HtexSettings(provider=provider, htex={"max_workers_per_node": 1}, **changes)
         run_dir = tmp_path / folder
         run_dir.mkdir()
-        rig = Rig(GlobusComputeEngine(chosen), run_dir, 60.0)
+        rig = Rig(GlobusComputeEngine(chosen), run_dir, WITHIN_S)
         built.append(rig)
         return rig.start()
 
@@ -147,7 +150,7 @@ def test_an_environment_with_another_parsl_is_refused_after_one_block(
     rig = rig_for(f". {env}/bin/activate")
     rig.add(place, "mine")
     rig.feed()
-    while not isinstance(event := rig.events.get(timeout=60), WaitingRefused):
+    while not isinstance(event := rig.events.get(timeout=WITHIN_S), WaitingRefused):
         rig.handle(event)
     assert f"{env}/bin/python3" in event.reason
     assert "parsl 2024.1.1 (the worker needs >=2026.10.26,<2026.11)" in event.reason

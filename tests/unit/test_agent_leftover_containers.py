@@ -1,4 +1,4 @@
-"""What `stop` and `delete` do about the containers of an agent that is gone."""
+"""What `start`, `stop` and `delete` do about the containers of an agent that is gone."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from cep.agent.leftover_jobs import cancel_leftover_jobs
+from cep.config.settings import HtexSettings
+from cep.engines.container_leftovers import warn_of_unknown
 from cep.errors import EngineError
 from cep.paths import EndpointPaths
 
@@ -53,3 +55,14 @@ def test_an_engine_that_does_not_answer_leaves_it_open(
     (tmp_path / "docker").write_text("#!/bin/sh\necho no daemon >&2; exit 1\n")
     with pytest.raises(EngineError, match="no daemon"):
         cancel_leftover_jobs(endpoint, "ID")
+
+
+def test_a_start_says_what_it_cannot_look_for(caplog: pytest.LogCaptureFixture) -> None:
+    warn_of_unknown(HtexSettings(container_type="docker", container_uri="img"))
+    assert caplog.records == []
+    command = "docker run --rm -e TOKEN=secret img {EXECUTOR_LAUNCH_CMD}"
+    warn_of_unknown(HtexSettings(container_type="custom", container_cmd_options=command))
+    (record,) = caplog.records
+    assert record.__dict__["event"] == "recovery.custom-containers"
+    assert "engine.container_cmd_options" in record.getMessage()
+    assert "secret" not in record.getMessage()

@@ -500,6 +500,35 @@ def test_waiting_tasks_are_refused_while_nothing_is_tried(make: Make, site: Site
     assert names(scaler) == [], "nothing is tried before somebody needs it"
 
 
+def test_the_picture_knows_of_an_end_before_the_tasks_that_it_took_are_answered(
+    make: Make, site: Site
+) -> None:
+    scaler = make(init_blocks=1)
+    seen: list[list[Any]] = []
+    scaler._watch._explain = lambda *_: seen.append([e["block"] for e in scaler.picture.ended])
+    note(scaler, "registered", ("m", "0", 2))
+    note(scaler, "lost", "0")
+    site.jobs["job-0"] = JobWord("TIMEOUT", ran_s=300.0)
+    note(scaler, "look", None)
+    assert seen == [["0"]]
+
+
+def test_the_picture_knows_of_a_pause_before_waiting_tasks_are_answered(
+    make: Make, site: Site
+) -> None:
+    scaler = make(max_blocks=1)
+    seen: list[Any] = []
+    told = replace(scaler._wires, refuse=lambda _: seen.append(scaler.picture.breaker))
+    scaler._wires = told
+    site.refuses = True
+    demand(scaler, 1)
+    while not scaler._breaker.tripped:
+        site.now += 4
+        scaler._step()
+    (breaker,) = seen
+    assert (breaker["paused"], breaker["failures"]) == (True, 3)
+
+
 def test_a_pause_by_hand_asks_for_no_blocks_and_refuses_nobody(make: Make, site: Site) -> None:
     scaler = make()
     note(scaler, "pause", None)

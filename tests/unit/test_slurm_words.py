@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +161,21 @@ def test_an_end_is_told_in_one_phrase() -> None:
     assert JobWord("FAILED", exit_code=7).end("5") == "FAILED with exit status 7 in job 5"
     assert JobWord("FAILED", exit_code=0, signal=9).end("5") == "FAILED by signal 9 in job 5"
     assert clock(93784) == "1-02:03:04"
+
+
+def test_a_job_that_was_too_large_is_told_with_what_to_do() -> None:
+    """In the forms of the recorded ones; the containers here cannot limit a job's memory."""
+    ended = recorded("slurm-24.11", "scontrol_kill")["stdout"]
+    text = re.sub(r"JobState=\S+ Reason=\S+", "JobState=OUT_OF_MEMORY Reason=OutOfMemory", ended)
+    text = re.sub(r" ExitCode=\S+", " ExitCode=0:125", text)
+    word = parse_scontrol(text, "3")
+    assert (word.state, word.reason, word.ended) == ("OUT_OF_MEMORY", "OutOfMemory", True)
+    end = word.end_with_advice("3")
+    assert re.match(r"OUT_OF_MEMORY after \S+ in job 3; more memory was used than the job has", end)
+    assert "the scheduler's reason: OutOfMemory" in word.story("3")
+    (told,) = parse_sacct("3|OUT_OF_MEMORY|0:125|OutOfMemory|00:00:12|c1\n").values()
+    assert told.end_with_advice("3").startswith("OUT_OF_MEMORY after 00:00:12 in job 3; more")
+    assert JobWord("TIMEOUT").end_with_advice("3") == "TIMEOUT in job 3"
 
 
 def test_unknown_never_means_ended() -> None:
