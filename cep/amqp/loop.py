@@ -26,7 +26,7 @@ class AmqpLoop:
         self._thread: threading.Thread | None = None
         self._stopping = False
         self._guard = threading.Lock()
-        self._calls: list[Callable[[], None]] = []  # not run yet; the first one wakes the loop
+        self._early: list[Callable[[], None]] = []  # calls before the start
 
     def start(self) -> None:
         """Start the thread; a second call does nothing."""
@@ -35,8 +35,9 @@ class AmqpLoop:
                 return
             quieten_pika()
             self._ioloop = IOLoop()
-            if self._calls:
-                self._ioloop.add_callback_threadsafe(self._run_calls)
+            for function in self._early:
+                self._ioloop.add_callback_threadsafe(_guarded(function))
+            self._early.clear()
             self._thread = threading.Thread(target=self._run, name="amqp", daemon=False)
             self._thread.start()
 
@@ -54,16 +55,10 @@ class AmqpLoop:
         with self._guard:
             if self._stopping:
                 log.debug("a call after the end of the AMQP loop is dropped")
-                return
-            self._calls.append(_guarded(function))
-            if len(self._calls) == 1 and self._thread is not None:
-                self._ioloop.add_callback_threadsafe(self._run_calls)
-
-    def _run_calls(self) -> None:
-        with self._guard:
-            calls, self._calls = self._calls, []
-        for function in calls:
-            function()
+            elif self._thread is None:
+                self._early.append(function)
+            else:
+                self._ioloop.add_callback_threadsafe(_guarded(function))
 
     def call_later(self, delay_s: float, function: Callable[[], None]) -> Any:
         """Run a function after a while; only from the AMQP thread.
