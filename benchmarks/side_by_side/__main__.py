@@ -1,6 +1,6 @@
 """Measure every endpoint side by side and write the table and the pictures.
 
-    python -m benchmarks.side_by_side [--quick] [--rounds N] [--only WORD]... [--audit]
+    python -m benchmarks.side_by_side [--quick | --trial] [--rounds N] [--only WORD]... [--audit]
         [--before CHECKOUT] [--publish]
 
 Each round runs the endpoints one after another, engine by engine, so that each engine of ours is
@@ -15,6 +15,7 @@ speed is that of its disk.
 from __future__ import annotations
 
 import argparse
+import compileall
 import importlib.util
 import json
 import platform
@@ -33,7 +34,7 @@ from benchmarks.side_by_side import alone, measure, plots, session, table
 from benchmarks.side_by_side.client import AnswersMissing
 from benchmarks.side_by_side.endpoints import ENGINES, EchoProcess, Endpoint, Ours, Published
 from benchmarks.side_by_side.peers import measure_peer, peers
-from benchmarks.side_by_side.sizes import FULL, QUICK, Sizes
+from benchmarks.side_by_side.sizes import FULL, QUICK, TRIAL, Sizes
 from tests.integration import venvs
 from tests.integration.docker_engine import ensure_engine
 from tests.integration.rabbitmq import RabbitMq
@@ -42,7 +43,6 @@ PROJECT = Path(__file__).resolve().parents[2]
 OUTPUT = PROJECT / "build" / "bench"
 PAGE = PROJECT / "docs" / "performance.md"
 BEGIN, END = "<!-- make bench: begin -->", "<!-- make bench: end -->"
-LONGEST_PUBLISHED_QUEUE = 50_000  # the published ones take minutes for more
 
 
 class Run:
@@ -80,7 +80,14 @@ class Run:
         return not self._only or any(word in name for word in self._only)
 
     def prepare(self) -> None:
-        """Make the virtual environments, which takes a minute the first time."""
+        """Make the virtual environments, which takes a minute the first time.
+
+        Our own code is compiled as pip compiles what it installs: a checkout whose programs run
+        with PYTHONDONTWRITEBYTECODE would compile itself at each start.
+        """
+        for checkout in (PROJECT, self._before):
+            if checkout is not None:
+                compileall.compile_dir(checkout / "cep", quiet=1)
         for version, make in (
             ("2.19", venvs.published_python),
             ("4.19", venvs.published_4_python),
@@ -101,7 +108,7 @@ class Run:
 
     def measure(self, url: str, home: Path) -> None:
         """Everything."""
-        sizes = self._sizes
+        sizes, began = self._sizes, time.monotonic()
         self.result["fsync_ms"] = measure.fsync_ms(home)
         if self.wanted("alone"):
             found = alone.measure_alone(self.published, sizes.commands, sizes.overhead)
@@ -109,30 +116,38 @@ class Run:
         for number in range(sizes.rounds):
             for engine in ENGINES:
                 for endpoint in [EchoProcess(), *self.endpoints(engine)]:
-                    self._step(f"round {number + 1}", endpoint, url, home)
+                    self._step(number, engine, endpoint, url, home)
             self._peers(url, home)
         self._idle(url, home)
         self._series(url, home)
         self.result["fsync_ms_after"] = measure.fsync_ms(home)
+        self.result["took_s"] = time.monotonic() - began
         self.save()
 
     def _directory(self, home: Path) -> Path:
         self._number += 1
         return home / f"p{self._number}"
 
-    def _step(self, told: str, endpoint: Endpoint, url: str, home: Path) -> None:
+    def _step(self, number: int, engine: str, endpoint: Endpoint, url: str, home: Path) -> None:
+        """One endpoint in one round; the echo counts for the engine beside which it ran."""
+        sizes, told = self._sizes, f"round {number + 1}: {endpoint.name}"
         figures = self._try(
-            f"{told}: {endpoint.name}",
-            lambda: session.measure_all(endpoint, url, self._directory(home), self._sizes),
+            told,
+            lambda: session.measure_all(
+                endpoint, url, self._directory(home), sizes, first=number == 0
+            ),
         )
-        if self._sizes.backlog:
+        length = sizes.published_backlog if isinstance(endpoint, Published) else sizes.backlog
+        if length and number == 0:
             figures |= self._try(
-                f"{told}: {endpoint.name}, backlog",
-                lambda: session.measure_backlog(
-                    endpoint, url, self._directory(home), self._sizes.backlog
-                ),
+                f"{told}, backlog of {length:,}",
+                lambda: session.measure_backlog(endpoint, url, self._directory(home), length),
             )
-        self._keep(endpoint.name, figures)
+            if endpoint.engine != table.ECHO:
+                self._point("queue_length", endpoint, length, figures.get("backlog_per_s"))
+                self._point("queue_memory", endpoint, length, figures.get("backlog_pss_mib"))
+        name = endpoint.name if endpoint.engine != table.ECHO else f"{table.ECHO} {engine}"
+        self._keep(name, figures)
 
     def _peers(self, url: str, home: Path) -> None:
         if not self.wanted("peers"):
@@ -171,7 +186,7 @@ class Run:
     def _series(self, url: str, home: Path) -> None:
         for length in self._sizes.queue_lengths:
             for endpoint in [one for engine in ENGINES for one in self.endpoints(engine)]:
-                if isinstance(endpoint, Published) and length > LONGEST_PUBLISHED_QUEUE:
+                if isinstance(endpoint, Published) and length > self._sizes.published_backlog:
                     continue
                 found = self._try(
                     f"{length} waiting: {endpoint.name}",
@@ -252,11 +267,13 @@ def report(result: dict[str, Any]) -> str:
     """The whole table as Markdown."""
     machine, sizes = result["machine"], result["sizes"]
     fsync = result.get("fsync_ms", (float("nan"),) * 2)
+    minutes = result.get("took_s", 0) / 60
     lines = [
         f"{machine['date']}, {machine['processors']} processors, {machine['memory_gib']} GiB, "
         f"Python {machine['python']}, load before {machine['load_before'][0]}; "
-        f"{sizes['rounds']} rounds, bursts of {sizes['burst']:,}, backlogs of "
-        f"{sizes['backlog']:,}; the disk needs {fsync[0]:.2f} ms (median; 99 %: {fsync[1]:.2f}) "
+        f"{sizes['rounds']} rounds with {sizes['bursts']} bursts of {sizes['burst']:,} each, "
+        f"backlogs of {sizes['backlog']:,} (published: {sizes['published_backlog']:,}), in "
+        f"{minutes:.0f} minutes; the disk needs {fsync[0]:.2f} ms (median; 99 %: {fsync[1]:.2f}) "
         "to be sure of 4 KiB.",
         "",
         *table.main_table(result["figures"]),
@@ -283,6 +300,7 @@ def main() -> int:
     """Measure, write, print; 1 when a step failed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="everything once and small")
+    parser.add_argument("--trial", action="store_true", help="only to see that each part works")
     parser.add_argument("--rounds", type=int, help="how often everything is repeated")
     told = "endpoints with this in their name; also: peers, idle, alone"
     parser.add_argument("--only", action="append", default=[], metavar="WORD", help=told)
@@ -291,7 +309,7 @@ def main() -> int:
     parser.add_argument("--before", type=Path, metavar="CHECKOUT", help=told)
     parser.add_argument("--publish", action="store_true", help="write into docs/ as well")
     options = parser.parse_args()
-    sizes = QUICK if options.quick else FULL
+    sizes = TRIAL if options.trial else QUICK if options.quick else FULL
     if options.rounds:
         sizes = replace(sizes, rounds=options.rounds)
     if importlib.util.find_spec("matplotlib") is None:

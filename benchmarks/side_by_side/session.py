@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -70,8 +70,17 @@ class Started:
         self._endpoint.stop(self._place)
 
 
-def measure_all(endpoint: Endpoint, url: str, directory: Path, sizes: Sizes) -> Figures:
+def measure_all(
+    endpoint: Endpoint, url: str, directory: Path, sizes: Sizes, *, first: bool = True
+) -> Figures:
     """Everything but the backlog, in one life of the endpoint.
+
+    Args:
+        endpoint: Not started.
+        url: Of the broker.
+        directory: For this life.
+        sizes: How much.
+        first: Measure memory and tasks of 50 ms as well.
 
     Raises:
         AnswersMissing: It did not answer all; the text has the end of its log.
@@ -86,12 +95,13 @@ def measure_all(endpoint: Endpoint, url: str, directory: Path, sizes: Sizes) -> 
                 figures["start_accepted_s"] = started.accepted_s
                 figures["start_result_s"] = first - started.began
                 client.burst(tasks.messages(client, no_op, WARM_UP))
-                time.sleep(sizes.settle_s)
-                figures["pss_mib"] = measure.pss_mib(directory)
-                figures |= _burst(where, sizes.burst)
+                if first and endpoint.engine != "echo":
+                    time.sleep(sizes.settle_s)
+                    figures["pss_mib"] = measure.pss_mib(directory)
+                figures |= _repeated(sizes.bursts, lambda: _burst(where, sizes.burst))
                 figures |= _singles(where, sizes)
-                figures |= _large(where, sizes.large)
-                if endpoint.engine == "gce":
+                figures |= _repeated(sizes.bursts, lambda: _large(where, sizes.large))
+                if first and endpoint.engine == "gce":
                     figures |= _naps(where, sizes.naps)
         except AnswersMissing as exc:
             raise AnswersMissing(f"{endpoint.name}: {exc}\n{log_of(where)}") from exc
@@ -100,7 +110,13 @@ def measure_all(endpoint: Endpoint, url: str, directory: Path, sizes: Sizes) -> 
     return figures
 
 
-def _burst(where: Place, count: int) -> Figures:
+def _repeated(times: int, work: Callable[[], dict[str, float]]) -> Figures:
+    """Each figure of work that is done several times, as a list."""
+    found = [work() for _ in range(times)]
+    return {key: [one[key] for one in found] for key in found[0]}
+
+
+def _burst(where: Place, count: int) -> dict[str, float]:
     messages = tasks.messages(where.client, tasks.no_op(), count)
     before = measure.cpu_s(where.directory)
     moments = where.client.burst(messages)
@@ -116,7 +132,7 @@ def _singles(where: Place, sizes: Sizes) -> Figures:
     return {"single_ms": [took * 1000 for took in times]}
 
 
-def _large(where: Place, count: int) -> Figures:
+def _large(where: Place, count: int) -> dict[str, float]:
     """Decimal megabytes of payload per second in each direction, from the first to the last."""
     messages = tasks.messages(where.client, tasks.large(LARGE_BYTES), count)
     moments = where.client.burst(messages)

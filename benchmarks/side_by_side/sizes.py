@@ -10,9 +10,11 @@ class Sizes:
     """Numbers of one run.
 
     Attributes:
-        rounds: How often everything is repeated.
+        rounds: How often the main table's figures are measured again, from the start on.
         burst: No-op tasks published to an idle endpoint.
-        backlog: No-op tasks that wait before the endpoint starts; 0 leaves that out.
+        bursts: How often, one after another, in each life of an endpoint; payloads of 1 MB as well.
+        backlog: No-op tasks that wait before the echo or our endpoint starts; 0 leaves that out.
+        published_backlog: The same of the published endpoints.
         singles: Tasks sent one at a time to endpoints that answer within milliseconds.
         slow_singles: The same to those that need half a second for each.
         large: Tasks with a payload of 1 MB.
@@ -21,14 +23,17 @@ class Sizes:
         idle_s: Seconds over which an idle endpoint's CPU time is read.
         commands: Runs of each command that only talks.
         overhead: No-ops through a worker's wrapper alone.
-        queue_lengths: Of the series over the length of the queue; may be empty.
+        queue_lengths: Of the series over the length of the queue; may be empty. Of the published
+            endpoints only those up to `published_backlog`.
         payload_bytes: Of the series over the size of the payload; may be empty.
         worker_counts: Of the series over the number of workers; may be empty.
     """
 
     rounds: int
     burst: int
+    bursts: int
     backlog: int
+    published_backlog: int
     singles: int
     slow_singles: int
     large: int
@@ -42,19 +47,22 @@ class Sizes:
     worker_counts: tuple[int, ...] = ()
 
 
+# Fits into 20 minutes. Figures that hardly move are measured in the first round only.
 FULL = Sizes(
-    rounds=3,
+    rounds=2,
     burst=10_000,
+    bursts=2,
     backlog=50_000,
+    published_backlog=20_000,
     singles=300,
-    slow_singles=40,
-    large=50,
+    slow_singles=12,
+    large=30,
     naps=1_000,
     settle_s=5.0,
     idle_s=60.0,
-    commands=20,
+    commands=5,
     overhead=20_000,
-    queue_lengths=(10_000, 50_000, 200_000),
+    queue_lengths=(10_000, 200_000),
     payload_bytes=(1_000, 10_000, 100_000, 1_000_000),
     worker_counts=(1, 2, 4, 8),
 )
@@ -62,8 +70,10 @@ FULL = Sizes(
 # second for which the published endpoints wait weighs more than it does in the full form.
 QUICK = Sizes(
     rounds=1,
-    burst=1_000,
+    burst=3_000,
+    bursts=2,
     backlog=0,
+    published_backlog=0,
     singles=100,
     slow_singles=4,
     large=10,
@@ -72,4 +82,23 @@ QUICK = Sizes(
     idle_s=10.0,
     commands=3,
     overhead=3_000,
+)
+# Each part once and as small as can be: whether it works, table, pictures and all; no figures.
+TRIAL = Sizes(
+    rounds=1,
+    burst=200,
+    bursts=1,
+    backlog=300,
+    published_backlog=300,
+    singles=10,
+    slow_singles=2,
+    large=2,
+    naps=8,
+    settle_s=0.1,
+    idle_s=1.0,
+    commands=1,
+    overhead=200,
+    queue_lengths=(300, 600),
+    payload_bytes=(1_000, 100_000),
+    worker_counts=(1, 2),
 )

@@ -149,8 +149,8 @@ def main_table(figures: dict[str, list[dict[str, Any]]]) -> list[str]:
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in ROWS:
-        echo = values(figures, ECHO, row.key)
         for engine in ENGINES:
+            echo = values(figures, f"{ECHO} {engine}", row.key)  # of the same minutes
             found = {column: values(figures, f"{column} {engine}", row.key) for column in COLUMNS}
             if not found[OURS]:
                 continue
@@ -207,7 +207,8 @@ def peer_table(figures: dict[str, list[dict[str, Any]]], peers: Sequence[str]) -
     rate, single = ROWS[0], ROWS[4]
     lines = ["| | burst of no-ops, tasks/s | one at a time, median ms |", "|---|---|---|"]
     ours = [f"{way} {engine}" for engine in ENGINES for way in (OURS, "cep+audit", "before")]
-    for name in (*ours, *peers, ECHO):
+    echoes = [f"{ECHO} {engine}" for engine in ENGINES]
+    for name in (*ours, *peers, *echoes):
         if figures.get(name):
             cells = [_cell(values(figures, name, row.key), row) for row in (rate, single)]
             lines.append(f"| {name} | {' | '.join(cells)} |")

@@ -1,7 +1,8 @@
 """The detached agent: `python -m cep.agent USER_DIR NAME PIPE_DESCRIPTOR OPTIONS_JSON`.
 
 Started by `cep.agent.launch` only; people use `cep start`. Its standard input holds the
-credentials as a JSON object of environment variables, or nothing.
+credentials as a JSON object of environment variables; a device there means none. A pipe that closes
+without a word says that the command has ended, and the agent does not begin.
 """
 
 from __future__ import annotations
@@ -9,12 +10,14 @@ from __future__ import annotations
 import json
 import logging
 import os
+import stat
 import sys
 from pathlib import Path
+from typing import Any
 
 from cep.agent.launch import Announcer
 from cep.agent.options import StartOptions
-from cep.errors import CepError, SoftwareError
+from cep.errors import CepError, SoftwareError, TemporaryFailure
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +30,7 @@ def main(argv: list[str]) -> int:
     try:
         from cep.agent.agent import run_endpoint
 
-        secrets = json.loads(sys.stdin.buffer.read() or b"{}")
+        secrets = _handed_over()
         with open(os.devnull, "rb") as nothing:  # noqa: PTH123 - a device
             os.dup2(nothing.fileno(), 0)
         return run_endpoint(
@@ -46,6 +49,14 @@ def main(argv: list[str]) -> int:
         )
         log.critical("the agent failed unexpectedly", exc_info=True, extra={"event": "agent.fault"})
         return SoftwareError.exit_code
+
+
+def _handed_over() -> dict[str, Any]:
+    """Wait for the credentials."""
+    said = sys.stdin.buffer.read()
+    if not said and stat.S_ISFIFO(os.fstat(0).st_mode):
+        raise TemporaryFailure("The command that starts the endpoint ended before it was started.")
+    return dict(json.loads(said or b"{}"))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,11 @@
 """`cep start`: launch the agent as a detached child and wait for its word.
 
-The child is the same program as `cep start --foreground`, in its own session. It answers through a
-pipe with JSON lines: notes for people, then "ready" with the endpoint's id, or "error" with exit
-code and sentence. A pipe that closes without either is an error, shown with the end of the log.
+The child is the same program as `cep start --foreground`, in its own session. It loads its code
+while the command still looks at the configuration and the login, and begins with the credentials
+that the command hands over; a command that ends before that leaves nothing behind. It answers
+through a pipe with JSON lines: notes for people, then "ready" with the endpoint's id, or "error"
+with exit code and sentence. A pipe that closes without either is an error, shown with the end of
+the log.
 """
 
 from __future__ import annotations
@@ -37,6 +40,7 @@ def start(
     note: Callable[[str], None] | None = None,
     *,
     secrets: Mapping[str, str] = MappingProxyType({}),
+    before: Callable[[], None] = lambda: None,
 ) -> str:
     """Start the endpoint `name` below the user directory `base`, detached.
 
@@ -46,12 +50,14 @@ def start(
         options: How to start; `foreground` is not for this function.
         note: Takes sentences for people that arrive before the endpoint is ready.
         secrets: Variables with credentials, which win over those of our own environment.
+        before: What has to be in order before the agent begins; called here, while the child
+            loads its code. When it raises, the child ends without having begun.
 
     Returns:
         The endpoint's id, once its agent is ready to take tasks.
 
     Raises:
-        CepError: With the child's own sentence and exit code.
+        CepError: With the child's own sentence and exit code; or what `before` raises.
     """
     if options.die_with_parent:
         raise UsageError(
@@ -72,6 +78,12 @@ def start(
             cwd="/",
         )
         os.close(write_end)
+        try:
+            before()
+        except BaseException:
+            child.kill()
+            child.communicate()
+            raise
         _hand_over(child, {**found, **secrets})
         try:
             return _wait_for_word(pipe, note or (lambda _text: None), base, name)

@@ -1,8 +1,9 @@
 """The agent's main loop: one thread that owns all state, one function per event.
 
 Each turn: take what has arrived, choose what the engine gets, commit it all in one transaction,
-and only then act on it: settle deliveries, publish results, hand tasks over. Nothing here sleeps,
-polls or locks; an idle endpoint waits in `Mailbox.gather` for its next heartbeat.
+and only then act on it: settle deliveries, publish results, hand tasks over. Nothing here polls or
+locks; an idle endpoint waits in `Mailbox.gather` for its next heartbeat. With many tasks in hand a
+turn lets events join the first one for a moment, so that they share a commit.
 """
 
 from __future__ import annotations
@@ -47,6 +48,10 @@ ENGINE_STOP_S = 15.0
 # each on RabbitMQ), so a start waits longer than that for its turn.
 START_LIMIT_S = 180.0
 LEASE_CHECK_S = 0.1
+# A commit costs as much CPU as ten tasks. With this many in its hands the engine has enough to do
+# meanwhile: at 10,000 tasks a second, three times as long.
+LINGER_FROM_GIVEN = 64
+LINGER_S = 0.002
 
 STOPPED_WHILE_RUNNING = (
     "The endpoint was stopped while this task was running, and the task was ended with it. "
@@ -137,7 +142,7 @@ class MainLoop:
         self._clean_up()
         self._turn()
         while not self._over():
-            events = parts.mailbox.gather(parts.timers.next_in_s())
+            events = parts.mailbox.gather(parts.timers.next_in_s(), self._linger_s())
             self._guard_lease()
             for event in events:
                 self._on_event[type(event)](event)
@@ -146,6 +151,9 @@ class MainLoop:
             self._turn()
             self._standing.follow()
         self._finish()
+
+    def _linger_s(self) -> float:
+        return LINGER_S if self._p.dispatcher.given >= LINGER_FROM_GIVEN else 0.0
 
     def _turn(self) -> None:
         parts = self._p

@@ -25,6 +25,8 @@ from cep.safety.audit import Trail
 # One turn of the loop takes at most this many events, so that a flood of deliveries cannot keep
 # results, heartbeats and signals waiting.
 EVENTS_PER_TURN = 512
+# With so many at hand a turn is worth its commit, and nothing more is waited for.
+ENOUGH_EVENTS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +101,12 @@ class Mailbox:
         """Add an event; from any thread or signal handler, never blocks."""
         self._queue.put(event)
 
-    def gather(self, wait_s: float | None) -> list[AgentEvent]:
+    def gather(self, wait_s: float | None, linger_s: float = 0.0) -> list[AgentEvent]:
         """Wait for an event, then return all that are there (bounded).
 
         Args:
             wait_s: How long to wait for the first one; None waits for ever.
+            linger_s: How long to let others join the first one, unless there are enough.
 
         Returns:
             Events in order; empty when the time passed without any.
@@ -112,6 +115,9 @@ class Mailbox:
             events = [self._queue.get(timeout=wait_s)]
         except queue.Empty:
             return []
+        if linger_s and self._queue.qsize() < ENOUGH_EVENTS:
+            # Not `get` with a time-out, which would wake this thread for each of them.
+            time.sleep(linger_s)
         while len(events) < EVENTS_PER_TURN:
             try:
                 events.append(self._queue.get_nowait())

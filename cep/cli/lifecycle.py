@@ -185,10 +185,15 @@ def _start(shared: Shared, name: str, options: StartOptions) -> int:
     unit = managed.unit_of(root)
     if unit is not None and unit.owns:
         return _start_unit(unit, root, "start", options)
-    _log_in(shared.base, _settings(root))
     from cep.agent.launch import start as launch
 
-    endpoint_id = launch(shared.base, root.name, options, _note)
+    endpoint_id = launch(
+        shared.base,
+        root.name,
+        options,
+        _note,
+        before=lambda: _log_in(shared.base, _settings(root)),
+    )
     _say_started(endpoint_id)
     return 0
 

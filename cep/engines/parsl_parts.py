@@ -7,11 +7,13 @@ are registered unexecuted, and one that somebody touches later (a user's functio
 parsl, say) runs then, as if it had been imported plainly.
 
 `load` runs on the main thread of the launch modules and of the worker forkserver. The agent imports
-Parsl plainly (`import_in_agent`), for it uses far more of it.
+all of Parsl (`import_in_agent`), for it uses far more of it, but not what Parsl can do without.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import importlib
 import importlib.util
 import logging
@@ -19,6 +21,7 @@ import os
 import sys
 import threading
 import types
+from collections.abc import Callable, Iterator
 from typing import Any
 
 log = logging.getLogger(__name__)
@@ -35,24 +38,65 @@ PACKAGES = (
 PLAIN_VARIABLE = "CEP_PLAIN_PARSL_IMPORT"
 #: Parsl's address module imports it for one function that asks a web page for our address.
 _UNUSED_LIBRARY = "requests"
-#: What Parsl takes along when it is installed: 0.3 s, 25 MiB and a thread that never ends before
-#: the main thread does.
+#: What Parsl takes along when it is installed. The SDK: 0.3 s, 25 MiB and a thread that never ends
+#: before the main thread does; SQLAlchemy, which the hub brings: 0.25 s for Parsl's monitoring.
 _SDK = "globus_compute_sdk"
+_NOT_IN_AGENT = (_SDK, "sqlalchemy")
 
 
 def import_in_agent() -> None:
-    """Import Parsl as it is, but for the SDK, which Parsl can do without.
+    """Import Parsl as it is where neither the SDK nor SQLAlchemy is installed.
 
     The agent must not load the SDK when it starts. To be called before another thread could want
-    the SDK; does nothing when either is loaded already.
+    one of them; what is loaded already stays, and with the SDK or Parsl there is nothing to do.
     """
     if "parsl" in sys.modules or _SDK in sys.modules:
         return
-    sys.modules[_SDK] = None  # type: ignore[assignment]
+    hidden = [name for name in _NOT_IN_AGENT if name not in sys.modules]
+    for name in hidden:
+        sys.modules[name] = None  # type: ignore[assignment]
     try:
-        importlib.import_module("parsl.executors.high_throughput.executor")
+        with _types_checked_from_first_call():
+            importlib.import_module("parsl.executors.high_throughput.executor")
     finally:
-        del sys.modules[_SDK]
+        for name in hidden:
+            del sys.modules[name]
+
+
+@contextlib.contextmanager
+def _types_checked_from_first_call() -> Iterator[None]:
+    """Let typeguard rewrite a function when it is first called instead of when it is defined.
+
+    For each function it reads and compiles the whole module anew: 0.2 s for all of Parsl's, of
+    which the agent calls a handful. Those are checked as ever.
+    """
+    typeguard: Any = importlib.import_module("typeguard")
+    at_once = typeguard.typechecked
+
+    def typechecked(target: Any = None, **options: Any) -> Any:
+        if options or not isinstance(target, types.FunctionType):
+            return at_once(target, **options)
+        return _checked_from_first_call(target, at_once)
+
+    typeguard.typechecked = typechecked
+    try:
+        yield
+    finally:
+        typeguard.typechecked = at_once
+
+
+def _checked_from_first_call(
+    function: types.FunctionType, check: Callable[[Any], Any]
+) -> Callable[..., Any]:
+    made: list[Callable[..., Any]] = []
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if not made:
+            made.append(check(function))
+        return made[0](*args, **kwargs)
+
+    return call
 
 
 def load(name: str) -> types.ModuleType:

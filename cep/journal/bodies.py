@@ -1,14 +1,17 @@
 """Bodies too large for the database: one file each, on disk before the row that names it.
 
-Owns the directory of body files; runs on the agent's main thread. A file whose row was never
-committed is an orphan, and `sweep` removes it at the next start.
+Owns the directory of body files; runs on the agent's main thread, but for the flushes: several
+files are flushed at the same time, in threads that do nothing else, since the disk takes hardly
+longer for four than for one. A file whose row was never committed is an orphan, and `sweep` removes
+it at the next start.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from cep.errors import BodyLost
@@ -19,6 +22,8 @@ from cep.journal import crash, faults
 FILE_THRESHOLD = 64 * 1024  # bytes
 TASK = "task"
 RESULT = "result"
+FLUSHES = 4  # at the same time
+OPEN_FILES = 16  # written and not flushed yet; a shell's limit of open files is often 1,024
 # As `_path` writes it: `007.task` is another file than `7.task`, and not ours.
 _NAME = re.compile(r"(0|[1-9][0-9]*)\.(task|result)")
 
@@ -34,6 +39,7 @@ class BodyFiles:
         self._directory = directory
         self._sizes: dict[tuple[int, str], int] = {}
         self.total_bytes = 0  # of all files that a row names
+        self._flushers: ThreadPoolExecutor | None = None
 
     def prepare(self) -> None:
         """Make the directory, private to this user whatever the umask.
@@ -77,28 +83,53 @@ class BodyFiles:
         self.total_bytes = sum(self._sizes.values())
         return [key for key in named if key not in self._sizes]
 
-    def write(self, seq: int, kind: str, body: bytes) -> None:
-        """Write one body and flush it to the disk; `sync` must follow before the row.
+    def write(self, bodies: Sequence[tuple[int, str, bytes]]) -> None:
+        """Write bodies (seq, kind, bytes) and flush them; `sync` must follow before the rows.
 
         Raises:
-            OSError: The disk is full or broken; a part of the file may stand, call `remove`.
+            OSError: The disk is full or broken; any of the files, whole or in part, may stand:
+                call `remove` for each.
         """
-        path = self._path(seq, kind)
+        for at in range(0, len(bodies), OPEN_FILES):
+            some = bodies[at : at + OPEN_FILES]
+            descriptors: list[int] = []
+            try:
+                for seq, kind, body in some:
+                    descriptors.append(self._open_new(seq, kind))
+                    _write_body(descriptors[-1], memoryview(body))
+                self._flush(descriptors)
+            finally:
+                for descriptor in descriptors:
+                    os.close(descriptor)
+            for seq, kind, body in some:
+                self._forget(seq, kind)
+                self._sizes[seq, kind] = len(body)
+                self.total_bytes += len(body)
+
+    def _open_new(self, seq: int, kind: str) -> int:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(path, flags, 0o600)
-        try:
-            os.fchmod(descriptor, 0o600)
-            view = memoryview(body)
-            half = len(view) // 2
-            _write_all(descriptor, view[:half])
-            crash.reach("body-half-written")
-            _write_all(descriptor, view[half:])
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        self._forget(seq, kind)
-        self._sizes[seq, kind] = len(body)
-        self.total_bytes += len(body)
+        descriptor = os.open(self._path(seq, kind), flags, 0o600)
+        os.fchmod(descriptor, 0o600)
+        return descriptor
+
+    def _flush(self, descriptors: Sequence[int]) -> None:
+        """Flush files; returns, or raises the first error, when all flushes are over."""
+        if len(descriptors) == 1:
+            os.fsync(descriptors[0])
+            return
+        if self._flushers is None:
+            self._flushers = ThreadPoolExecutor(FLUSHES, thread_name_prefix="journal-flush")
+        begun = [self._flushers.submit(os.fsync, one) for one in descriptors]
+        errors = [one.exception() for one in begun]
+        for error in errors:
+            if error is not None:
+                raise error
+
+    def close(self) -> None:
+        """End the threads that flush. Idempotent."""
+        if self._flushers is not None:
+            self._flushers.shutdown()
+            self._flushers = None
 
     def sync(self) -> None:
         """Make the names of all files written so far durable.
@@ -178,6 +209,13 @@ def sync_directory(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _write_body(descriptor: int, view: memoryview) -> None:
+    half = len(view) // 2
+    _write_all(descriptor, view[:half])
+    crash.reach("body-half-written")
+    _write_all(descriptor, view[half:])
 
 
 def _write_all(descriptor: int, view: memoryview) -> None:

@@ -124,6 +124,7 @@ class Writer:
         with suppress(sqlite3.Error):
             if next_seq < self._seq_limit:
                 store.keep_seq_limit(self._connection, next_seq)
+        self.bodies.close()
         self.abandon()
 
     def abandon(self) -> None:
@@ -132,15 +133,19 @@ class Writer:
             self._connection.close()
 
     def _write_bodies(self, batch: Batch, written: list[tuple[int, str]]) -> None:
-        """Write the large bodies; `written` also names one that failed half-way."""
-        for seq, task in batch.accepted.items():
-            if len(task.body) > FILE_THRESHOLD:
-                written.append((seq, TASK))
-                self.bodies.write(seq, TASK, task.body)
-        for seq, (_, result) in batch.results.items():
-            if len(result) > FILE_THRESHOLD:
-                written.append((seq, RESULT))
-                self.bodies.write(seq, RESULT, result)
+        """Write the large bodies; `written` names them before, for one may fail half-way."""
+        large = [
+            (seq, TASK, task.body)
+            for seq, task in batch.accepted.items()
+            if len(task.body) > FILE_THRESHOLD
+        ]
+        large += [
+            (seq, RESULT, result)
+            for seq, (_, result) in batch.results.items()
+            if len(result) > FILE_THRESHOLD
+        ]
+        written += [(seq, kind) for seq, kind, _ in large]
+        self.bodies.write(large)
         if written:
             self.bodies.sync()
             crash.reach("bodies-written")

@@ -10,13 +10,14 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from cep.agent import control, hooks, logs
+from cep.agent import control, hooks, logs, loop
 from cep.agent.launch import Announcer, _wait_for_word
 from cep.agent.log_writer import LogWriter
-from cep.agent.mailbox import ControlRequest, Mailbox, Signalled, Timers
+from cep.agent.mailbox import ENOUGH_EVENTS, ControlRequest, Mailbox, Signalled, Timers
 from cep.config.settings import LogSettings
 from cep.errors import (
     CantCreate,
@@ -215,6 +216,34 @@ def test_a_socket_directory_open_to_others_is_refused(paths: EndpointPaths) -> N
     server = control.ControlServer(control.socket_path(paths), Mailbox().put)
     with pytest.raises(CantCreate, match="0700"):
         server.start()
+
+
+def test_events_join_the_first_one_unless_there_are_enough(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    mailbox, waits = Mailbox(), []
+
+    def later(seconds: float) -> None:
+        waits.append(seconds)
+        mailbox.put(Signalled(2))
+
+    monkeypatch.setattr("cep.agent.mailbox.time.sleep", later)
+    mailbox.put(Signalled(1))
+    assert mailbox.gather(None, 0.002) == [Signalled(1), Signalled(2)]
+    assert mailbox.gather(0, 0.002) == []
+    for number in range(ENOUGH_EVENTS + 1):
+        mailbox.put(Signalled(number))
+    assert len(mailbox.gather(None, 0.002)) == ENOUGH_EVENTS + 1
+    assert waits == [0.002]
+
+
+def test_only_an_engine_with_its_hands_full_lets_events_wait_for_each_other() -> None:
+    def linger_s(given: int) -> float:
+        parts = SimpleNamespace(dispatcher=SimpleNamespace(given=given))
+        return loop.MainLoop._linger_s(SimpleNamespace(_p=parts))  # type: ignore[arg-type]
+
+    assert linger_s(loop.LINGER_FROM_GIVEN) == loop.LINGER_S
+    assert linger_s(loop.LINGER_FROM_GIVEN - 1) == 0
 
 
 def _conversation(tmp_path: Path, *words: bytes) -> str:

@@ -33,8 +33,15 @@ class Agents:
     answer: dict[str, Any] = field(default_factory=dict)
 
     def start(
-        self, base: Path, name: str, options: StartOptions, note: Callable[[str], None]
+        self,
+        base: Path,
+        name: str,
+        options: StartOptions,
+        note: Callable[[str], None],
+        *,
+        before: Callable[[], None],
     ) -> str:
+        before()
         note("a word before it is ready")
         self.asked.append(("start", base, name, options))
         self.running.add(name)

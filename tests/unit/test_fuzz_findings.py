@@ -189,7 +189,7 @@ def test_a_status_file_with_parts_of_other_kinds_is_still_told(value: Any) -> No
 def test_only_the_file_that_the_journal_names_is_its_body(tmp_path: Path) -> None:
     bodies = BodyFiles(tmp_path / "bodies")
     bodies.prepare()
-    bodies.write(7, "task", b"seven")
+    bodies.write([(7, "task", b"seven")])
     (tmp_path / "bodies" / "007.task").write_bytes(b"another")
     (tmp_path / "bodies" / "8.task").mkdir()
     (tmp_path / "bodies" / "9.task").write_bytes(b"an orphan")

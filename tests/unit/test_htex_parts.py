@@ -291,19 +291,44 @@ def test_a_failing_light_import_falls_back_to_the_plain_one() -> None:
     assert load(more)[3:] == ["Interchange", "True"]
 
 
-def test_the_agent_imports_parsl_without_the_sdk() -> None:
+def test_the_agent_imports_parsl_without_what_it_can_do_without() -> None:
     program = (
         "import sys, threading\n"
         "from cep.engines import parsl_parts\n"
         "parsl_parts.import_in_agent()\n"
-        "print('parsl.dataflow.dflow' in sys.modules, 'globus_compute_sdk' in sys.modules,"
-        " threading.active_count())\n"
-        "import globus_compute_sdk\n"
+        "loaded = [name in sys.modules"
+        " for name in ('parsl.dataflow.dflow', 'globus_compute_sdk', 'sqlalchemy')]\n"
+        "print(*loaded, threading.active_count())\n"
+        "import globus_compute_sdk, sqlalchemy\n"
     )
+    assert printed(program) == ["True", "False", "False", "1"]
+
+
+def test_parsl_still_checks_types_in_the_agent() -> None:
+    program = (
+        "import inspect, typeguard\n"
+        "at_once = typeguard.typechecked\n"
+        "from cep.engines import parsl_parts\n"
+        "parsl_parts.import_in_agent()\n"
+        "from parsl.executors import HighThroughputExecutor as Executor\n"
+        "print('label' in inspect.signature(Executor).parameters)\n"
+        "print(\"label='x'\" in repr(Executor(label='x')))\n"
+        "for _ in range(2):\n"
+        "    try:\n"
+        "        Executor(label=3)\n"
+        "    except typeguard.TypeCheckError as error:\n"
+        "        print('label' in str(error))\n"
+        "print(typeguard.typechecked is at_once)\n"
+    )
+    assert printed(program) == ["True"] * 5
+
+
+def printed(program: str) -> list[str]:
+    """The words that a program prints in an interpreter of its own."""
     run = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, check=True
     )
-    assert run.stdout.split() == ["True", "False", "1"]
+    return run.stdout.split()
 
 
 def test_messages_between_pool_and_agent_are_plain_values() -> None:

@@ -149,6 +149,18 @@ def test_any_headers_are_a_tasks_or_a_wire_error(headers: dict[str, Any]) -> Non
         assert str(uuid.UUID(read.function_id)) == read.function_id
 
 
+@pytest.mark.parametrize(
+    "ending", ["", "\n", '"', "\\", "\t", "\x7f", "\x1f", "\r", "é", "\U0001f600", "\ud800"]
+)
+def test_a_large_text_is_written_as_a_small_one_is(ending: str) -> None:
+    text = ("x" * 76 + "\n") * 1000 + ending
+    body = pack_result(str(uuid.UUID(int=1)), text, details={"key": [text]}, error=(ending, text))
+    message = json.loads(body[1:])
+    encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+    assert body[1:] == encode(message).encode()
+    assert message["data"]["data"] == text.replace("\ud800", "?")
+
+
 @given(ids, ids, st.dictionaries(texts, values, min_size=1), st.lists(texts))
 def test_headers_are_read_as_a_service_writes_them(
     task_id: str, function_id: str, specification: dict[str, Any], serializers: list[str]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import subprocess
 import sys
 from pathlib import Path
@@ -210,3 +211,10 @@ def test_a_worker_that_ran_a_plain_task_has_loaded_nothing_of_the_sdk(tmp_path: 
     assert "dill" in loaded
     forbidden = {"globus_compute_sdk", "globus_sdk", "parsl", "pika", "click", "psutil", "requests"}
     assert not loaded & forbidden
+
+
+@pytest.mark.parametrize("size", [1, 56, 57, 58, 29_183, 29_184, 29_185, 100_000])
+def test_base64_is_cut_into_lines_as_the_sdk_cuts_it(size: int) -> None:
+    data = bytes(range(251)) * (size // 251) + bytes(range(size % 251))
+    assert codec._base64(data) == codecs.encode(data, "base64").decode("ascii")
+    assert codec.load(codec.dump(data)) == data

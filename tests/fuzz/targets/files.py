@@ -96,7 +96,7 @@ class Rig:
         folder = self._paths.journal_bodies
         bodies = BodyFiles(folder)
         bodies.prepare()
-        bodies.write(7, "task", b"seven")
+        bodies.write([(7, "task", b"seven")])
         name = content.replace(b"/", b"_").replace(b"\0", b"_")[:200]
         stranger = os.fsencode(folder) + b"/" + name
         made = name not in (b"", b".", b"..", b"7.task")
