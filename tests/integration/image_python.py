@@ -1,17 +1,21 @@
 """An installation of our wheel for the Python of a test image, as a site makes it.
 
-The libraries are fetched and installed once, by the image's own pip, into `.cache/`; a cluster gets
-a copy by hard links, with our wheel of now added. The copy must be mounted where the installation
-was made: its programs name their interpreter by absolute path.
+The libraries are fetched and installed once, by the image's own pip, into `.cache/`, and so is our
+wheel of now; a host or a cluster gets a copy by hard links, so no file of it may be written in
+place. It must be mounted where the installation was made: its programs name their interpreter by
+absolute path.
 """
 
 from __future__ import annotations
 
-import contextlib
+import atexit
+import functools
+import hashlib
 import os
 import shutil
 import subprocess
 import tempfile
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,6 +25,7 @@ from tests.integration import docker_engine, venvs
 _AUTHORITIES = ("PIP_CERT", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")
 _DEFAULT_AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")
 _INSTALL_S = 600.0
+_building = threading.Lock()
 
 
 def install(image: str, place: str, home: Path, *, uid: int) -> Path:
@@ -35,17 +40,22 @@ def install(image: str, place: str, home: Path, *, uid: int) -> Path:
     Returns:
         The installation on this host.
     """
-    tag = docker_engine.ensure_image(image)
     made = home / Path(place).name
-    subprocess.run(["cp", "-al", _libraries(tag, place), made], check=True)
-    wheel = _own_wheel(home)
-    _in_container(
-        tag,
-        ["pip", "install", "-qq", "--no-deps", "--no-index", f"/wheel/{wheel.name}"],
-        {made: place, home: "/wheel"},
-        place,
-    )
-    wheel.unlink()
+    tag = docker_engine.ensure_image(image)
+    wheel = _own_wheel()
+    content = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    libraries = _libraries(tag, place)
+    kept = libraries.with_name(libraries.name.replace("image-python-", "image-cep-"))
+    with venvs.locked(kept.name):
+        complete = kept / ".complete"
+        if not complete.exists() or complete.read_text() != content:
+            shutil.rmtree(kept, ignore_errors=True)
+            subprocess.run(["cp", "-al", libraries, kept], check=True)
+            complete.unlink()
+            words = ["pip", "install", "-qq", "--no-deps", "--no-index", f"/wheel/{wheel.name}"]
+            _in_container(tag, words, {kept: place, wheel.parent: "/wheel"}, place)
+            complete.write_text(content)
+        subprocess.run(["cp", "-al", kept, made], check=True)
     subprocess.run(["chown", "-R", f"{uid}:{uid}", made], check=True)
     return made
 
@@ -125,14 +135,17 @@ def wheelhouse(image: str) -> Path:
     return kept
 
 
-def _own_wheel(directory: Path) -> Path:
-    with contextlib.suppress(FileNotFoundError):
-        shutil.rmtree(directory / "wheel")
-    found = venvs.own_wheel(directory / "wheel")
-    target = directory / found.name
-    found.replace(target)
-    (directory / "wheel").rmdir()
-    return target
+def _own_wheel() -> Path:
+    """Our wheel, built once by this process from the sources of then."""
+    with _building:
+        return _build_wheel()
+
+
+@functools.cache
+def _build_wheel() -> Path:
+    directory = Path(tempfile.mkdtemp(prefix="cep-wheel-", dir="/tmp"))
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    return venvs.own_wheel(directory)
 
 
 def _in_container(tag: str, words: Sequence[str], mounts: dict[Path, str], place: str) -> None:
