@@ -18,7 +18,7 @@ from tests.integration.systemd_host import CEP, HOME, INSTALLATION, SystemdHost,
 from tests.integration.systemd_hosts import IMAGES, Each, Hosts, on_all, started
 
 # The first test may have to wait for the image, and for cep's libraries in it.
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(1200)]
 
 UNIT = "globus-compute-endpoint-lab.service"
 CLIENT = f"{HOME}/client.env"

@@ -25,7 +25,7 @@ from tests.integration.systemd_host import ACCOUNT, HOME, SystemdHost, until
 from tests.integration.systemd_hosts import IMAGES, Hosts, on_all, started
 
 # The first test may have to wait for the image, and for cep's libraries in it.
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(1200 if LONG else 600)]
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(1800 if LONG else 1200)]
 
 UNIT = "globus-compute-endpoint-lab.service"
 HUB = "hub.example.org"
