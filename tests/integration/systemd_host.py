@@ -38,6 +38,7 @@ OWN = {"XDG_RUNTIME_DIR": f"/run/user/{UID}"}
 BOOT_S = 150.0
 COMMAND_S = 200.0
 
+_OLDER_GROUPS = Path(__file__).parent / "systemd_older_groups"  # instead of the image's `begin`
 HUB_URL = "http://localhost:5000"
 _HUB_UNIT = """\
 [Unit]
@@ -81,6 +82,8 @@ class SystemdHost:
         network: A Docker network for it and its hub; by default it is alone.
         hub: Options of `hub serve`; None: its hub is on another host.
         service: The hub's address, for this host's endpoints.
+        older_groups: Systemd has the kernel's older control groups beside the newer, so that it
+            keeps memory limits on every machine.
 
     Attributes:
         home: The account's home directory, as the machine of the tests sees it.
@@ -95,12 +98,14 @@ class SystemdHost:
         network: str | None = None,
         hub: Sequence[str] | None = (),
         service: str = HUB_URL,
+        older_groups: bool = False,
     ) -> None:
         self.image = image
         self.name = name
         self._network = network
         self._hub = hub
         self._service = service
+        self._older_groups = older_groups
         self.root = Path(tempfile.mkdtemp(prefix="cep-systemd-", dir="/tmp"))
         self.home = self.root / "home" / ACCOUNT
         self.environment: dict[str, str] = {}
@@ -133,6 +138,9 @@ class SystemdHost:
         image_python.install(self.image, INSTALLATION, self.home, uid=UID)
         shutil.copy(SDK_CLIENT, self.home / SDK_CLIENT.name)
         self._engine = docker_engine.client()
+        volumes = {str(self.root / "home"): {"bind": "/home", "mode": "rw"}}
+        if self._older_groups:
+            volumes[str(_OLDER_GROUPS)] = {"bind": "/usr/local/sbin/begin", "mode": "ro"}
         # SYS_ADMIN and a cgroup namespace are what systemd needs; the image does the rest.
         self._container = self._engine.containers.run(
             image,
@@ -144,7 +152,7 @@ class SystemdHost:
             cap_add=["SYS_ADMIN"],
             cgroupns="private",
             tmpfs={"/run": "", "/run/lock": ""},
-            volumes={str(self.root / "home"): {"bind": "/home", "mode": "rw"}},
+            volumes=volumes,
         )
         if self._network is not None:  # the name by which the other host finds it
             self.set_network(False)
@@ -316,33 +324,6 @@ class SystemdHost:
         places = ("/etc/systemd", "/etc/cep", f"{HOME}/.config", "/var/lib/systemd/linger")
         said = self.sudo("find", *places, "!", "-type", "d", check=False).stdout
         return set(said.split())
-
-    def keeps_memory_limits(self) -> bool:
-        """Whether systemd's control groups know memory here, so that it keeps MemoryMax=."""
-        older = self.sudo("test", "-e", "/sys/fs/cgroup/memory/system.slice", check=False)
-        if older.returncode == 0:
-            return True
-        newer = self.sudo("cat", "/sys/fs/cgroup/cgroup.controllers", check=False).stdout
-        return "memory" in newer.split()
-
-    def limit_memory(self, unit: str, limit_bytes: int) -> None:
-        """Let a running service have no more than this where systemd cannot see to it.
-
-        By a group of the kernel's older kind: the limit is real, and so are its kills.
-        """
-        self.sudo(
-            "sh",
-            "-euc",
-            f"""
-            mkdir -p /run/memory-groups
-            mountpoint -q /run/memory-groups || mount -t cgroup -o memory none /run/memory-groups
-            mkdir -p /run/memory-groups/{unit}
-            echo {limit_bytes} > /run/memory-groups/{unit}/memory.limit_in_bytes
-            cat /sys/fs/cgroup/system.slice/{unit}/cgroup.procs | while read process; do
-                echo $process > /run/memory-groups/{unit}/cgroup.procs
-            done
-            """,
-        )
 
     def configure(self, name: str, more: str = "") -> None:
         """Make an endpoint with one worker process."""

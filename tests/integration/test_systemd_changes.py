@@ -29,7 +29,7 @@ MEMORY_MAX = 400_003_072  # bytes: whole pages
 @pytest.fixture(scope="module")
 def hosts(docker_engine: None) -> Iterator[Hosts]:
     del docker_engine
-    with started([SystemdHost(image) for image in IMAGES]) as made:
+    with started([SystemdHost(image, older_groups=True) for image in IMAGES]) as made:
         made.do(SystemdHost.configure, "lab", "audit_log: audit.log\n")
         made.do(SystemdHost.sudo_cep, "enable-on-boot", "lab", "--now")
         yield made
@@ -318,10 +318,9 @@ def test_a_task_killed_for_the_memory_limit_of_the_service_is_answered_with_that
 ) -> None:
     host.sudo_cep("enable-on-boot", "lab", "--memory-max", str(MEMORY_MAX))
     host.systemctl("restart", UNIT)
+    host.systemctl("set-property", "--runtime", UNIT, "MemorySwapMax=0")  # nor by way of swap
     assert host.show(UNIT, "MemoryMax") == str(MEMORY_MAX)
     process = host.show(UNIT, "MainPID")
-    if not host.keeps_memory_limits():
-        host.limit_memory(UNIT, MEMORY_MAX)
     said = host.sdk("memory", lab, "2000000000")
     assert "SIGKILL" in said["error"]
     assert f"memory limit of {MEMORY_MAX} bytes" in said["error"]
