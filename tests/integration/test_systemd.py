@@ -198,7 +198,8 @@ def test_a_stop_waits_for_running_tasks_beyond_the_units_own_time(
     pace_s = host.pace_s(UNIT)
     host.write_root(
         f"/etc/systemd/system/{UNIT}.d/test.conf",
-        f"[Service]\nTimeoutStopSec={pace_s}\nWatchdogSec={pace_s}\nTimeoutAbortSec=1\n",
+        f"[Service]\nTimeoutStopSec={pace_s}\nWatchdogSec={pace_s}\nTimeoutAbortSec=1\n"
+        "RestartSec=1\n",
     )
     host.systemctl("daemon-reload")
     host.systemctl("restart", UNIT)
