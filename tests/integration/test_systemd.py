@@ -41,7 +41,7 @@ INSTALLED = [
 def hosts(docker_engine: None) -> Iterator[Hosts]:
     del docker_engine
     with started([SystemdHost(image) for image in IMAGES]) as made:
-        made.do(SystemdHost.configure, "site")
+        made.do(SystemdHost.configure, "site", "drain_timeout: 300\n")
         yield made
 
 
