@@ -36,7 +36,7 @@ os.environ.setdefault("DOCKER_BUILDKIT", "0")
 SOCKET = Path("/var/run/docker.sock")
 IMAGES_DIR = Path(__file__).parent / "images"
 # Only the long form of the tests (LONG=1) starts containers from these.
-LONG_ONLY = frozenset({"gridengine", "htcondor", "podman", "slurm-systemd", "systemd-252"})
+LONG_ONLY = frozenset({"gridengine", "htcondor", "podman", "slurm-systemd"})
 SESSION_LABEL = "cep.tests.pid"  # value: pid of the test process on this host
 ENGINE_START_S = 60.0
 PULL_S = 120.0

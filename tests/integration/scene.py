@@ -268,7 +268,9 @@ def exports(text: str) -> dict[str, str]:
     return dict(word.split("=", 1) for word in words if "=" in word)
 
 
-def until(condition: Callable[[], bool], *, within_s: float, what: str) -> float:
+def until(
+    condition: Callable[[], bool], *, within_s: float, what: str, every_s: float = 0.05
+) -> float:
     """Wait until something that nothing announces is true; return the seconds it took.
 
     Only for facts that can be asked and not waited for, such as the service's view of an endpoint.
@@ -278,7 +280,7 @@ def until(condition: Callable[[], bool], *, within_s: float, what: str) -> float
     while not condition():
         if time.monotonic() - begun > within_s:
             pytest.fail(f"Not within {within_s} s: {what}", pytrace=False)
-        pause.wait(0.05)
+        pause.wait(every_s)
     return time.monotonic() - begun
 
 

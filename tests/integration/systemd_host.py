@@ -8,21 +8,23 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import secrets
 import shlex
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import pytest
 
-from tests.integration import docker_engine, image_python
-from tests.integration.scene import SDK_CLIENT, exports, until
+from tests.integration import docker_engine, image_python, scene
+from tests.integration.scene import SDK_CLIENT, exports
 
 ACCOUNT = "researcher"
 UID = 1500
@@ -32,8 +34,11 @@ CEP = f"{INSTALLATION}/bin/cep"
 PYTHON = f"{INSTALLATION}/bin/python3"
 BARE = {"HOME": HOME, "USER": ACCOUNT, "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
 OWN = {"XDG_RUNTIME_DIR": f"/run/user/{UID}"}
-BOOT_S = 60.0
+# Limits for a machine that is busy with other things; nothing waits longer than it takes.
+BOOT_S = 150.0
+COMMAND_S = 200.0
 
+_OLDER_GROUPS = Path(__file__).parent / "systemd_older_groups"  # instead of the image's `begin`
 HUB_URL = "http://localhost:5000"
 _HUB_UNIT = """\
 [Unit]
@@ -46,6 +51,27 @@ ExecStart={cep} hub serve {options}
 WantedBy=multi-user.target
 """
 
+# ptrace(2): PTRACE_ATTACH is 16; of waitpid(2), __WALL is 0x40000000.
+_HOLD_THREADS = """
+import ctypes, os, signal, sys
+process = int(sys.argv[1])
+signal.alarm(150)
+call = ctypes.CDLL(None, use_errno=True).ptrace
+held = {int(thread) for thread in os.listdir(f"/proc/{process}/task")} - {process}
+for thread in held:
+    assert call(16, thread, None, None) == 0, os.strerror(ctypes.get_errno())
+    os.waitpid(thread, 0x40000000)
+while held:
+    thread, status = os.waitpid(-1, 0x40000000)
+    if not os.WIFSTOPPED(status):
+        held.discard(thread)
+"""
+
+
+def until(condition: Callable[[], bool], *, within_s: float, what: str) -> None:
+    """`scene.until`, asking less often: each question is a process in a container."""
+    scene.until(condition, within_s=within_s, what=what, every_s=0.25)
+
 
 class SystemdHost:
     """See the module. Use it with `with`.
@@ -56,6 +82,8 @@ class SystemdHost:
         network: A Docker network for it and its hub; by default it is alone.
         hub: Options of `hub serve`; None: its hub is on another host.
         service: The hub's address, for this host's endpoints.
+        older_groups: Systemd has the kernel's older control groups beside the newer, so that it
+            keeps memory limits on every machine.
 
     Attributes:
         home: The account's home directory, as the machine of the tests sees it.
@@ -70,12 +98,14 @@ class SystemdHost:
         network: str | None = None,
         hub: Sequence[str] | None = (),
         service: str = HUB_URL,
+        older_groups: bool = False,
     ) -> None:
         self.image = image
         self.name = name
         self._network = network
         self._hub = hub
         self._service = service
+        self._older_groups = older_groups
         self.root = Path(tempfile.mkdtemp(prefix="cep-systemd-", dir="/tmp"))
         self.home = self.root / "home" / ACCOUNT
         self.environment: dict[str, str] = {}
@@ -108,6 +138,9 @@ class SystemdHost:
         image_python.install(self.image, INSTALLATION, self.home, uid=UID)
         shutil.copy(SDK_CLIENT, self.home / SDK_CLIENT.name)
         self._engine = docker_engine.client()
+        volumes = {str(self.root / "home"): {"bind": "/home", "mode": "rw"}}
+        if self._older_groups:
+            volumes[str(_OLDER_GROUPS)] = {"bind": "/usr/local/sbin/begin", "mode": "ro"}
         # SYS_ADMIN and a cgroup namespace are what systemd needs; the image does the rest.
         self._container = self._engine.containers.run(
             image,
@@ -119,7 +152,7 @@ class SystemdHost:
             cap_add=["SYS_ADMIN"],
             cgroupns="private",
             tmpfs={"/run": "", "/run/lock": ""},
-            volumes={str(self.root / "home"): {"bind": "/home", "mode": "rw"}},
+            volumes=volumes,
         )
         if self._network is not None:  # the name by which the other host finds it
             self.set_network(False)
@@ -144,7 +177,7 @@ class SystemdHost:
 
     def reboot(self) -> None:
         """Go down in order and come up again."""
-        self._container.restart(timeout=30)
+        self._container.restart(timeout=60)
         self._wait_booted()
         if self._hub is not None:
             self._wait_hub()
@@ -182,7 +215,7 @@ class SystemdHost:
     # --- commands ---------------------------------------------------------------------------------
 
     def sudo(
-        self, *argv: str, check: bool = True, timeout_s: float = 100.0
+        self, *argv: str, check: bool = True, timeout_s: float = COMMAND_S
     ) -> subprocess.CompletedProcess[str]:
         """Run a command as root."""
         return self._exec([], argv, check=check, timeout_s=timeout_s)
@@ -192,7 +225,7 @@ class SystemdHost:
         *argv: str,
         env: Mapping[str, str] | None = None,
         check: bool = True,
-        timeout_s: float = 100.0,
+        timeout_s: float = COMMAND_S,
     ) -> subprocess.CompletedProcess[str]:
         """Run a command as the account, with hardly any environment and `env` on top."""
         return self._exec(*self._as_account(argv, env), check=check, timeout_s=timeout_s)
@@ -292,30 +325,6 @@ class SystemdHost:
         said = self.sudo("find", *places, "!", "-type", "d", check=False).stdout
         return set(said.split())
 
-    def limit_memory(self, unit: str, limit_bytes: int) -> None:
-        """Let a running service have no more than this.
-
-        By systemd, where its control groups know memory. Else on a group of the kernel's older
-        kind, which is beyond systemd: the limit is real, and so are its kills.
-        """
-        if "memory" in self.read("/sys/fs/cgroup/cgroup.controllers").split():
-            limits = (f"MemoryMax={limit_bytes}", "MemorySwapMax=0")
-            self.systemctl("set-property", "--runtime", unit, *limits)
-            return
-        self.sudo(
-            "sh",
-            "-euc",
-            f"""
-            mkdir -p /run/memory-groups
-            mountpoint -q /run/memory-groups || mount -t cgroup -o memory none /run/memory-groups
-            mkdir -p /run/memory-groups/{unit}
-            echo {limit_bytes} > /run/memory-groups/{unit}/memory.limit_in_bytes
-            cat /sys/fs/cgroup/system.slice/{unit}/cgroup.procs | while read process; do
-                echo $process > /run/memory-groups/{unit}/cgroup.procs
-            done
-            """,
-        )
-
     def configure(self, name: str, more: str = "") -> None:
         """Make an endpoint with one worker process."""
         self.cep("configure", name, "--service", self._service)
@@ -342,7 +351,7 @@ class SystemdHost:
     def sdk(self, *words: str) -> Any:
         """Run `sdk_client.py`; return what it told as JSON."""
         done = subprocess.run(
-            self.sdk_command(*words), check=False, capture_output=True, text=True, timeout=100
+            self.sdk_command(*words), check=False, capture_output=True, text=True, timeout=COMMAND_S
         )
         if done.returncode != 0:
             pytest.fail(
@@ -351,7 +360,22 @@ class SystemdHost:
             )
         return json.loads(done.stdout.splitlines()[-1])
 
-    def wait_active(self, unit: str, *, other_than: str = "0", user: bool = False) -> str:
+    def pace_s(self, unit: str) -> int:
+        """Restart a service and return twice the seconds that took, 5 to 30.
+
+        A measure for limits that a service keeps easily on this machine, as busy as it is now.
+        """
+        begun = time.monotonic()
+        self.systemctl("restart", unit)
+        return min(30, max(5, math.ceil(2 * (time.monotonic() - begun))))
+
+    def hold_threads(self, process: str) -> None:
+        """Hold a process's threads but the main one, by a debugger's call, until it ends."""
+        self.run(PYTHON, "-c", _HOLD_THREADS, process)
+
+    def wait_active(
+        self, unit: str, *, other_than: str = "0", user: bool = False, within_s: float = 100.0
+    ) -> str:
         """Wait until a unit is active with another process than this; return the process."""
 
         def active() -> bool:
@@ -362,5 +386,9 @@ class SystemdHost:
             process = facts.get("MainPID", "0")
             return facts.get("ActiveState") == "active" and process not in ("0", other_than)
 
-        until(active, within_s=60, what=f"{unit} is active\n{self.journal(20)}")
+        try:
+            until(active, within_s=within_s, what=f"{unit} is active")
+        except BaseException:
+            print(self.journal())
+            raise
         return self.show(unit, "MainPID", user=user)
