@@ -25,7 +25,7 @@ COLLECTION = venvs.PROJECT / "ansible"
 PLUGINS = Path(__file__).parent / "ansible" / "connection_plugins"
 WHEELHOUSES = "/srv/wheelhouses"
 CURRENT = "/opt/cep/current/bin"
-PLAY_S = 600.0
+PLAY_S = 1200.0
 # Where nothing of a removed installation may be left; logs and caches are not files of it.
 _PLACES = ("/etc", "/opt", "/home", "/root", "/srv", "/usr", "/var/lib", "/var/spool")
 _NOT_OURS = ("/root/.ansible", "/var/lib/systemd/timers")  # Ansible's own; systemd's
@@ -105,7 +105,7 @@ class AnsibleHost(SystemdHost):
             check=False,
             capture_output=True,
             text=True,
-            timeout=100,
+            timeout=200,
         )
         assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{self.journal()}"
         return json.loads(done.stdout.splitlines()[-1])

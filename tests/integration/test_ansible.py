@@ -22,7 +22,7 @@ from tests.integration.scene import until
 from tests.integration.wheelhouses import LATER, VERSION
 
 # The first test may have to wait for images, for wheels and for ansible-core.
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(1800)]
 
 # The host's image, and which ansible-core: in the long form the older systemd with today's as well.
 KINDS = [("systemd", "oldest")] + ([("systemd-252", "today")] if LONG else [])
@@ -279,14 +279,14 @@ def run_gated(rollout: Rollout, playbook: str) -> list[int]:
     words = host.sdk_words(host.client(), "until-open", rollout.id_of("one"), "3", "/tmp/gated")
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as sdk:
         begun = ("test", "-e", "/tmp/gated-0")
-        until(lambda: host.sudo(*begun, check=False).returncode == 0, within_s=60, what="it began")
+        until(lambda: host.sudo(*begun, check=False).returncode == 0, within_s=120, what="it began")
         made: list[Play] = []
         thread = threading.Thread(target=lambda: made.append(rollout.play(playbook)))
         thread.start()
         try:
             until(
                 lambda: "stopping" in host.show(UNIT.format("one"), "StatusText"),
-                within_s=300,
+                within_s=900,
                 what=f"the endpoint is stopping\n{host.journal(20)}",
             )
         finally:
