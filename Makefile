@@ -2,7 +2,7 @@
 # second time that costs milliseconds. `make help` lists the targets.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit main-job faults fuzz bench lint format wheel wheelhouse image constraints clean distclean
+.PHONY: help demo test unit main-job faults fuzz bench lint format wheel wheelhouse image constraints molecule clean distclean
 
 # Extra arguments for pytest: make test ARGS="-k journal -x"
 ARGS ?=
@@ -76,6 +76,10 @@ $(GALAXY):
 	@echo "Installing ansible-core into .cache/ansible-galaxy, to build the collection ..."
 	@$(PY) -m venv --clear .cache/ansible-galaxy
 	@.cache/ansible-galaxy/bin/pip install -q 'ansible-core>=2.17,<2.22'
+
+molecule:  ## Run the collection's molecule scenario: make molecule, or make molecule ARGS=converge
+	@.ci/environment dev
+	@$(PY) -m tests.integration.molecule $(or $(ARGS),test)
 
 image: wheel  ## Build the image of the endpoint, docs/containers.md: make image BASE=python:3.12-slim
 	@docker build -f docker/Dockerfile $(if $(BASE),--build-arg BASE=$(BASE)) -t cep-endpoint .

@@ -51,7 +51,13 @@ FAULTS = (
     "test_link_faults.py",
 )
 SYSTEMD = ("test_systemd.py", "test_systemd_changes.py", "test_systemd_network.py")
-ANSIBLE = ("test_ansible.py", "test_ansible_rules.py", "test_ansible_slurm.py")
+ANSIBLE = (
+    "test_ansible.py",
+    "test_ansible_molecule.py",
+    "test_ansible_rules.py",
+    "test_ansible_sanity.py",
+    "test_ansible_slurm.py",
+)
 # Schedulers, servers and other programs as sites have them.
 SITES = (
     "test_agent_connections.py",

@@ -25,7 +25,7 @@ COLLECTION = venvs.PROJECT / "ansible"
 PLUGINS = Path(__file__).parent / "ansible" / "connection_plugins"
 WHEELHOUSES = "/srv/wheelhouses"
 CURRENT = "/opt/cep/current/bin"
-PLAY_S = 600.0
+PLAY_S = 1200.0
 # Where nothing of a removed installation may be left; logs and caches are not files of it.
 _PLACES = ("/etc", "/opt", "/home", "/root", "/srv", "/usr", "/var/lib", "/var/spool")
 _NOT_OURS = ("/root/.ansible", "/var/lib/systemd/timers")  # Ansible's own; systemd's
@@ -105,7 +105,7 @@ class AnsibleHost(SystemdHost):
             check=False,
             capture_output=True,
             text=True,
-            timeout=100,
+            timeout=200,
         )
         assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{self.journal()}"
         return json.loads(done.stdout.splitlines()[-1])
@@ -143,13 +143,17 @@ class Controller:
     Args:
         python: The interpreter of an environment with ansible-core.
         root: A directory for everything that Ansible writes.
+
+    Attributes:
+        environment: The variables that Ansible's programs get.
+        said: What each run of a playbook printed.
     """
 
     def __init__(self, python: Path, root: Path) -> None:
         self._bin = python.parent
         self.root = root
         self.said: list[str] = []
-        self._environment = {
+        self.environment = {
             "PATH": f"{self._bin}:{os.environ['PATH']}",
             "HOME": str(root),
             "LANG": "C.UTF-8",
@@ -165,7 +169,7 @@ class Controller:
         }
         for name, value in os.environ.items():
             if name.startswith(("DOCKER_", "CEP_TEST_")):
-                self._environment[name] = value
+                self.environment[name] = value
 
     @property
     def installed(self) -> Path:
@@ -182,7 +186,7 @@ class Controller:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env=self._environment,
+            env=self.environment,
             cwd=within or self.root,
             stdin=subprocess.DEVNULL,
             timeout=PLAY_S,
@@ -196,7 +200,7 @@ class Controller:
         words = ["collection", "build", str(COLLECTION), "--output-path", str(made)]
         self.run("ansible-galaxy", *words)
         (file,) = made.glob("cep-cep-*.tar.gz")
-        self.run("ansible-galaxy", "collection", "install", "--offline", str(file))
+        self.run("ansible-galaxy", "collection", "install", "--offline", "--force", str(file))
         return file
 
     def play(

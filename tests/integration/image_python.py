@@ -84,8 +84,9 @@ def wheels(image: str) -> Path:
             shutil.rmtree(kept, ignore_errors=True)
             kept.mkdir(parents=True)
             mounts = {kept: "/wheels", venvs.CONSTRAINTS.parent: "/constraints"}
+            # Without --use-pep517 the pip of Debian 12 builds none where there is only a source.
             script = (
-                "python3 -m venv /tmp/venv && exec /tmp/venv/bin/pip wheel -qq"
+                "python3 -m venv /tmp/venv && exec /tmp/venv/bin/pip wheel -qq --use-pep517"
                 ' -c /constraints/constraints.txt -w /wheels "$@"'
             )
             _run(tag, ["sh", "-c", script, "sh", *requirements], mounts)

@@ -122,7 +122,7 @@ def until_open(endpoint_id: str, number: str, place: str) -> dict[str, Any]:
     """Run functions that each leave a mark, PLACE-NUMBER, and end once PLACE-open is there."""
     with Executor(endpoint_id=endpoint_id) as executor:
         futures = [executor.submit(mark_and_wait, n, place) for n in range(int(number))]
-        return {"values": [future.result(timeout=4 * TIMEOUT_S) for future in futures]}
+        return {"values": [future.result(timeout=12 * TIMEOUT_S) for future in futures]}
 
 
 def hosts(endpoint_id: str, number: str) -> dict[str, Any]:

@@ -117,4 +117,4 @@ if LONG:
             assert "MemoryMax=1G" in shown and "TasksMax=512" in shown
             assert f"{SOFTWARE}/releases/{VERSION}/bin/cep" in shown
             roll_out(controller, cluster, file, cep_endpoints=[{**endpoint, "state": "absent"}])
-            until(lambda: not cluster.jobs(), within_s=60, what="the batch jobs have ended")
+            until(lambda: not cluster.jobs(), within_s=120, what="the batch jobs have ended")

@@ -6,7 +6,8 @@
 * `peers`: Celery, dramatiq and Dask, which `make bench` compares with, too;
 * `pipx`: the installer of the published guide's quickstart;
 * `ansible-2.19` and `ansible`: the oldest ansible-core that the collection supports, and today's;
-* `ansible-lint`: what judges the collection.
+* `ansible-lint` and `ansible-lint-today`: what judges the collection, with either of them;
+* `molecule`: what runs the scenario for those who change the collection.
 
 And the wheelhouse: our wheel and all it needs, for an installation without a package index. Each is
 named after a hash of what decides its contents, so a change makes a new one. `python -m
@@ -40,7 +41,8 @@ PEERS = ("celery", "dramatiq[rabbitmq]", "distributed")
 PIPX = ("pipx==1.7.1",)
 ANSIBLE_OLDEST = ("ansible-core==2.19.14",)
 ANSIBLE_TODAY = ("ansible-core==2.21.5",)  # needs Python 3.12
-ANSIBLE_LINT = ("ansible-core==2.19.14", "ansible-lint==26.10.1", "yamllint>=1.37,<2")
+LINTERS = ("ansible-lint==26.10.1", "yamllint>=1.37,<2")
+MOLECULE = ("molecule==26.10.0",)
 BUILDERS = ("pip", "setuptools", "wheel")  # for libraries that have no wheel themselves
 
 
@@ -96,6 +98,10 @@ def ansible_today_python() -> Path:
     Raises:
         CannotInstall: There is no Python 3.12 or later here.
     """
+    return _environment("ansible", ANSIBLE_TODAY, None, python=_python_for_today())
+
+
+def _python_for_today() -> str:
     for python in _newer_pythons():
         test = "import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 12))"
         try:
@@ -103,21 +109,43 @@ def ansible_today_python() -> Path:
         except OSError:
             continue
         if done.returncode == 0:
-            return _environment("ansible", ANSIBLE_TODAY, None, python=python)
+            return python
     raise CannotInstall("ansible-core of today needs Python 3.12 or later, and none is here.")
 
 
 def _newer_pythons() -> Iterator[str]:
     """Interpreters that may be new enough: on PATH, and those that pyenv keeps, if it is there."""
     yield from ("python3.13", "python3.12", "python3")
-    if shutil.which("pyenv"):
-        for version in _text(["pyenv", "versions", "--bare"]).split():
-            yield f"{_text(['pyenv', 'prefix', version]).strip()}/bin/python3"
+    yield from map(str, pyenv_pythons())
+
+
+def pyenv_pythons() -> list[Path]:
+    """The interpreters that pyenv keeps; none where there is no pyenv."""
+    if not shutil.which("pyenv"):
+        return []
+    versions = _text(["pyenv", "versions", "--bare"]).split()
+    places = _text(["pyenv", "prefix", *versions]).strip().split(os.pathsep)
+    return [Path(place, "bin", "python3") for place in places]
 
 
 def ansible_lint_python() -> Path:
-    """The interpreter of an environment with ansible-lint and yamllint."""
-    return _environment("ansible-lint", ANSIBLE_LINT, None)
+    """The interpreter of an environment with ansible-lint, yamllint and the oldest ansible-core."""
+    return _environment("ansible-lint", (*ANSIBLE_OLDEST, *LINTERS), None)
+
+
+def ansible_lint_today_python() -> Path:
+    """The same with today's ansible-core.
+
+    Raises:
+        CannotInstall: There is no Python 3.12 or later here.
+    """
+    packages = (*ANSIBLE_TODAY, *LINTERS)
+    return _environment("ansible-lint-today", packages, None, python=_python_for_today())
+
+
+def molecule_python() -> Path:
+    """The interpreter of an environment with molecule and the oldest ansible-core."""
+    return _environment("molecule", (*ANSIBLE_OLDEST, *MOLECULE), None)
 
 
 def wheelhouse(python: str) -> Path:

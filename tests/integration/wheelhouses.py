@@ -9,6 +9,7 @@ from __future__ import annotations
 import platform
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.integration import image_python, venvs
@@ -20,13 +21,19 @@ LATER = "0.1.1"
 _SOURCES = ("cep", "templates", "pyproject.toml", "README.md", "LICENSE")
 
 
-def make(image: str, target: Path, collection: Path | None = None) -> dict[str, Path]:
-    """Make a wheelhouse for each of the two versions, as `make wheelhouse` does.
+def make(
+    image: str,
+    target: Path,
+    collection: Path | None = None,
+    versions: Sequence[str] = (VERSION, LATER),
+) -> dict[str, Path]:
+    """Make a wheelhouse for each version, as `make wheelhouse` does.
 
     Args:
         image: The test image whose Python it is for.
         target: The directory for them.
         collection: The collection's file.
+        versions: One or both of the two versions.
 
     Returns:
         The files by version.
@@ -34,7 +41,7 @@ def make(image: str, target: Path, collection: Path | None = None) -> dict[str, 
     libraries = image_python.wheels(image)
     python = image_python.version(image)
     made = {}
-    for version in (VERSION, LATER):
+    for version in versions:
         scratch = target / f"scratch-{version}"
         scratch.mkdir(parents=True)
         own = _own(version, scratch)
