@@ -51,7 +51,14 @@ FAULTS = (
     "test_link_faults.py",
 )
 SYSTEMD = ("test_systemd.py", "test_systemd_changes.py", "test_systemd_network.py")
-ANSIBLE = ("test_ansible.py", "test_ansible_rules.py", "test_ansible_slurm.py")
+ANSIBLE = (
+    "test_ansible.py",
+    "test_ansible_changes.py",
+    "test_ansible_hosts.py",
+    "test_ansible_installs.py",
+    "test_ansible_rules.py",
+    "test_ansible_slurm.py",
+)
 # Schedulers, servers and other programs as sites have them.
 SITES = (
     "test_agent_connections.py",
