@@ -26,7 +26,7 @@ PLUGINS = Path(__file__).parent / "ansible" / "connection_plugins"
 WHEELHOUSES = "/srv/wheelhouses"
 SHARED = "/shared"
 CURRENT = "/opt/cep/current/bin"
-PLAY_S = 600.0
+PLAY_S = 1500.0  # on a machine that does much else
 # Where nothing of a removed installation may be left; logs and caches are not files of it.
 _PLACES = ("/etc", "/opt", "/home", "/root", "/srv", "/usr", "/var/lib", "/var/spool")
 _NOT_OURS = ("/root/.ansible", "/var/lib/systemd/timers")  # Ansible's own; systemd's

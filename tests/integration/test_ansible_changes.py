@@ -16,7 +16,7 @@ from tests.integration.ansible_host import AnsibleHost, Controller
 from tests.integration.scene import until
 from tests.integration.test_ansible import Rollout
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(5400)]
 
 WAITS = "what changed holds from the next start on"
 

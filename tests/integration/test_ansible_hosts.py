@@ -24,7 +24,7 @@ from tests.integration.scene import SDK_CLIENT
 from tests.integration.test_ansible import UNIT
 from tests.integration.wheelhouses import LATER, VERSION
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(5400)]
 
 LOGINS = ("login1", "login2", "login3")
 HUB = "hub1"

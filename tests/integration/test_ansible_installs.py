@@ -20,7 +20,7 @@ from tests.integration.scene import until
 from tests.integration.test_ansible import UNIT, Rollout
 from tests.integration.wheelhouses import LATER, VERSION
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(5400)]
 
 PASSWORD = "a-password-of-the-index-alone"
 INDEX = "http://reader:{}@localhost:8099/simple/"
