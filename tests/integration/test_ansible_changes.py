@@ -5,6 +5,7 @@ The tests share one host, which the collection has set up, and run in this order
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Iterator
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.integration import venvs, wheelhouses
-from tests.integration.ansible_host import AnsibleHost, Controller
+from tests.integration.ansible_host import CURRENT, AnsibleHost, Controller
 from tests.integration.scene import until
 from tests.integration.test_ansible import Rollout
 
@@ -41,9 +42,10 @@ def rollout(docker_engine: None, tmp_path_factory: pytest.TempPathFactory) -> It
 
 def restart_is_due(rollout: Rollout, name: str) -> bool:
     """Whether cep says that what changed holds from the endpoint's next start on."""
-    host, user = rollout.host, rollout.endpoint(name)["user"]
-    document = f"/home/{user}/.globus_compute/{name}/restart-due"
-    return host.sudo("test", "-e", document, check=False).returncode == 0
+    document = {"endpoints": [{"name": name, "run_as": rollout.endpoint(name)["user"]}]}
+    rollout.host.write_root("/run/asked.json", json.dumps(document))
+    said = rollout.host.sudo(f"{CURRENT}/cep", "apply", "--info", "--json", "-f", "/run/asked.json")
+    return bool(json.loads(said.stdout)["endpoints"][0]["restart_needed"])
 
 
 def engine_of(rollout: Rollout, name: str) -> str:
