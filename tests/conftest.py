@@ -53,6 +53,9 @@ FAULTS = (
 SYSTEMD = ("test_systemd.py", "test_systemd_changes.py", "test_systemd_network.py")
 ANSIBLE = (
     "test_ansible.py",
+    "test_ansible_changes.py",
+    "test_ansible_hosts.py",
+    "test_ansible_installs.py",
     "test_ansible_molecule.py",
     "test_ansible_rules.py",
     "test_ansible_sanity.py",

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from cep.apply import facts
-from cep.apply.document import Document, Wanted, WrongDocument
+from cep.apply.document import Document, State, Wanted, WrongDocument
 from cep.apply.facts import Account
 from cep.apply.places import Here, Place, place_for
 from cep.apply.plan import Plan, Seen, Step, plan, wrong_of
@@ -235,20 +235,29 @@ def looked(document: Document) -> list[Outcome]:
     Raises:
         WrongDocument: With everything that is wrong.
     """
-    blank = tuple(
-        Wanted(
-            where=one.where,
-            name=one.name,
-            run_as=one.run_as,
-            config_dir=one.config_dir,
-            state="absent",
-        )
-        for one in document.wanted
-    )
-    outcomes = Run(replace(document, wanted=blank)).planned()
+    blank = [_blank(one, "absent") for one in document.wanted]
+    outcomes = Run(replace(document, wanted=tuple(blank))).planned()
     for outcome in outcomes:
         outcome.only_looked()
+    # Whether somebody has to log in is asked only of those that would have to be started.
+    idle = [
+        (one, outcome)
+        for one, outcome in zip(document.wanted, outcomes, strict=True)
+        if outcome.error is None and outcome.home.get("state") in ("Initialized", "Stopped")
+    ]
+    starts = tuple(_blank(one, "started") for one, _ in idle)
+    started = Run(replace(document, wanted=starts)).planned() if idle else []
+    for (_, outcome), would in zip(idle, started, strict=True):
+        outcome.plan.waiting = would.plan.waiting
     return outcomes
+
+
+def _blank(one: Wanted, state: State) -> Wanted:
+    """A wish that says nothing of the configuration."""
+    who = one.run_as or pwd.getpwuid(os.getuid()).pw_name
+    return Wanted(
+        where=one.where, name=one.name, run_as=who, config_dir=one.config_dir, state=state
+    )
 
 
 def all_of_this_account() -> Document:

@@ -24,8 +24,9 @@ from tests.integration.systemd_host import SystemdHost
 COLLECTION = venvs.PROJECT / "ansible"
 PLUGINS = Path(__file__).parent / "ansible" / "connection_plugins"
 WHEELHOUSES = "/srv/wheelhouses"
+SHARED = "/shared"
 CURRENT = "/opt/cep/current/bin"
-PLAY_S = 1200.0
+PLAY_S = 1500.0  # on a machine that does much else
 # Where nothing of a removed installation may be left; logs and caches are not files of it.
 _PLACES = ("/etc", "/opt", "/home", "/root", "/srv", "/usr", "/var/lib", "/var/spool")
 _NOT_OURS = ("/root/.ansible", "/var/lib/systemd/timers")  # Ansible's own; systemd's
@@ -38,11 +39,25 @@ class AnsibleHost(SystemdHost):
     Args:
         image: The test image, which decides the distribution and the version of systemd.
         wheelhouses: A directory of wheelhouses, seen as `WHEELHOUSES`.
+        hostname: What the host calls itself.
+        network: A network of the engine on which others know it by that name.
+        shared: A directory of this machine that the host sees as `SHARED`, as others may.
     """
 
-    def __init__(self, image: str, wheelhouses: Path) -> None:
+    def __init__(
+        self,
+        image: str,
+        wheelhouses: Path,
+        *,
+        hostname: str = "node1",
+        network: str | None = None,
+        shared: Path | None = None,
+    ) -> None:
         super().__init__(image)
         self._wheelhouses = wheelhouses
+        self._hostname = hostname
+        self._net = network
+        self._shared = shared
         self.name = f"cep-ansible-{secrets.token_hex(4)}"
 
     def _start(self) -> None:
@@ -51,18 +66,28 @@ class AnsibleHost(SystemdHost):
         self._container = self._engine.containers.run(
             tag,
             detach=True,
-            hostname="node1",
+            hostname=self._hostname,
+            **self._place_in_network(),
             name=self.name,
             labels=docker_engine.session_labels(),
             cap_add=["SYS_ADMIN"],
             cgroupns="private",
             tmpfs={"/run": "", "/run/lock": "", "/tmp": "exec"},
-            volumes={str(self._wheelhouses): {"bind": WHEELHOUSES, "mode": "ro"}},
+            volumes={
+                str(self._wheelhouses): {"bind": WHEELHOUSES, "mode": "ro"},
+                **({} if self._shared is None else {str(self._shared): {"bind": SHARED}}),
+            },
         )
         self._wait_booted()
         for account, uid in (("researcher", 1500), ("colleague", 1501)):
             home = f"/home/{account}"
             self.sudo("install", "-d", "-o", str(uid), "-g", str(uid), "-m", "0700", home)
+
+    def _place_in_network(self) -> dict[str, Any]:
+        if self._net is None:
+            return {}
+        alias = self._engine.api.create_endpoint_config(aliases=[self._hostname])
+        return {"network": self._net, "networking_config": {self._net: alias}}
 
     def reboot(self) -> None:
         """Go down in order and come up again."""

@@ -13,8 +13,15 @@ from tests.integration.postgres import Postgres
 from tests.integration.rabbitmq import RabbitMq
 from tests.integration.servers import Servers
 
-# They boot a host of their own, and install everything anew: only with LONG=1.
-collect_ignore = [] if LONG else ["test_apply_systemd.py", "test_wheelhouse.py"]
+# They boot hosts of their own, and install everything anew: only with LONG=1.
+LONG_FILES = (
+    "test_ansible_changes.py",
+    "test_ansible_hosts.py",
+    "test_ansible_installs.py",
+    "test_apply_systemd.py",
+    "test_wheelhouse.py",
+)
+collect_ignore = [] if LONG else [*LONG_FILES]
 
 
 @pytest.fixture(scope="session")

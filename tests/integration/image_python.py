@@ -71,10 +71,13 @@ def version(image: str) -> str:
     return done.stdout.strip()
 
 
-def wheels(image: str) -> Path:
-    """A directory with wheels of everything we need, for the Python of an image; made once."""
+def wheels(image: str, *packages: str) -> Path:
+    """A directory with wheels for the Python of an image, of these packages with what they need.
+
+    Without packages it is everything that we need. Made once.
+    """
     tag = docker_engine.ensure_image(image)
-    requirements = venvs.requirements()
+    requirements = packages or venvs.requirements()
     # Images of one Python share them.
     python = version(image)
     key = venvs.key(python, "wheels", venvs.CONSTRAINTS.read_text(), *requirements)

@@ -28,6 +28,7 @@ pytestmark = [pytest.mark.docker, pytest.mark.timeout(1800)]
 KINDS = [("systemd", "oldest")] + ([("systemd-252", "today")] if LONG else [])
 HUB = "http://localhost:5000"
 UNIT = "globus-compute-endpoint-{}.service"
+OLD_ID = "5a1f0c1e-7d0b-4f57-9a52-3f6f2a1d9e10"  # of an earlier installation
 
 
 class Rollout:
@@ -186,9 +187,10 @@ def test_the_first_run_brings_a_hub_and_endpoints_that_run_functions(rollout: Ro
     rollout.add("one", "cep-one", local_dirs=[local])
     rollout.endpoint("one")["vars"]["state_dir"] = local
     rollout.add("two", "researcher", client="other")
-    rollout.add("later", "colleague", client=None, service_url="")
+    rollout.add("later", "colleague", client=None, service_url="", uuid=OLD_ID)
     done = rollout.good("site")
     assert "colleague/later: waiting for login" in done.text
+    assert rollout.id_of("later") == OLD_ID
     assert rollout.doubles("one")
     assert rollout.host.functions(rollout.host.client("other"), "many", rollout.id_of("two"), "3")
     assert rollout.host.show(UNIT.format("one"), "User") == "cep-one"
@@ -224,6 +226,17 @@ def test_a_wrong_variable_of_a_profile_changes_nothing(rollout: Rollout) -> None
     assert rollout.processes() == before
 
 
+def test_a_changed_profile_waits_when_changes_are_deferred(rollout: Rollout) -> None:
+    before = rollout.processes()
+    rollout.endpoint("two")["profile"] = "threads"
+    done = rollout.good("site", cep_restart_policy="defer")
+    assert done.changed == {"node1": 1}
+    assert "-  type: ProcessPoolEngine" in done.text
+    assert "+  type: ThreadPoolEngine" in done.text
+    assert "researcher/two: what changed holds from the next start on" in done.text
+    assert rollout.processes() == before
+
+
 def test_one_changed_variable_restarts_one_endpoint(rollout: Rollout) -> None:
     before = rollout.processes()
     rollout.endpoint("two")["vars"]["max_workers"] = 2
@@ -233,6 +246,7 @@ def test_one_changed_variable_restarts_one_endpoint(rollout: Rollout) -> None:
     assert after["one"] == before["one"]
     assert after["two"] not in (before["two"], "0")
     assert "+  max_workers: 2" in done.text
+    assert "holds from the next start on" not in done.text
 
 
 def test_a_changed_secret_restarts_its_endpoint_while_another_is_added(rollout: Rollout) -> None:
@@ -330,11 +344,13 @@ def test_verify_fails_with_the_status_of_what_does_not_run(rollout: Rollout) -> 
 
 def test_an_endpoint_that_is_to_be_absent_goes_and_keeps_its_directory(rollout: Rollout) -> None:
     before = rollout.processes()
-    rollout.endpoint("two")["state"] = "absent"
+    rollout.endpoint("two").update(state="absent", deregister=True)
     rollout.good("site")
     assert rollout.processes()["one"] == before["one"]
     assert rollout.host.show(UNIT.format("two"), "LoadState") == "not-found"
-    rollout.host.sudo("test", "-d", "/home/researcher/.globus_compute/two")
+    kept = rollout.host.sudo("ls", "/home/researcher/.globus_compute/two").stdout.split()
+    assert "config.yaml" in kept
+    assert "endpoint.json" not in kept  # its registration went, and with it the id
 
 
 def test_no_secret_was_told_by_any_run(rollout: Rollout) -> None:

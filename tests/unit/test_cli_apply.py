@@ -174,6 +174,8 @@ def test_without_a_login_it_waits_and_says_for_whom(rig: Rig, document: Path) ->
     again = told(rig, document, entry)
     assert not again["changed"]
     assert again["endpoints"][0]["waiting"] == first["endpoints"][0]["waiting"]
+    (looked,) = json.loads(rig.run("apply", "--info", "--json").out)["endpoints"]
+    assert looked["waiting"] == first["endpoints"][0]["waiting"]
 
 
 def test_a_hub_needs_a_client(rig: Rig, document: Path) -> None:
