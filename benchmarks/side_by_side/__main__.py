@@ -72,7 +72,7 @@ class Run:
             "figures": {},
             "series": {},
             "alone": {},
-            "peers": [],
+            "peers": {},  # name -> the engine of ours beside which it stands
         }
 
     def wanted(self, name: str) -> bool:
@@ -165,8 +165,7 @@ class Run:
                 ),
             )
             self._keep(peer.name, found)
-            if peer.name not in self.result["peers"]:
-                self.result["peers"].append(peer.name)
+            self.result["peers"][peer.name] = peer.instead_of
 
     def _idle(self, url: str, home: Path) -> None:
         if not self.wanted("idle"):
@@ -292,8 +291,12 @@ def publish(result: dict[str, Any]) -> None:
     """Put table and pictures into docs/."""
     before, _, rest = PAGE.read_text().partition(BEGIN)
     _, _, after = rest.partition(END)
-    PAGE.write_text(f"{before}{BEGIN}\n{report(result)}{END}{after}")
-    plots.draw(result, PAGE.parent)
+    pictures = [
+        f"![{path.stem.removeprefix('bench-')}]({path.name})\n"
+        for path in plots.draw(result, PAGE.parent)
+    ]
+    shown = "\n".join([report(result), *pictures])
+    PAGE.write_text(f"{before}{BEGIN}\n{shown}{END}{after}")
 
 
 def main() -> int:

@@ -32,12 +32,14 @@ class Peer:
         name: In tables.
         program: Module in `peer_programs`.
         python: Interpreter that has its library.
+        instead_of: The engine of ours beside which it stands.
         worker: Words after the interpreter that start its workers; empty when the client does.
     """
 
     name: str
     program: str
     python: Path
+    instead_of: str
     worker: tuple[str, ...] = ()
 
 
@@ -51,10 +53,12 @@ def peers(python: Path) -> list[Peer]:
     celery = f"-m celery -A celery_app worker --loglevel ERROR {options}"
     dramatiq = "-m dramatiq dramatiq_app --processes 2 --threads 1"
     return [
-        Peer("Celery prefork, rpc results", "celery_app", python, tuple(celery.split())),
-        Peer("dramatiq, no results", "dramatiq_app", python, tuple(dramatiq.split())),
-        Peer("Dask LocalCluster", "dask_app", python),
-        Peer("Parsl HTEX alone", "parsl_app", Path(sys.executable)),
+        Peer(
+            "Celery prefork, rpc results", "celery_app", python, "processes", tuple(celery.split())
+        ),
+        Peer("dramatiq, no results", "dramatiq_app", python, "processes", tuple(dramatiq.split())),
+        Peer("Dask LocalCluster", "dask_app", python, "gce"),
+        Peer("Parsl HTEX alone", "parsl_app", Path(sys.executable), "gce"),
     ]
 
 

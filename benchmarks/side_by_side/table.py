@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -165,7 +166,7 @@ def main_table(figures: dict[str, list[dict[str, Any]]]) -> list[str]:
                 row.title,
                 engine,
                 *(_cell(found[column], row) for column in COLUMNS),
-                "-" if ratio is None else f"{ratio:.2f} x",
+                "-" if ratio is None or math.isnan(ratio) else f"{ratio:.2f} x",
                 _cell(echo, row) if row.higher or row.key in ("single_ms",) else "-",
                 "-" if to_echo is None else f"{to_echo:.2f}",
                 _judged(row, engine, ours, ratio, to_echo),
@@ -202,17 +203,38 @@ def _judged(row: Row, engine: str, ours: float, ratio: float | None, to_echo: fl
     return "; ".join(told) or "-"
 
 
-def peer_table(figures: dict[str, list[dict[str, Any]]], peers: Sequence[str]) -> list[str]:
-    """Markdown lines: what a user might pick instead, beside our engines."""
-    rate, single = ROWS[0], ROWS[4]
-    lines = ["| | burst of no-ops, tasks/s | one at a time, median ms |", "|---|---|---|"]
+def peer_table(figures: dict[str, list[dict[str, Any]]], peers: Mapping[str, str]) -> list[str]:
+    """Markdown lines: what a user might pick instead, beside our engines.
+
+    Args:
+        figures: Of all.
+        peers: Name to the engine of ours beside which it stands.
+    """
+    rows = rate, single = ROWS[0], ROWS[4]
+    lines = [
+        "| | burst of no-ops, tasks/s | one at a time, median ms | who is ahead |",
+        "|---|---|---|---|",
+    ]
     ours = [f"{way} {engine}" for engine in ENGINES for way in (OURS, "cep+audit", "before")]
     echoes = [f"{ECHO} {engine}" for engine in ENGINES]
     for name in (*ours, *peers, *echoes):
         if figures.get(name):
-            cells = [_cell(values(figures, name, row.key), row) for row in (rate, single)]
-            lines.append(f"| {name} | {' | '.join(cells)} |")
+            cells = [_cell(values(figures, name, row.key), row) for row in rows]
+            mine = f"{OURS} {peers[name]}" if name in peers else ""
+            told = [
+                f"{what}: {_ahead(figures, name, mine, row)}"
+                for what, row in (("burst", rate), ("one at a time", single))
+                if values(figures, name, row.key) and values(figures, mine, row.key)
+            ]
+            lines.append(f"| {name} | {' | '.join(cells)} | {'; '.join(told) or '-'} |")
     return lines
+
+
+def _ahead(figures: dict[str, list[dict[str, Any]]], peer: str, mine: str, row: Row) -> str:
+    """Which of the two has the better figure, and by how much."""
+    theirs, ours = (row.of(values(figures, name, row.key)) for name in (peer, mine))
+    factor = _ratio(ours, theirs) if row.higher else _ratio(theirs, ours)
+    return f"{mine}, {factor:.1f} x" if factor >= 1 else f"**{peer}**, {_ratio(1, factor):.1f} x"
 
 
 def before_table(figures: dict[str, list[dict[str, Any]]]) -> list[str]:
