@@ -16,7 +16,7 @@ from tests.integration.scene import until
 
 ADMIN, ADMIN_PASSWORD = "admin", "admin-secret"
 USER, PASSWORD = "hub", "hub p@ss/word"
-START_S = 30.0
+START_S = 150.0
 
 
 class Postgres:

@@ -27,7 +27,7 @@ USER = "admin"
 PASSWORD = "admin-secret"
 HUB_PASSWORD = "hub p@ss/word"
 HUB_PERMISSION = r"^(tasks|results|heartbeats|amq\.default|[0-9a-f-]{36}\.tasks|tg\..*)$"
-START_S = 60.0
+START_S = 150.0
 RETRY_S = 0.1
 
 

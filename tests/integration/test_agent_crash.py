@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.agent_rig import Account, Bench, bench, note
+from tests.integration.faults.fs_rig import long_only
 from tests.integration.faults.schedule import LARGE, ONCE, POINTS, WITH_LARGE_BODIES
 from tests.integration.faults.settings import LONG, SEED
 from tests.integration.rabbitmq import RabbitMq
@@ -84,7 +85,8 @@ def test_kill_at_a_commit_point_loses_and_repeats_nothing(
         check(scene, account, tasks)
 
 
-@pytest.mark.parametrize("engine", ENGINES if LONG else [CHANCE.choice(ENGINES)])
+@long_only  # test_main_job.py does the same with the official SDK each time
+@pytest.mark.parametrize("engine", ENGINES)
 def test_kill_in_the_middle_of_500_tasks(tmp_path: Path, rabbitmq: RabbitMq, engine: str) -> None:
     with bench(tmp_path, rabbitmq) as scene:
         scene.configure(engine)

@@ -1,6 +1,6 @@
 """A hub as a user runs it: its commands, its ports, its end, and what survives a kill.
 
-Everything runs on the embedded broker with SQLite, and on RabbitMQ with PostgreSQL.
+It runs on the embedded broker with SQLite and, where that matters, on RabbitMQ with PostgreSQL.
 """
 
 from __future__ import annotations
@@ -20,12 +20,30 @@ import pytest
 from cep.amqp.probe import check_connection
 from cep.errors import NotAllowed
 from cep.wire.result import error_result, pack_result, unpack_result
-from tests.integration.hub_places import EMBEDDED, PLACES, PLACES_IF_LONG, addresses
+from tests.integration.hub_places import EMBEDDED, LONG, PLACES, PLACES_IF_LONG, addresses
 from tests.integration.hub_rig import FakeEndpoint, HubProcess, Rest
 from tests.integration.scene import until
 
+# Without LONG=1 these run at the hub that keeps all by itself: where it keeps things changes
+# nothing (its ports, its directory), or test_hub_rabbitmq.py and test_hub_servers.py show the same.
+EMBEDDED_IS_ENOUGH = (
+    "test_a_second_hub_on_the_same_directory_is_69",
+    "test_the_service_answers_on_both_loopback_addresses",
+    "test_two_thousand_tasks_in_batches_of_128_are_taken_and_reach_the_endpoint",
+    "test_a_new_registration_replaces_the_exclusive_consumer",
+    "test_an_endpoint_cannot_reach_what_is_not_its_own",
+)
 
-@pytest.fixture(scope="module", params=PLACES)
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Choose where the hub keeps its things."""
+    if "place" in metafunc.fixturenames:
+        enough = not LONG and metafunc.function.__name__ in EMBEDDED_IS_ENOUGH
+        places = (EMBEDDED,) if enough else PLACES
+        metafunc.parametrize("place", places, indirect=True, scope="module")
+
+
+@pytest.fixture(scope="module")
 def place(request: pytest.FixtureRequest) -> str:
     """Where the hub keeps its messages and rows."""
     return str(request.param)

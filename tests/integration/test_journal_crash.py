@@ -18,6 +18,7 @@ import pytest
 from cep.journal import crash
 from cep.journal.bodies import FILE_THRESHOLD
 from cep.journal.journal import Journal
+from tests.integration.faults.settings import LONG
 from tests.integration.journal_crash_child import FUNCTION, body_of, result_of
 
 CHILD = Path(__file__).with_name("journal_crash_child.py")
@@ -127,7 +128,7 @@ def test_killed_at_a_named_point_nothing_promised_is_lost(
     check_promises(tmp_path, told)
 
 
-@pytest.mark.parametrize("draw", range(10))
+@pytest.mark.parametrize("draw", range(10 if LONG else 5))
 def test_killed_at_a_random_point_nothing_promised_is_lost(tmp_path: Path, draw: int) -> None:
     chance = random.Random(SEED + draw)
     status, told = run_child(tmp_path, "any", chance.randrange(1, 120), seed=draw)
@@ -135,7 +136,7 @@ def test_killed_at_a_random_point_nothing_promised_is_lost(tmp_path: Path, draw:
     check_promises(tmp_path, told)
 
 
-@pytest.mark.parametrize("draw", range(6))
+@pytest.mark.parametrize("draw", range(6 if LONG else 3))
 def test_killed_from_outside_at_any_instruction_nothing_promised_is_lost(
     tmp_path: Path, draw: int
 ) -> None:

@@ -367,14 +367,23 @@ def test_large_messages_pass_whole_and_the_connection_survives(
 def test_a_body_of_100_mb_passes_and_starves_no_heartbeat(
     rabbitmq: RabbitMq, links: Links, inbox: Inbox
 ) -> None:
+    """The loop, which sends heartbeats, comes round between the pieces of a body."""
+    turns = 0
+
+    def turn() -> None:
+        nonlocal turns
+        turns += 1
+        links.loop.call_later(0, turn)
+
     limit = "persistent_term:put(max_message_size, {}).".format  # where RabbitMQ 4 keeps it
     rabbitmq.control("eval", limit(128 * MIB))
     try:
-        address = make_queue(rabbitmq, rabbitmq.url + "?heartbeat=1")
+        address = make_queue(rabbitmq)
         publisher = links.publisher(address, inbox)
         consumer = links.consumer(address, inbox)
         consumer.consume()
         publisher.publish([(1, bytes(100_000_000)), (2, b"next")])
+        links.loop.call(turn)
         sizes: list[int] = []
 
         def take(event: AmqpEvent) -> None:
@@ -383,8 +392,9 @@ def test_a_body_of_100_mb_passes_and_starves_no_heartbeat(
                 sizes.extend(len(delivery.body) for delivery in event.deliveries)
                 consumer.ack(event.deliveries[0].epoch, [d.tag for d in event.deliveries])
 
-        inbox.collect(lambda: len(sizes) == 2 and publisher.pending() == 0, take)
+        inbox.collect(lambda: len(sizes) == 2 and publisher.pending() == 0, take, 250)
         assert sizes == [100_000_000, 4]
+        assert turns > 100
     finally:
         for link in links.made:
             link.stop(DEADLINE_S)

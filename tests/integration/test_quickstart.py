@@ -23,6 +23,7 @@ import pytest
 from tests.integration import venvs
 from tests.integration.scene import Scene, until
 
+pytestmark = pytest.mark.timeout(900)  # pipx installs things, which takes a busy machine its time
 UUID = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 # Runs as root: hide the checkout, then become the user.
 HIDE = 'mount -t tmpfs none "$1" && shift && exec setpriv "$@"'
@@ -115,7 +116,7 @@ class OrdinaryUser:
         typed = f'cd "$HOME" && umask 022 && {line}'
         argv = ["unshare", "--mount", "sh", "-c", HIDE, "sh", venvs.PROJECT, *identity]
         return self.scene.command(
-            [*argv, "bash", "-c", typed], env=variables, check=check, timeout_s=110
+            [*argv, "bash", "-c", typed], env=variables, check=check, timeout_s=280
         )
 
     def processes(self) -> list[str]:
