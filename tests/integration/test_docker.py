@@ -23,7 +23,7 @@ MARK = f"--label {docker_engine.SESSION_LABEL}={os.getpid()}"
 # Root's run directory is closed to the image's own user.
 ME = "--user $(id -u):$(id -g)"
 WITHIN_S = 120.0
-pytestmark = pytest.mark.timeout(600)  # on a loaded machine each command takes its time
+pytestmark = pytest.mark.timeout(600, func_only=True)  # what comes before has limits of its own
 
 
 def engine(image: str, options: str = "", more: str = "") -> str:

@@ -17,7 +17,7 @@ from tests.integration.scene import until
 
 NAME = "ep"
 WITHIN_S = 120.0
-pytestmark = pytest.mark.timeout(600)  # on a loaded machine each command takes its time
+pytestmark = pytest.mark.timeout(600, func_only=True)  # what comes before has limits of its own
 UUID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 
 

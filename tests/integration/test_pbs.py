@@ -36,7 +36,7 @@ from tests.integration.slurm_site import SlurmSite
 Submit = Callable[..., Task]
 EMULATION = Path(__file__).with_name("pbspro_emulation.py")
 PROFILES = ("torque", "pbs")
-pytestmark = pytest.mark.timeout(900)  # a loaded machine, and walltimes
+pytestmark = pytest.mark.timeout(900, func_only=True)  # what comes before has limits of its own
 each_profile = pytest.mark.parametrize("profile", PROFILES)
 #: What takes long; with LONG=1 on both.
 each_if_long = pytest.mark.parametrize("profile", PROFILES if LONG else PROFILES[:1])

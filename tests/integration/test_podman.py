@@ -15,7 +15,7 @@ from tests.integration.scene import until
 from tests.integration.slurm_site import SlurmSite
 
 WITHIN_S = 120.0
-pytestmark = pytest.mark.timeout(600)  # on a loaded machine each command takes its time
+pytestmark = pytest.mark.timeout(600, func_only=True)  # what comes before has limits of its own
 # The containers' host is itself in one: no control groups of its own, and no other network.
 CONFIGURATION = """\
 service_url: http://localhost:5000

@@ -18,7 +18,7 @@ from tests.integration.slurm_blocks import (
 )
 from tests.integration.slurm_site import SlurmSite
 
-pytestmark = pytest.mark.timeout(900)  # on a loaded machine each command takes its time
+pytestmark = pytest.mark.timeout(900, func_only=True)  # what comes before has limits of its own
 
 
 @pytest.fixture(scope="module")

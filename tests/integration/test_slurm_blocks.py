@@ -30,7 +30,7 @@ from tests.integration.slurm_site import INSTALLATION, SlurmSite
 
 Submit = Callable[..., Task]
 ON_SECOND = "#SBATCH --nodelist=c2"
-pytestmark = pytest.mark.timeout(900)  # on a loaded machine each command takes its time
+pytestmark = pytest.mark.timeout(900, func_only=True)  # what comes before has limits of its own
 
 
 @pytest.fixture(scope="module")
