@@ -374,7 +374,7 @@ class SystemdHost:
         self.run(PYTHON, "-c", _HOLD_THREADS, process)
 
     def wait_active(
-        self, unit: str, *, other_than: str = "0", user: bool = False, within_s: float = 100.0
+        self, unit: str, *, other_than: str = "0", user: bool = False, within_s: float = 240.0
     ) -> str:
         """Wait until a unit is active with another process than this; return the process."""
 
