@@ -150,7 +150,11 @@ def _version_in(path: Path) -> int | None:
 
 def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
-    connection.execute("PRAGMA synchronous=FULL")
+    try:
+        connection.execute("PRAGMA synchronous=FULL")
+    except BaseException:  # it is no database
+        connection.close()
+        raise
     return connection
 
 
