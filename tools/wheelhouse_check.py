@@ -10,6 +10,9 @@ there; 78 whole, and for another Python, machine, C library or version. Standard
 Python 3.8 and later: it runs on the air-gapped host before anything is installed there.
 """
 
+# The collection has this file among its modules' parts; but a wheelhouse brings it as a program.
+# pylint: disable=ansible-bad-function
+
 from __future__ import annotations
 
 import argparse
@@ -129,8 +132,8 @@ def _archive(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
 def _listed(path: Path, text: str) -> dict[str, str]:
     listed = {}
     for line in text.splitlines():
-        digest, _, name = line.partition("  ")
-        if len(digest) != 64 or not name:
+        digest, between, name = line.partition("  ")
+        if len(digest) != 64 or not between or not name:
             raise Refused(DAMAGED, f"{path} is damaged: {SUMS} has a line that is no checksum.")
         listed[name] = digest
     return listed

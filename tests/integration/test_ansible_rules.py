@@ -7,8 +7,10 @@ The long form (LONG=1) asks today's ansible-core as well.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -53,20 +55,27 @@ def test_yamllint_has_nothing_to_say(lint: Controller) -> None:
     assert done.returncode == 0, done.stdout
 
 
+def document(lint: Controller, *words: str) -> Any:
+    """What a program prints as JSON, after what it may warn of."""
+    said = lint.run(*words).stdout
+    found = re.search(r"^\{", said, re.MULTILINE)
+    assert found, said
+    return json.loads(said[found.start() :])
+
+
 def test_the_documentation_of_roles_and_modules_can_be_read(lint: Controller) -> None:
     roles = [f"cep.cep.{name}" for name in ("cep", "cep_hub")]
-    told = json.loads(lint.run("ansible-doc", "--type", "role", "--json", *roles).stdout)
+    told = document(lint, "ansible-doc", "--type", "role", "--json", *roles)
     assert [sorted(told[role]["entry_points"]) for role in roles] == [["main"], ["main"]]
     names = ("cep_endpoint", "cep_endpoint_info", "cep_wheelhouse_info")
     modules = [f"cep.cep.{name}" for name in names]
-    told = json.loads(lint.run("ansible-doc", "--json", *modules).stdout)
+    told = document(lint, "ansible-doc", "--json", *modules)
     assert all(told[module]["return"] for module in modules)
 
 
 def test_the_example_inventory_is_one(lint: Controller) -> None:
     hosts = lint.installed / "examples" / "hosts.yml"
-    done = lint.run("ansible-inventory", "-i", str(hosts), "--list")
-    told = json.loads(done.stdout)
+    told = document(lint, "ansible-inventory", "-i", str(hosts), "--list")
     assert told["cep_hubs"]["hosts"] == ["hub.example.org"]
     assert len(told["cep_endpoints"]["hosts"]) == 3
 
