@@ -1,9 +1,9 @@
 """The agent's main loop: one thread that owns all state, one function per event.
 
 Each turn: take what has arrived, choose what the engine gets, commit it all in one transaction,
-and only then act on it: settle deliveries, publish results, hand tasks over. Nothing here polls or
-locks; an idle endpoint waits in `Mailbox.gather` for its next heartbeat. With many tasks in hand a
-turn lets events join the first one for a moment, so that they share a commit.
+and only then act on it: settle deliveries, publish results, hand tasks over. Nothing here sleeps,
+polls or locks; an idle endpoint waits in `Mailbox.gather` for its next heartbeat. With many tasks
+in hand a turn lets events join the first one for a moment, so that they share a commit.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from __future__ import annotations
 import queue
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -96,17 +97,22 @@ class Mailbox:
 
     def __init__(self) -> None:
         self._queue: queue.SimpleQueue[AgentEvent] = queue.SimpleQueue()
+        self._lingering = False
+        self._enough: queue.SimpleQueue[None] = queue.SimpleQueue()
 
     def put(self, event: AgentEvent) -> None:
         """Add an event; from any thread or signal handler, never blocks."""
         self._queue.put(event)
+        if self._lingering and self._queue.qsize() >= ENOUGH_EVENTS:
+            self._lingering = False
+            self._enough.put(None)
 
     def gather(self, wait_s: float | None, linger_s: float = 0.0) -> list[AgentEvent]:
         """Wait for an event, then return all that are there (bounded).
 
         Args:
             wait_s: How long to wait for the first one; None waits for ever.
-            linger_s: How long to let others join the first one, unless there are enough.
+            linger_s: How long to let others join the first one, until there are enough.
 
         Returns:
             Events in order; empty when the time passed without any.
@@ -115,15 +121,24 @@ class Mailbox:
             events = [self._queue.get(timeout=wait_s)]
         except queue.Empty:
             return []
-        if linger_s and self._queue.qsize() < ENOUGH_EVENTS:
-            # Not `get` with a time-out, which would wake this thread for each of them.
-            time.sleep(linger_s)
+        if linger_s:
+            self._let_others_join(linger_s)
         while len(events) < EVENTS_PER_TURN:
             try:
                 events.append(self._queue.get_nowait())
             except queue.Empty:
                 break
         return events
+
+    def _let_others_join(self, linger_s: float) -> None:
+        """Wait for enough events, not for each next one: that would wake this thread as often."""
+        while not self._enough.empty():  # said when the last wait was over
+            self._enough.get_nowait()
+        self._lingering = True
+        if self._queue.qsize() < ENOUGH_EVENTS:
+            with suppress(queue.Empty):
+                self._enough.get(timeout=linger_s)
+        self._lingering = False
 
 
 class Timers:
