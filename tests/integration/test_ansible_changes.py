@@ -129,13 +129,13 @@ def test_an_immediate_change_gives_running_tasks_no_time(rollout: Rollout) -> No
 
 def test_an_endpoint_that_does_not_start_fails_the_play_with_its_log(rollout: Rollout) -> None:
     before = rollout.processes()
-    rollout.add("wrong", "researcher")
-    right = rollout.endpoint("wrong")["client_secret"]
-    rollout.endpoint("wrong")["client_secret"] = "not-the-secret-of-this-client"
+    nobody_may = {"max_workers": 1, "state_dir": "/etc/cep-wrong"}
+    rollout.add("wrong", "researcher", vars=nobody_may)
     done = rollout.play("site", cep_log_lines=7)
-    assert not done.good
-    rollout.endpoint("wrong")["client_secret"] = right
-    assert "researcher/wrong" in done.text or "wrong:" in done.text, done.text
+    assert not done.good, done.text
+    rollout.endpoint("wrong")["vars"] = {"max_workers": 1}
+    assert "researcher/wrong" in done.text
+    assert "/etc/cep-wrong" in done.text.partition("failed: ")[2], done.text
     assert rollout.processes()["one"] == before["one"]
     rollout.good("site")
     assert rollout.doubles("wrong")

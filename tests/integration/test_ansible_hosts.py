@@ -108,7 +108,16 @@ class Site:
         endpoint_id = json.loads(host.read(f"{DIRECTORY}/endpoint.json"))["endpoint_id"]
         host.write_root("/tmp/client.py", SDK_CLIENT.read_text())
         host.write_root("/tmp/over_tls.py", OVER_TLS)
-        variables = {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8", **self.client}
+        variables = {
+            "PATH": "/usr/bin:/bin",
+            "HOME": "/tmp",
+            "LANG": "C.UTF-8",
+            "GLOBUS_SDK_ENVIRONMENT": "local",
+            "GLOBUS_SDK_SERVICE_URL_AUTH": f"https://{HUB}:5000/",
+            "GLOBUS_SDK_VERIFY_SSL": f"{CERTIFICATES}/ca.pem",
+            "SSL_CERT_FILE": f"{CERTIFICATES}/ca.pem",
+            **self.client,
+        }
         given = [f"{name}={value}" for name, value in variables.items()]
         (release, *_) = sorted(self.releases())
         python = f"{PLACE}/releases/{release}/bin/python3"
