@@ -150,7 +150,8 @@ def htex_arguments(settings: HtexSettings, address: str = "") -> dict[str, Any]:
         ConfigError: A key cannot be had together with this endpoint's own interchange.
     """
     arguments = {key: value for key, value in settings.htex.items() if value is not None}
-    probe_s = LOOPBACK_PROBE_S if address == LOOPBACK else ADDRESS_PROBE_S
+    on_this_host = settings.provider.type == LOCAL and address == LOOPBACK
+    probe_s = LOOPBACK_PROBE_S if on_this_host else ADDRESS_PROBE_S
     arguments.setdefault("address_probe_timeout", probe_s)
     arguments.pop("block_error_handler", None)  # blocks are judged by cep.engines.blocks
     interchange = arguments.pop("interchange_launch_cmd", None)

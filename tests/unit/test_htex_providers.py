@@ -145,6 +145,8 @@ def test_an_address_that_cannot_be_wrong_is_tried_for_longer() -> None:
     assert probe_s("10.0.0.7") == 8
     assert probe_s("127.0.0.1") == 60
     assert probe_s("127.0.0.1", address_probe_timeout=3) == 3
+    elsewhere = HtexSettings(provider=ComponentSettings("SlurmProvider"))
+    assert htex_arguments(elsewhere, "127.0.0.1")["address_probe_timeout"] == 8
 
 
 def test_another_interchange_is_refused() -> None:
