@@ -88,7 +88,8 @@ def test_wrong_values_are_refused_before_anything_changes(rollout: Rollout, tmp_
 
 
 def test_the_first_run_brings_a_hub_and_endpoints_that_run_functions(rollout: Rollout) -> None:
-    rollout.good("site")  # the hub alone: it makes the clients that the endpoints log in as
+    # The hub alone: it makes the clients that the endpoints log in as.
+    rollout.good("site", "--limit", "cep_hubs")
     rollout.hub = False
     local = "/var/lib/cep-one"
     rollout.add("one", "cep-one", local_dirs=[local])
@@ -244,7 +245,7 @@ def test_after_a_maintenance_window_exactly_those_run_that_ran(rollout: Rollout)
 
 
 def test_verify_fails_with_the_status_of_what_does_not_run(rollout: Rollout) -> None:
-    done = rollout.play("verify", cep_health_timeout=5)
+    done = rollout.play("verify", cep_health_timeout=0)
     assert not done.good
     assert "researcher/two does not take tasks" in done.text
 
