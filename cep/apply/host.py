@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cep.apply import facts, home, unit_work
+from cep.apply import facts, unit_work
 from cep.apply.unit_work import UnitFile, UnitWish
 from cep.boot import install, systemd
 from cep.boot.managed import Unit
@@ -26,6 +26,8 @@ def survey(spec: Mapping[str, Any]) -> dict[str, Any]:
 
     `own` is None when the document is wrong about the endpoint, which then gets no unit at all.
     """
+    from cep.apply import home  # the other verbs need nothing of it, and it takes longest to load
+
     seen = home.look(spec)
     if seen["wrong"] or seen["hardening"]:
         return {"home": seen, "own": None}

@@ -13,7 +13,7 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
 from cep.apply import facts
@@ -56,7 +56,7 @@ class Here:
     def ask(self, verb: str, spec: Spec) -> dict[str, Any]:
         """As `Place.ask`."""
         try:
-            done: dict[str, Any] = _verb(verb)(spec)
+            done: dict[str, Any] = function_of(verb)(spec)
         except CepError:
             raise
         except OSError as exc:
@@ -162,10 +162,15 @@ def decode(value: Any) -> Any:
 _NUMBER = "\0number"  # no key of YAML or JSON that a person writes
 
 
-def _verb(name: str) -> Any:
-    from cep.apply import home, host
+def function_of(verb: str) -> Callable[[Spec], dict[str, Any]]:
+    """The function that carries out a verb. For a unit of the host no part of a home is loaded."""
+    from cep.apply import host
 
-    return {**home.VERBS, **host.VERBS}[name]
+    if verb in host.VERBS:
+        return host.VERBS[verb]
+    from cep.apply import home
+
+    return home.VERBS[verb]
 
 
 def _revived(answer: dict[str, Any]) -> dict[str, Any] | CepError:

@@ -10,7 +10,7 @@ import json
 import re
 import subprocess
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import pytest
 
 from tests.integration import venvs, wheelhouses
 from tests.integration.ansible_host import AnsibleHost, Controller, Play
+from tests.integration.ansible_rollout import UNIT, Rollout
 from tests.integration.faults.settings import LONG
 from tests.integration.scene import until
 from tests.integration.wheelhouses import LATER, VERSION
@@ -27,104 +28,7 @@ pytestmark = [pytest.mark.docker, pytest.mark.timeout(1800)]
 
 # The host's image, and which ansible-core: in the long form the older systemd with today's as well.
 KINDS = [("systemd", "oldest")] + ([("systemd-252", "today")] if LONG else [])
-HUB = "http://localhost:5000"
-UNIT = "globus-compute-endpoint-{}.service"
 OLD_ID = "5a1f0c1e-7d0b-4f57-9a52-3f6f2a1d9e10"  # of an earlier installation
-
-
-class Rollout:
-    """A host, the controller, and what the inventory says now."""
-
-    def __init__(self, host: AnsibleHost, controller: Controller, files: dict[str, Path]) -> None:
-        self.host = host
-        self.controller = controller
-        self.files = files
-        self.secrets: list[str] = []
-        self.before = host.everything()
-        self.hub = True
-        self.variables: dict[str, Any] = {
-            "cep_version": VERSION,
-            "cep_wheelhouse": str(files[VERSION]),
-            "cep_service_url": HUB,
-            "cep_endpoints": [],
-        }
-
-    def endpoint(self, name: str) -> dict[str, Any]:
-        """The inventory's entry of an endpoint."""
-        found: dict[str, Any]
-        (found,) = [one for one in self.variables["cep_endpoints"] if one["name"] == name]
-        return found
-
-    def add(self, name: str, user: str, client: str | None = "tests", **more: Any) -> None:
-        """Add an endpoint to the inventory."""
-        entry = {
-            "name": name,
-            "user": user,
-            "profile": "processes",
-            "vars": {"max_workers": 1},
-            **more,
-        }
-        if client is not None:
-            known = self.host.client(client)
-            entry["client_id"] = known["GLOBUS_COMPUTE_CLIENT_ID"]
-            entry["client_secret"] = known["GLOBUS_COMPUTE_CLIENT_SECRET"]
-            self.secrets.append(entry["client_secret"])
-        self.variables["cep_endpoints"].append(entry)
-
-    def play(
-        self,
-        playbook: str,
-        *words: str,
-        hosts: Mapping[str, Mapping[str, Any]] | None = None,
-        **extra: Any,
-    ) -> Play:
-        """Run a playbook with everything shown that Ansible can show.
-
-        With `hosts` on as many hosts, each with what is its own, and without the hub.
-        """
-        where = {
-            "ansible_connection": "container",
-            "ansible_host": self.host.name,
-            "ansible_python_interpreter": "/usr/bin/python3",
-        }
-        hub = {
-            "cep_hub_clients": ["tests", "other"],
-            "cep_version": VERSION,
-            "cep_wheelhouse": str(self.files[VERSION]),
-        }
-        own = {"node1": {}} if hosts is None else hosts
-        nodes = {name: {**where, **self.variables, **values} for name, values in own.items()}
-        groups = {"cep_endpoints": {"hosts": nodes}}
-        if self.hub and hosts is None:
-            groups["cep_hubs"] = {"hosts": {"hub1": {**where, **hub}}}
-        inventory = {"all": {"children": groups}}
-        return self.controller.play(playbook, inventory, "--diff", *words, extra=extra)
-
-    def good(self, playbook: str, *words: str, **extra: Any) -> Play:
-        """The same; it must succeed."""
-        done = self.play(playbook, *words, **extra)
-        assert done.good, f"{done.text}\n{self.host.journal()}"
-        return done
-
-    def processes(self) -> dict[str, str]:
-        """The process of each endpoint's unit of the host."""
-        return {one["name"]: self.host.process(one["name"]) for one in self.entries("system")}
-
-    def entries(self, scope: str) -> list[dict[str, Any]]:
-        """The endpoints whose units are of this scope."""
-        return [
-            one for one in self.variables["cep_endpoints"] if one.get("scope", "system") == scope
-        ]
-
-    def id_of(self, name: str) -> str:
-        """An endpoint's registered id, as its account's file has it."""
-        user = self.endpoint(name)["user"]
-        text = self.host.read(f"/home/{user}/.globus_compute/{name}/endpoint.json")
-        return str(json.loads(text)["endpoint_id"])
-
-    def doubles(self, name: str) -> bool:
-        """Whether functions run on an endpoint, through the official SDK."""
-        return bool(self.host.functions(self.host.client(), "many", self.id_of(name), "3")["right"])
 
 
 @pytest.fixture(scope="module", params=KINDS, ids="-".join)
@@ -184,7 +88,8 @@ def test_wrong_values_are_refused_before_anything_changes(rollout: Rollout, tmp_
 
 
 def test_the_first_run_brings_a_hub_and_endpoints_that_run_functions(rollout: Rollout) -> None:
-    rollout.good("site")  # the hub alone: it makes the clients that the endpoints log in as
+    # The hub alone: it makes the clients that the endpoints log in as.
+    rollout.good("site", "--limit", "cep_hubs")
     rollout.hub = False
     local = "/var/lib/cep-one"
     rollout.add("one", "cep-one", local_dirs=[local])
@@ -340,7 +245,7 @@ def test_after_a_maintenance_window_exactly_those_run_that_ran(rollout: Rollout)
 
 
 def test_verify_fails_with_the_status_of_what_does_not_run(rollout: Rollout) -> None:
-    done = rollout.play("verify", cep_health_timeout=5)
+    done = rollout.play("verify", cep_health_timeout=0)
     assert not done.good
     assert "researcher/two does not take tasks" in done.text
 

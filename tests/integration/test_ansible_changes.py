@@ -14,8 +14,8 @@ import pytest
 
 from tests.integration import venvs, wheelhouses
 from tests.integration.ansible_host import CURRENT, AnsibleHost, Controller
+from tests.integration.ansible_rollout import Rollout
 from tests.integration.scene import until
-from tests.integration.test_ansible import Rollout
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(5400)]
 

@@ -20,8 +20,8 @@ from tests.certificates import Authority
 from tests.integration import docker_engine as engines
 from tests.integration import venvs, wheelhouses
 from tests.integration.ansible_host import SHARED, AnsibleHost, Controller, Play
+from tests.integration.ansible_rollout import UNIT
 from tests.integration.scene import SDK_CLIENT
-from tests.integration.test_ansible import UNIT
 from tests.integration.wheelhouses import LATER, VERSION
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(5400)]

@@ -16,8 +16,8 @@ import pytest
 
 from tests.integration import image_python, venvs, wheelhouses
 from tests.integration.ansible_host import WHEELHOUSES, AnsibleHost, Controller, Play
+from tests.integration.ansible_rollout import UNIT, Rollout
 from tests.integration.scene import until
-from tests.integration.test_ansible import UNIT, Rollout
 from tests.integration.wheelhouses import LATER, VERSION
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(5400)]

@@ -55,6 +55,17 @@ def test_every_variable_that_tasks_use_is_told(role: str) -> None:
         assert used - told - modules - tags == set(), path
 
 
+def test_every_variable_that_admins_are_shown_is_told() -> None:
+    told = {name for one in ROLES for name in options_of(one)}
+    groups, modules = {"cep_hubs", "cep_endpoints"}, {"cep_endpoint_info"}
+    of_playbooks = {"cep_maintenance", "cep_serial"}
+    examples = [*(COLLECTION / "examples").rglob("*.yml")]
+    assert len(examples) == 3
+    for path in [COLLECTION.parent / "docs/ansible.md", *examples]:
+        shown = set(re.findall(r"(?<![\w.])cep_[a-z_]+", path.read_text()))
+        assert shown - told - groups - modules - of_playbooks == set(), path
+
+
 def test_the_readme_is_what_its_program_writes() -> None:
     readme = loaded(COLLECTION / "readme.py")
     assert (COLLECTION / "README.md").read_text() == readme.text(), "python ansible/readme.py"

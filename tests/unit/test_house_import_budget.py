@@ -137,3 +137,11 @@ def test_applying_endpoints_of_a_client_loads_no_library_of_the_service() -> Non
     # Root starts a process for each account, and each step of it: what they load is what it costs.
     loaded = tops(loaded_by("import cep.apply.run, cep.apply.home, cep.apply.host"))
     assert loaded & (HEAVY - {"jinja2", "yaml"}) == set()
+
+
+@pytest.mark.parametrize(("verb", "needs_home"), [("unit_look", False), ("state", True)])
+def test_root_loads_for_a_unit_of_the_host_nothing_that_homes_need(
+    verb: str, needs_home: bool
+) -> None:
+    code = f"from cep.apply import places, run\nplaces.function_of({verb!r})"
+    assert ("cep.apply.home" in loaded_by(code)) == needs_home

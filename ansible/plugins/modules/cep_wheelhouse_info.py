@@ -44,7 +44,7 @@ options:
 EXAMPLES = r"""
 - name: Look at the wheelhouse on the controller
   cep.cep.cep_wheelhouse_info:
-    path: /srv/cep/wheelhouse.tar.gz
+    path: /srv/cep/wheelhouse.tar
     version: "0.1.0"
     python: "3.11"
     arch: x86_64
