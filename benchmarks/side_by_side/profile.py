@@ -1,8 +1,9 @@
 """Where the time goes: the CPU time of each thread of our endpoint during a burst, and in it.
 
-    python -m benchmarks.side_by_side.profile ENGINE [--tasks 5000] [--py-spy PROGRAM] [--top 5]
+    python -m benchmarks.side_by_side.profile ENGINE [--tasks 5000] [--payload 0]
+        [--py-spy PROGRAM] [--top 5]
 
-Needs py-spy (`pip install py-spy`). Two bursts: during the first nothing looks on, and the kernel's
+With --payload each task carries so many bytes there and back. Needs py-spy (`pip install py-spy`). Two bursts: during the first nothing looks on, and the kernel's
 own count says what each thread used; during the second py-spy samples the stacks, and what they
 show divides each thread's time among layers (the innermost frame that is ours, pika's, Parsl's or
 ZeroMQ's). Samples that wait are left out; so a layer's figure holds its share of the time in which
@@ -34,7 +35,7 @@ _STACK = re.compile(r"thread \((?P<tid>\d+)\)")
 # In this order: what of a file's path names a layer.
 _LAYERS = (
     "cep/amqp", "cep/journal", "cep/agent", "cep/engines", "cep/worker", "cep/wire", "cep/safety",
-    "pika", "parsl", "zmq", "dill", "json",
+    "pika", "parsl", "zmq", "dill", "json", "base64",
 )  # fmt: skip
 _WAITS = frozenset(("poll", "select", "wait", "acquire", "gather", "get", "_wait", "_recv", "recv"))
 
@@ -72,7 +73,7 @@ def thread_names(program: str, threads: Threads) -> dict[int, str]:
     return names
 
 
-def sample(where: Place, program: str, count: int) -> Counter[str]:
+def sample(where: Place, program: str, buffers: str, count: int) -> Counter[str]:
     """Folded stacks of one burst, with their number of samples."""
     spies = []
     for process in measure.marked(where.directory):
@@ -82,9 +83,8 @@ def sample(where: Place, program: str, count: int) -> Counter[str]:
         argv = [program, *words, "--pid", str(process.pid)]
         silent = subprocess.DEVNULL
         spies.append((subprocess.Popen(argv, stdout=silent, stderr=silent), target))
-    messages = tasks.messages(where.client, tasks.no_op(), count + 300)
-    where.client.burst(messages[:300])  # they are attached by then
-    where.client.burst(messages[300:])
+    where.client.burst(tasks.messages(where.client, tasks.no_op(), 300))  # attached by then
+    where.client.burst(tasks.messages(where.client, buffers, count))
     stacks: Counter[str] = Counter()
     for spy, target in spies:
         spy.send_signal(2)
@@ -133,14 +133,15 @@ def report(
     return lines
 
 
-def measure_engine(where: Place, program: str, count: int, top: int) -> list[str]:
+def measure_engine(where: Place, program: str, buffers: str, count: int, top: int) -> list[str]:
     """Both bursts on a started endpoint."""
+    messages = tasks.messages(where.client, buffers, count)
     before = thread_cpu_s(where.directory)
-    where.client.burst(tasks.messages(where.client, tasks.no_op(), count))
+    where.client.burst(messages)
     after = thread_cpu_s(where.directory)
     used = {key: spent - before.get(key, 0.0) for key, spent in after.items()}
     names = thread_names(program, used)
-    samples = by_layer(sample(where, program, count))
+    samples = by_layer(sample(where, program, buffers, count))
     return report(used, names, samples, count, top)
 
 
@@ -149,6 +150,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("engine", choices=ENGINES)
     parser.add_argument("--tasks", type=int, default=5_000)
+    parser.add_argument("--payload", type=int, default=0, help="bytes of each argument and result")
     parser.add_argument("--py-spy", default=shutil.which("py-spy"))
     parser.add_argument("--top", type=int, default=5)
     options = parser.parse_args()
@@ -164,9 +166,11 @@ def main() -> int:
                 with Started(Ours(options.engine), where, first):
                     where.client.take(1)
                     where.client.burst(tasks.messages(where.client, tasks.no_op(), 300))
-                    print("\n".join(
-                        measure_engine(where, options.py_spy, options.tasks, options.top)
-                    ))  # fmt: skip
+                    buffers = tasks.large(options.payload) if options.payload else tasks.no_op()
+                    lines = measure_engine(
+                        where, options.py_spy, buffers, options.tasks, options.top
+                    )
+                    print("\n".join(lines))
         finally:
             broker.remove()
     return 0

@@ -34,6 +34,7 @@ from cep.agent.parts import Desk, Parts
 from cep.agent.recovery import recover
 from cep.agent.report import Reporter, write_atomically
 from cep.agent.retention import Retention
+from cep.allocator import keep_freed_memory
 from cep.amqp.probe import check_connection
 from cep.config.load import load
 from cep.config.settings import EndpointSettings
@@ -109,6 +110,7 @@ def run(
         CepError: Why it could not start or had to stop; its exit code is the process's.
     """
     os.umask(0o077)
+    keep_freed_memory()
     taken = credentials.take()
     notify = Notify.of(taken)
     secrets = {**credentials.from_directory(taken), **taken, **secrets}

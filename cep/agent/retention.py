@@ -14,6 +14,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -311,7 +312,10 @@ def _backups(state: Path) -> Iterator[Thing]:
 
 
 def _remove_empty_blocks(run: Path, in_use: InUse) -> None:
-    """Directories of blocks that hold no pool's logs any more."""
+    """Directories of blocks that hold no pool's logs any more.
+
+    A block that was asked for meanwhile has one that is young.
+    """
     for executor, is_directory in entries(run, ()):
         if not (is_directory and executor.endswith(EXECUTOR_SUFFIX)):
             continue
@@ -320,7 +324,7 @@ def _remove_empty_blocks(run: Path, in_use: InUse) -> None:
                 block = block_of_directory(name)
                 if descriptor is None or block is None or block in in_use.blocks:
                     continue
-                try:
-                    os.rmdir(name, dir_fd=descriptor)
-                except OSError:
-                    continue
+                with suppress(OSError):
+                    info = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
+                    if info.st_mtime < in_use.asked_at - YOUNG_S:
+                        os.rmdir(name, dir_fd=descriptor)

@@ -25,6 +25,7 @@ from typing import Any
 
 import zmq
 
+from cep.allocator import keep_freed_memory
 from cep.engines import parsl_parts
 from cep.engines.steady import SteadyTime
 from cep.engines.worker_logs import bounded_file_logger
@@ -309,6 +310,7 @@ def main() -> None:
     from parsl.utils import setproctitle
 
     setproctitle("parsl: HTEX interchange")
+    keep_freed_memory()
     # Signals to the whole group are for the agent, whose end this process notices.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)

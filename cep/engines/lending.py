@@ -58,7 +58,7 @@ NEEDS: tuple[Mapping[str, Any], ...] = (
 COMPARED = ("cep-endpoint", "dill", "globus-compute-sdk", "parsl")
 #: What of `cep` a worker imports.
 _WORKER_PART = ("engines", "safety", "wire", "worker")
-_WORKER_FILES = ("__init__.py", "errors.py", "model.py", "paths.py")
+_WORKER_FILES = ("__init__.py", "allocator.py", "errors.py", "model.py", "paths.py")
 _PLAIN_LAUNCHERS = ("SimpleLauncher", "SingleNodeLauncher", "WrappedLauncher")
 _BEGAN = 'cep_began_env="${VIRTUAL_ENV-}" cep_began_conda="${CONDA_PREFIX-}"'
 _BEGAN_PYTHON = 'cep_began_python="$(command -v python3)" || cep_began_python='

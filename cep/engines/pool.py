@@ -29,6 +29,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from cep.allocator import keep_freed_memory
 from cep.engines import parsl_parts
 from cep.engines.lanes import Lanes
 from cep.engines.steady import SteadyTime
@@ -207,6 +208,7 @@ def run_worker(*arguments: Any) -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     lend.settle()
+    keep_freed_memory()
     watcher = threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True)
     watcher.start()
     _use_bounded_logs()
@@ -261,6 +263,7 @@ def _remove_temporary_files() -> None:
 def main(argv: list[str] | None = None) -> None:
     """Run a pool until the interchange tells it to end or is gone."""
     _prepare_parsl()
+    keep_freed_memory()
     args = parsl_pool.get_arg_parser().parse_args(argv)
     made: list[Pool] = []
     signal.signal(signal.SIGTERM, lambda number, frame: _end_at_once(made, number, frame))

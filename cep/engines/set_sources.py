@@ -24,7 +24,7 @@ from cep.worker import lend
 
 _DISTRIBUTION = "cep-endpoint"
 #: What a worker imports, and what tasks may: ShellFunction and uncommon serializers are the SDK's.
-_ROOTS = ("dill", "globus-compute-sdk", "parsl", "psutil", "setproctitle")
+_ROOTS = ("dill", "globus-compute-sdk", "parsl", "psutil", "pybase64", "setproctitle")
 _FETCH_S = 600.0
 
 

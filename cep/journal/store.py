@@ -7,9 +7,11 @@ written again by one who was interrupted and does not know whether it was.
 
 from __future__ import annotations
 
+import functools
 import json
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 from cep.journal import crash
@@ -21,6 +23,9 @@ from cep.model import Task
 SEQ_BLOCK = 4096
 VACUUM_PAGES = 4096  # given back per call: 16 MiB, some 20 ms
 SPARE_PAGES = 256  # free pages that are kept, 1 MiB: the next burst needs them
+
+# Rows per statement, the largest first. SQLite takes 999 values before 3.32 (limits.html).
+_TOGETHER = (64, 16, 4, 1)
 
 _Range = tuple[int, int]
 _NEVER_GIVEN = (0, False)
@@ -59,6 +64,29 @@ def next_limit(next_seq: int, limit: int) -> int | None:
     return next_seq + SEQ_BLOCK if next_seq > limit else None
 
 
+def _insert(connection: sqlite3.Connection, table: str, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Insert rows, many with one statement.
+
+    Each step of a statement lets go of the interpreter, and the threads of an engine then make
+    this one wait for its turn again: one step for each row costs more than the rows do.
+    """
+    at = 0
+    for many, statement in _statements(table, len(rows[0])):
+        while len(rows) - at >= many:
+            connection.execute(statement, tuple(chain.from_iterable(rows[at : at + many])))
+            at += many
+
+
+@functools.cache
+def _statements(table: str, columns: int) -> list[tuple[int, str]]:
+    """(number of rows, statement), the largest first."""
+    row = f"({', '.join('?' * columns)})"
+    return [
+        (many, f"INSERT OR REPLACE INTO {table} VALUES {', '.join([row] * many)}")
+        for many in _TOGETHER
+    ]
+
+
 def insert_tasks(
     connection: sqlite3.Connection, tasks: Iterable[Task], marks: Mapping[int, tuple[int, bool]]
 ) -> None:
@@ -66,9 +94,10 @@ def insert_tasks(
 
     The bodies above the threshold are in files already.
     """
-    connection.executemany(
-        "INSERT OR REPLACE INTO tasks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (
+    _insert(
+        connection,
+        "tasks",
+        [
             (
                 task.seq,
                 bytes.fromhex(task.task_id.replace("-", "")),
@@ -80,15 +109,16 @@ def insert_tasks(
                 task.body if len(task.body) <= FILE_THRESHOLD else None,
             )
             for task in tasks
-        ),
+        ],
     )
 
 
 def insert_marks(connection: sqlite3.Connection, marks: Mapping[int, tuple[int, bool]]) -> None:
     """Insert (attempts, given) of tasks; the newest mark of a task replaces its older one."""
-    connection.executemany(
-        "INSERT OR REPLACE INTO marks VALUES (?, ?, ?)",
-        ((seq, attempts, given) for seq, (attempts, given) in marks.items()),
+    _insert(
+        connection,
+        "marks",
+        [(seq, attempts, given) for seq, (attempts, given) in marks.items()],
     )
 
 
@@ -96,12 +126,13 @@ def insert_results(
     connection: sqlite3.Connection, results: Mapping[int, tuple[bytes, bytes]]
 ) -> None:
     """Insert (id, result); the results above the threshold are in files already."""
-    connection.executemany(
-        "INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?)",
-        (
+    _insert(
+        connection,
+        "results",
+        [
             (seq, key, len(result), result if len(result) <= FILE_THRESHOLD else None)
             for seq, (key, result) in results.items()
-        ),
+        ],
     )
 
 
@@ -109,9 +140,10 @@ def insert_tombstones(
     connection: sqlite3.Connection, tombstones: Mapping[int, tuple[bytes, int]]
 ) -> None:
     """Insert (id, moment) of answered tasks."""
-    connection.executemany(
-        "INSERT OR REPLACE INTO tombstones VALUES (?, ?, ?)",
-        ((seq, key, moment) for seq, (key, moment) in tombstones.items()),
+    _insert(
+        connection,
+        "tombstones",
+        [(seq, key, moment) for seq, (key, moment) in tombstones.items()],
     )
 
 

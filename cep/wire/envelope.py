@@ -55,12 +55,18 @@ _UUID = re.compile(
 )
 
 
+class Encoded(str):
+    """A value that is written as JSON already; it goes into a message as it is."""
+
+    __slots__ = ()
+
+
 def pack(message_type: str, data: Mapping[str, Any]) -> bytes:
     """Pack a message.
 
     Args:
         message_type: Name of the type, e.g. `result`.
-        data: The fields, in the order in which they go on the wire; JSON values only.
+        data: The fields, in the order in which they go on the wire; JSON values, or `Encoded`.
 
     Returns:
         The version byte and the JSON text. Characters that UTF-8 cannot carry (lone surrogates,
@@ -70,11 +76,9 @@ def pack(message_type: str, data: Mapping[str, Any]) -> bytes:
         WireError: `data` holds something JSON has no word for.
     """
     try:
-        text = (
-            _encode_large(message_type, data)
-            if any(isinstance(value, str) and len(value) > _LARGE for value in data.values())
-            else _encode_text({"message_type": message_type, "data": data})
-        )
+        # Field by field: JSON's encoder is quick with a text, and slow to begin with an object.
+        fields = ",".join([f"{_encode_text(key)}:{encode(value)}" for key, value in data.items()])
+        text = f'{{"message_type":{_encode_text(message_type)},"data":{{{fields}}}}}'
     except (TypeError, ValueError, RecursionError) as exc:
         raise WireError(
             f"A {message_type} message cannot be written as JSON ({type(exc).__name__}: {exc})."
@@ -82,14 +86,26 @@ def pack(message_type: str, data: Mapping[str, Any]) -> bytes:
     return _VERSION_BYTE + to_utf8(text)
 
 
-def _encode_large(message_type: str, data: Mapping[str, Any]) -> str:
-    """The same text as of all at once, each field for itself."""
-    fields = ",".join([f"{_encode_text(key)}:{_encode_value(data[key])}" for key in data])
-    return f'{{"message_type":{_encode_text(message_type)},"data":{{{fields}}}}}'
+def encode(value: Any) -> str:
+    """Write one value of a message as JSON.
 
-
-def _encode_value(value: Any) -> str:
-    if isinstance(value, str) and value.isascii() and not value.encode().translate(None, _PLAIN):
+    Raises:
+        TypeError: JSON has no word for it.
+        ValueError: The same, for a number or for what contains itself.
+    """
+    if value is None:
+        return "null"
+    kind = type(value)
+    if kind is Encoded:
+        return str.__str__(value)
+    if kind is int:
+        return int.__repr__(value)
+    if (
+        kind is str
+        and len(value) > _LARGE
+        and value.isascii()
+        and not value.encode().translate(None, _PLAIN)
+    ):
         text = value.replace("\n", "\\n")
         return f'"{text}"'
     return _encode_text(value)
@@ -125,16 +141,18 @@ def unpack(body: bytes) -> tuple[str, dict[str, Any]]:
         raise WireError(f"The message is not UTF-8 text (at byte {exc.start + 1}).") from exc
     except (ValueError, RecursionError) as exc:
         raise WireError(f"The message is not JSON ({_reason(exc)}).") from exc
-    if deeper_than(envelope, DEEPEST):
+    large = len(text) > _LARGE
+    # A short text with so few brackets in all cannot be deep, and counting them is cheaper.
+    if (large or text.count("{") + text.count("[") > DEEPEST) and deeper_than(envelope, DEEPEST):
         raise WireError(f"The message is nested more than {DEEPEST} levels deep.")
-    if _SURROGATE.search(text):
+    if not (large and _is_ascii(envelope)) and _SURROGATE.search(text):
         envelope = _decode_text(str(to_utf8(_encode_text(envelope)), "utf-8"))
     if not isinstance(envelope, dict):
         raise WireError(f"The message is a JSON {_json_kind(envelope)}, not an object.")
     message_type = envelope.get("message_type")
     data = envelope.get("data")
-    task_id = read_uuid(data.get("task_id")) if isinstance(data, dict) else None
     if not isinstance(message_type, str):
+        task_id = read_uuid(data.get("task_id")) if isinstance(data, dict) else None
         raise WireError("The message has no text field 'message_type'.", task_id=task_id)
     if not isinstance(data, dict):
         raise WireError(f"The {message_type[:64]!r} message has no object field 'data'.")
@@ -177,6 +195,15 @@ def deeper_than(value: object, levels: int) -> bool:
             if isinstance(child, dict | list)
         ]
     return bool(inner)
+
+
+def _is_ascii(value: object) -> bool:
+    """Whether all texts in it surely are ASCII; a text knows that of itself."""
+    if isinstance(value, str):
+        return value.isascii()
+    if isinstance(value, dict):
+        return all(key.isascii() and _is_ascii(inner) for key, inner in value.items())
+    return not isinstance(value, list)
 
 
 def _reason(exc: Exception) -> str:

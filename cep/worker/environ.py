@@ -32,7 +32,17 @@ _ENV_POSITION = 10  # of `env` among Popen's positional arguments, without self
 _install_lock = threading.Lock()
 
 
+_ROOM = 4096  # bytes of the longest path (linux/limits.h)
+# As os.getcwd, but without letting go of the interpreter (PyDLL): the kernel answers from memory.
+_getcwd = ctypes.PyDLL(None).getcwd
+_getcwd.argtypes = (ctypes.c_char_p, ctypes.c_size_t)
+_getcwd.restype = ctypes.c_void_p
+
+
 class _Local(threading.local):
+    def __init__(self) -> None:
+        self.room = ctypes.create_string_buffer(_ROOM)
+
     variables: dict[str, str] | None = None
     private_directory: bool = False
 
@@ -152,6 +162,16 @@ def own_directory() -> bool:
     except (OSError, AttributeError):
         _local.private_directory = False
     return _local.private_directory
+
+
+def is_in(directory: str) -> bool:
+    """Whether this thread's working directory is this one, by a path without symbolic links.
+
+    To ask costs as much as to change, but to change is to give way to the other threads of this
+    process, and to wait until they give way again.
+    """
+    room = _local.room
+    return _getcwd(room, _ROOM) is not None and room.value == os.fsencode(directory)
 
 
 def may_change_directory(in_thread: bool) -> bool:

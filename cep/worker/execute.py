@@ -6,6 +6,7 @@ worker threads of the thread engine.
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import re
@@ -15,7 +16,6 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import dill
 
@@ -163,6 +163,8 @@ def _enter_directory(task_id: str, context: WorkerContext, in_thread: bool) -> N
     if not environ.may_change_directory(in_thread):
         os.makedirs(directory, mode=0o700, exist_ok=True)  # noqa: PTH103
         return
+    if in_thread and environ.is_in(directory):
+        return
     try:
         os.chdir(directory)
     except FileNotFoundError:
@@ -255,18 +257,21 @@ def _without_our_frames(trace: TracebackType | None) -> TracebackType | None:
 
 # -- where it ran ----------------------------------------------------------------------------
 
-_place: dict[str, Any] = {}
 
-
-def _details(endpoint_id: str) -> dict[str, Any]:
-    if not _place:
-        _place.update(
-            os=platform.platform(),
-            dill_version=dill.__version__,
-            python_version=platform.python_version(),
-            globus_compute_sdk_version=_sdk_version(),
+@functools.lru_cache(maxsize=4)
+def _details(endpoint_id: str) -> envelope.Encoded:
+    """The same in each result, so written as JSON only once."""
+    return envelope.Encoded(
+        envelope.encode(
+            {
+                "os": platform.platform(),
+                "dill_version": dill.__version__,
+                "python_version": platform.python_version(),
+                "globus_compute_sdk_version": _sdk_version(),
+                "endpoint_id": endpoint_id,
+            }
         )
-    return {**_place, "endpoint_id": endpoint_id}
+    )
 
 
 def _sdk_version() -> str:

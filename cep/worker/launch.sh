@@ -136,10 +136,15 @@ Take an image with Python, or name its interpreter with worker_python."
 
 # The choice is for all nodes of the block, and not every launcher takes the environment along.
 keep() {
-    (umask 077; mkdir -p "$block_dir" &&
-        printf '%s\n%s\n' "$(printf %s "$why" | tr '\n' ' ')" "$python" >"$block_dir/choice") ||
+    # Twice, for the endpoint may just clear away the empty directory of an older block.
+    write_choice 2>/dev/null || write_choice ||
         give_up failed "$block_dir cannot be written on host $host. \
 The nodes must see and write the endpoint's run_dir."
+}
+
+write_choice() {
+    (umask 077; mkdir -p "$block_dir" &&
+        printf '%s\n%s\n' "$(printf %s "$why" | tr '\n' ' ')" "$python" >"$block_dir/choice")
 }
 
 recall() {

@@ -25,6 +25,7 @@ import types
 from pathlib import Path
 from typing import Any, NoReturn
 
+from cep.allocator import keep_freed_memory
 from cep.worker import packets
 
 _PR_SET_PDEATHSIG = 1  # source: linux/prctl.h
@@ -38,6 +39,7 @@ def main() -> None:
     sys.path.append(sys.path.pop(0) or str(Path.cwd()))
     # Functions from a user's __main__ get this module's names as their globals.
     sys.modules["__main__"] = types.ModuleType("__main__")
+    keep_freed_memory()  # the workers it forks, too
     control = socket.socket(fileno=int(sys.argv[1]))
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         # Not SIG_IGN, which programs that tasks start would inherit. The end is ordered by the

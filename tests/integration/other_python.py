@@ -38,7 +38,7 @@ def install(place: Path, *, uid: int) -> Path:
 
 def wheels(place: Path, *, uid: int) -> None:
     """Put the wheels that a worker needs on `VERSION` into `place`; fetched once, then kept."""
-    wanted = ["dill", "globus-compute-sdk", "parsl", "psutil", "setproctitle"]
+    wanted = ["dill", "globus-compute-sdk", "parsl", "psutil", "pybase64", "setproctitle"]
     kept = venvs.CACHE / f"worker-wheels-{VERSION}-{venvs.key(venvs.CONSTRAINTS.read_text())}"
     with venvs.locked(kept.name):
         if not (kept / ".complete").exists():

@@ -71,7 +71,7 @@ def test_a_no_op_in_the_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         for body, one in zip(bodies, ids, strict=True):
             execute(body, one, context)
 
-    assert calls_per_task(work) < 230  # counted: 153
+    assert calls_per_task(work) < 225  # counted: 149
 
 
 def test_the_journal_of_one_batch(journal: Journal, tmp_path: Path) -> None:
@@ -107,6 +107,21 @@ def test_a_batch_is_one_commit(journal: Journal) -> None:
     statements.clear()
     assert not journal.commit()
     assert statements == []
+
+
+def test_a_batch_is_some_statements_and_not_one_for_each_row(journal: Journal) -> None:
+    """Each statement of the main thread gives way to the threads of the thread engine."""
+    statements: list[str] = []
+    journal._writer._connection.set_trace_callback(statements.append)
+    seqs = [journal.accept(task_id(), FUNCTION, b"b" * 700) for _ in range(TASKS)]
+    journal.give(seqs)
+    journal.commit()
+    for seq in seqs:
+        journal.finish(seq, b"r" * 500)
+    journal.commit()
+    journal.settle(seqs)
+    journal.commit()
+    assert len(statements) < 36  # counted: 24
 
 
 def test_the_headers_of_a_task() -> None:

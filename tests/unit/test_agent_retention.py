@@ -283,6 +283,20 @@ def test_directories_with_the_form_of_an_id_are_users_own_without_sandboxes(scen
     assert mine.exists()
 
 
+def test_the_empty_directory_of_a_block_goes_when_it_is_old(scene: Scene) -> None:
+    scene.keep()
+    folder = scene.root / LOGS / "block-0"
+    folder.mkdir(parents=True)
+    scene.later(0)  # the block may just have made it, and not have been known when this was asked
+    assert folder.exists()
+    scene.blocks = {"0"}
+    scene.later(1)
+    assert folder.exists()
+    scene.blocks = set()
+    scene.later(1)
+    assert not folder.exists()
+
+
 def test_nothing_else_in_the_endpoints_directory_is_touched(scene: Scene) -> None:
     scene.keep(**dict.fromkeys(KINDS, Keep(1, 1)))
     kept = [

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 from globus_compute_sdk import ShellFunction
 
 from cep.config.settings import HtexSettings, ProcessPoolSettings, ThreadPoolSettings
-from cep.engines.base import Engine
+from cep.engines.base import Engine, Outcomes, Submission
 from cep.engines.build import build_engine
 from cep.engines.threads import ThreadPoolEngine
 from cep.worker import environ
@@ -70,6 +72,26 @@ class TestThreadPoolEngine(
             rig.wait_for_file(tmp_path / name)
         gate.touch()
         rig.wait_for(seqs)
+
+    def test_each_task_has_one_outcome_while_workers_take_and_the_agent_takes_back(
+        self, rigs: Callable[..., Rig]
+    ) -> None:
+        """Cancelling and stopping meet workers that are taking, again and again."""
+        for _ in range(20):
+            rig = rigs(workers=4).start()
+            given = [rig.task(tasks.add, 1, number, function_id="f") for number in range(300)]
+            rig.engine.submit(Submission(tuple(given[:200]), waiting=0))
+            rig.engine.cancel([task.seq for task in given[:200:2]])
+            rig.engine.submit(Submission(tuple(given[200:]), waiting=0))
+            rig.engine.cancel([task.seq for task in given[::3]])
+            rig.engine.stop(10.0)
+            outcomes = []
+            with suppress(queue.Empty):
+                while True:
+                    event = rig.events.get_nowait()
+                    if isinstance(event, Outcomes):
+                        outcomes += event.outcomes
+            assert sorted(one.seq for one in outcomes) == [task.seq for task in given]
 
     def test_threads_have_the_configured_prefix(self, rigs: Callable[..., Rig]) -> None:
         rigs(workers=2, thread_name_prefix="mine").start()

@@ -62,6 +62,33 @@ def test_a_task_comes_back_whole_after_a_restart(home: Path) -> None:
     journal.close()
 
 
+@pytest.mark.parametrize("count", [1, 3, 4, 5, 15, 16, 63, 64, 65, 150])
+def test_a_batch_of_any_number_comes_back_whole(home: Path, count: int) -> None:
+    journal = opened(home)
+    ids = [str(uuid4()) for _ in range(2 * count)]
+    seqs = [journal.accept(one, FUNCTION, one.encode()) for one in ids]
+    journal.commit()
+    journal.give(seqs[:count])
+    for seq in seqs[count:]:
+        journal.finish(seq, b"result %d" % seq)
+    journal.commit()
+    crash(journal)
+    again = opened(home)
+    left = again.recover()
+    assert [(task.seq, task.task_id, task.given) for task in left.unfinished] == [
+        (seq, one, True) for seq, one in zip(seqs[:count], ids, strict=False)
+    ]
+    bodies = [task.body for task in again.load(seqs[:count])]
+    assert bodies == [one.encode() for one in ids[:count]]
+    assert [again.result(seq) for seq in seqs[count:]] == [
+        b"result %d" % seq for seq in seqs[count:]
+    ]
+    again.settle(seqs[count:])
+    again.commit()
+    assert again.counts().tombstones == count
+    again.close()
+
+
 def test_what_was_not_committed_is_gone_after_a_crash(home: Path) -> None:
     journal = opened(home)
     kept, _ = accept(journal)

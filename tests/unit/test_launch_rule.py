@@ -209,6 +209,20 @@ def test_a_directory_that_cannot_be_written_ends_the_job_with_the_reason(
 # -- the start ---------------------------------------------------------------------------------
 
 
+def test_a_directory_that_is_cleared_away_as_it_is_made_is_made_again(
+    tmp_path: Path, shell: str
+) -> None:
+    made = lending(tmp_path)
+    once = tmp_path / "once"
+    text = f'#!/bin/sh\n/bin/mkdir "$@" && [ -e {once} ] || {{ : >{once}; rmdir "$2"; }}\n'
+    program(tmp_path / "bin" / "mkdir", text)
+    done = job(made, f"PATH={tmp_path}/bin:$PATH", shell)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert once.exists()
+    assert (made.directory / f"block-{BLOCK}" / "choice").exists()
+
+
 def test_the_start_says_in_one_line_what_runs_and_why(tmp_path: Path, shell: str) -> None:
     made = lending(tmp_path)
     choice(made, "", shell)

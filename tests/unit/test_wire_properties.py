@@ -193,6 +193,31 @@ def test_a_message_nested_beyond_measure_is_refused_at_any_depth() -> None:
             envelope.unpack(b'\x01{"message_type":"result","data":{"a":' + nested + b"}}")
     nested = b"[" * (envelope.DEEPEST - 2) + b"]" * (envelope.DEEPEST - 2)
     envelope.unpack(b'\x01{"message_type":"result","data":{"a":' + nested + b"}}")
+    # Many that are next to each other are not deep; and a large message is judged as a small one.
+    envelope.unpack(b'\x01{"message_type":"result","data":{"a":[' + b"[]," * 999 + b"[]]}}")
+    text = b'"' + b"x" * 100_000 + b'",'
+    with pytest.raises(WireError):
+        deep = b"[" * envelope.DEEPEST + b"]" * envelope.DEEPEST
+        envelope.unpack(b'\x01{"message_type":"result","data":{"a":[' + text + deep + b"]}}")
+
+
+@pytest.mark.parametrize("where", ["key", "value", "inside"])
+def test_half_of_a_surrogate_pair_is_found_in_a_large_message(where: str) -> None:
+    half = "\\ud800"
+    data = {
+        "key": f'"{half}":1,"task_buffer":"{"x" * 100_000}"',
+        "value": f'"task_buffer":"{"x" * 100_000}{half}"',
+        "inside": f'"details":{{"a":["{half}"]}},"task_buffer":"{"x" * 100_000}"',
+    }[where]
+    _, read = envelope.unpack(b'\x01{"message_type":"task","data":{' + data.encode() + b"}}")
+    assert "?" in json.dumps(read)
+    assert "\\ud800" not in json.dumps(read)
+
+
+def test_what_is_json_already_goes_into_a_message_as_it_is() -> None:
+    value = {"a": [1, "ü", None], "b": {"c": True}}
+    told = envelope.Encoded(envelope.encode(value))
+    assert envelope.pack("result", {"details": told}) == envelope.pack("result", {"details": value})
 
 
 @pytest.mark.parametrize("text", ['{"priority": NaN}', '{"a": Infinity}', "[" * 5000, "5"])

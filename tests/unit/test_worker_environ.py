@@ -32,6 +32,20 @@ def in_thread(work: Callable[[], object]) -> object:
     return found[0]
 
 
+def test_where_a_thread_is_can_be_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here, other = tmp_path / "hére", tmp_path / "other"
+    here.mkdir()
+    other.mkdir()
+    monkeypatch.chdir(here)
+    assert environ.is_in(str(here))
+    assert not environ.is_in(str(other))
+    assert not environ.is_in(f"{here}/x")
+    here.rmdir()
+    assert not environ.is_in(str(here))
+    here.mkdir()  # another one of the same name
+    assert not environ.is_in(str(here))
+
+
 @pytest.mark.usefixtures("view")
 def test_each_thread_sees_its_own_variables_at_the_same_time() -> None:
     both = threading.Barrier(2, timeout=30)

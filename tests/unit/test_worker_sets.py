@@ -24,7 +24,7 @@ from tests.unit.cli_rig import Rig, rig
 __all__ = ["rig"]
 
 TARGET = Target("3.12", "x86_64", "2.28")
-ROOTS = ("dill", "globus_compute_sdk", "parsl", "psutil", "setproctitle")
+ROOTS = ("dill", "globus_compute_sdk", "parsl", "psutil", "pybase64", "setproctitle")
 VERSIONS = {"parsl": "2026.10.26", "psutil": "7.0", "globus_compute_sdk": "4.19", "dill": "0.3.9"}
 
 
