@@ -3,11 +3,12 @@
     python -m benchmarks.side_by_side.profile ENGINE [--tasks 5000] [--payload 0]
         [--py-spy PROGRAM] [--top 5]
 
-With --payload each task carries so many bytes there and back. Needs py-spy (`pip install py-spy`). Two bursts: during the first nothing looks on, and the kernel's
-own count says what each thread used; during the second py-spy samples the stacks, and what they
-show divides each thread's time among layers (the innermost frame that is ours, pika's, Parsl's or
-ZeroMQ's). Samples that wait are left out; so a layer's figure holds its share of the time in which
-a thread goes to sleep and wakes up. A call that waits for the disk counts like one that computes.
+With --payload each task carries so many bytes there and back. Needs py-spy (`pip install py-spy`).
+Two bursts: during the first nothing looks on, and the kernel's own count says what each thread
+used; during the second py-spy samples the stacks, and what they show divides each thread's time
+among layers (the innermost frame that is ours, pika's, Parsl's or ZeroMQ's). Samples that wait are
+left out; so a layer's figure holds its share of the time in which a thread goes to sleep and wakes
+up. A call that waits for the disk counts like one that computes.
 """
 
 from __future__ import annotations
