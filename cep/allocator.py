@@ -17,8 +17,8 @@ def keep_freed_memory() -> None:
 
     By default glibc gives back what exceeds 128 KiB (later twice the largest piece that was freed),
     and the kernel clears each page again when it is taken next: with payloads of 1 MB that is a
-    third of a task's time. It is kept by the heap of the main thread and by those of others, each for
-    itself. Without effect on what was never used, and with other C libraries.
+    third of a task's time. The heap of the main thread keeps so much, and that of each other
+    thread. Without effect on what was never used, and with other C libraries.
     """
     with suppress(AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
