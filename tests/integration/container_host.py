@@ -2,7 +2,8 @@
 
 The container gets what their unprivileged modes ask of a kernel and an engine: mounts in user
 namespaces and /dev/fuse. Apptainer's images, a directory (sandbox) and a SIF file, are made once
-from the test image `python`, which has Python and nothing of ours, and kept in `.cache/`.
+from the test image `python`, which has Python and nothing of ours, and kept by the engine: an image
+of the host with both in it, which is found by its tag like the others.
 """
 
 from __future__ import annotations
@@ -22,6 +23,13 @@ from tests.integration.slurm import ACCOUNT, HOME, LONGEST_S, SERVICE_ENVIRONMEN
 IMAGES = "/images"
 SANDBOX, SIF = f"{IMAGES}/sandbox", f"{IMAGES}/python.sif"
 _BUILD_S = 300.0
+# The account's own, as if it had built them; a level of compression that is soon done.
+_BUILD = f"""
+chown -R {UID}:{UID} {IMAGES}
+chmod -R u+rwX {SANDBOX}
+exec runuser -u {ACCOUNT} -- \\
+    apptainer build --mksquashfs-args '-Xcompression-level 1' {SIF} {SANDBOX}
+"""
 # The first process takes the orphans.
 _MAIN = ["sh", "-c", "chmod 666 /dev/fuse; trap 'exit 0' TERM; sleep infinity & wait"]
 _UNCONFINED = [f"{name}=unconfined" for name in ("seccomp", "apparmor", "systempaths")]
@@ -32,6 +40,7 @@ class ContainerHost:
 
     Args:
         image: The test image's name.
+        tag: What to start instead of the test image: one that was made from it.
         images: A directory that the container sees as `/images`.
 
     Attributes:
@@ -39,8 +48,9 @@ class ContainerHost:
         home: What the container sees as /home.
     """
 
-    def __init__(self, image: str, images: Path) -> None:
+    def __init__(self, image: str, *, tag: str = "", images: Path | None = None) -> None:
         self.image = image
+        self._tag = tag
         self._images = images
         self.root = Path(tempfile.mkdtemp(prefix=f"cep-{image}-", dir="/tmp"))
         self.home = self.root / "home"
@@ -69,8 +79,9 @@ class ContainerHost:
         os.chown(account, UID, UID)
         self.root.chmod(0o755)
         volumes = ["--volume", f"{self.home}:/home"]
-        volumes += ["--volume", f"{self._images}:{IMAGES}:ro"]
-        image = docker_engine.ensure_image(self.image)
+        if self._images is not None:
+            volumes += ["--volume", f"{self._images}:{IMAGES}:ro"]
+        image = self._tag or docker_engine.ensure_image(self.image)
         command = ["docker", "run", "--detach", "--device", "/dev/fuse", *_options(), *volumes]
         self._container = _run([*command, image, *_MAIN]).strip()
 
@@ -98,20 +109,20 @@ class ContainerHost:
         return done
 
 
-def apptainer_images() -> Path:
-    """The directory with both images of Apptainer."""
+def apptainer_with_images() -> str:
+    """The tag of the test image `apptainer` with both images of Apptainer in it."""
     host, python = docker_engine.ensure_image("apptainer"), docker_engine.ensure_image("python")
-    kept = venvs.CACHE / f"apptainer-{venvs.key(host, python)}"
-    with venvs.locked(kept.name):
-        if not (kept / ".complete").exists():
-            shutil.rmtree(kept, ignore_errors=True)
-            kept.mkdir(parents=True)
-            _unpack(python, kept / Path(SANDBOX).name)
-            options = ["--rm", "--user", f"{UID}:{UID}", "--env", "HOME=/tmp", *_options()]
-            options += ["--volume", f"{kept}:{IMAGES}"]
-            _run(["docker", "run", *options, host, "apptainer", "build", SIF, SANDBOX])
-            (kept / ".complete").touch()
-    return kept
+    tag = f"cep-test-apptainer-images:{venvs.key(host, python, _BUILD)}"
+    with venvs.locked("apptainer-images"):
+        if not docker_engine.has_image(tag):
+            container = _run(["docker", "run", "--detach", *_options(), host, *_MAIN]).strip()
+            try:
+                _copy(python, container)
+                _run(["docker", "exec", container, "sh", "-ec", _BUILD])
+                _run(["docker", "commit", container, tag])
+            finally:
+                _run(["docker", "rm", "--force", "--volumes", container])
+    return tag
 
 
 def _options() -> list[str]:
@@ -122,24 +133,22 @@ def _options() -> list[str]:
     return options
 
 
-def _unpack(image: str, directory: Path) -> None:
-    """Put an image's files into a directory that the account owns."""
-    directory.mkdir()
-    engine = docker_engine.client()
-    container = engine.containers.create(image, "true", labels=docker_engine.session_labels())
+def _copy(image: str, container: str) -> None:
+    """Put an image's files into the directory in a container that becomes the sandbox."""
+    labels = [f"--label={name}={value}" for name, value in docker_engine.session_labels().items()]
+    source = _run(["docker", "create", *labels, image, "true"]).strip()
+    unpack = f"mkdir -p {SANDBOX} && tar -x -C {SANDBOX} --exclude='dev/*'"
     try:
-        with subprocess.Popen(
-            ["tar", "-x", "-C", str(directory), "--exclude=dev/*"], stdin=subprocess.PIPE
-        ) as tar:
-            assert tar.stdin is not None
-            for chunk in container.export():
-                tar.stdin.write(chunk)
-        assert tar.returncode == 0
+        with subprocess.Popen(["docker", "export", source], stdout=subprocess.PIPE) as reading:
+            subprocess.run(
+                ["docker", "exec", "-i", container, "sh", "-ec", unpack],
+                stdin=reading.stdout,
+                check=True,
+                timeout=_BUILD_S,
+            )
+        assert reading.returncode == 0
     finally:
-        container.remove(force=True, v=True)
-        engine.close()
-    _run(["chown", "-R", f"{UID}:{UID}", str(directory), str(directory.parent)])
-    _run(["chmod", "-R", "u+rwX", str(directory)])
+        _run(["docker", "rm", "--force", "--volumes", source])
 
 
 def _run(command: list[str]) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.integration.container_host import SANDBOX, SIF, ContainerHost, apptainer_images
+from tests.integration.container_host import SANDBOX, SIF, ContainerHost, apptainer_with_images
 from tests.integration.hub_places import LONG
 from tests.integration.scene import until
 from tests.integration.slurm_site import SlurmSite
@@ -24,7 +24,7 @@ engine:
   max_workers_per_node: 2
   container_type: apptainer
   container_uri: {image}
-  provider:
+{more}  provider:
     type: LocalProvider
     init_blocks: 1
     max_blocks: 1
@@ -34,7 +34,7 @@ engine:
 @pytest.fixture(scope="module")
 def site(docker_engine: None) -> Iterator[SlurmSite]:
     del docker_engine
-    with ContainerHost("apptainer", apptainer_images()) as host:
+    with ContainerHost("apptainer", tag=apptainer_with_images()) as host:
         made = SlurmSite(host)  # type: ignore[arg-type]
         made.install()
         made.serve()
@@ -47,9 +47,16 @@ def inside(site: SlurmSite) -> str:
     return site.cluster.run("pgrep", "-a", "-f", f"({words})", check=False).stdout
 
 
+def write(site: SlurmSite, name: str, image: str, more: str = "") -> None:
+    """Write an endpoint's configuration."""
+    text = CONFIGURATION.format(image=image, more=more)
+    site.write(f".globus_compute/{name}/config.yaml", text)
+
+
 def start(site: SlurmSite, name: str, image: str) -> str:
+    """Make an endpoint and start it."""
     site.cep("configure", name)
-    site.write(f".globus_compute/{name}/config.yaml", CONFIGURATION.format(image=image))
+    write(site, name, image)
     return site.start(name)
 
 
@@ -61,6 +68,8 @@ def test_functions_run_in_a_sif_file_and_nothing_outlives_a_stop_or_a_killed_age
     assert "squashfuse" in inside(site)
     site.cep("stop", "sif")
     assert inside(site) == ""
+    # Workers that are only beginning seek the endpoint for so long (else for a minute).
+    write(site, "sif", SIF, "  address_probe_timeout: 5\n")
     site.start("sif")
     until(lambda: "squashfuse" in inside(site), within_s=WITHIN_S, what="the image is mounted")
     pid = (site.directory("sif") / "daemon.pid").read_text().strip()

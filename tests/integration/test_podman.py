@@ -38,7 +38,7 @@ if LONG:
         del docker_engine
         images = tmp_path_factory.mktemp("images")
         save(images / "python.tar")
-        with ContainerHost("podman", images) as host:
+        with ContainerHost("podman", images=images) as host:
             made = SlurmSite(host)  # type: ignore[arg-type]
             made.environment.update(XDG_RUNTIME_DIR="/tmp", PODMAN_IGNORE_CGROUPSV1_WARNING="1")
             made.install()
