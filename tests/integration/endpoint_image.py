@@ -53,7 +53,7 @@ def _build(base: str, tag: str) -> None:
         for name in ("docker", "constraints"):
             shutil.copytree(venvs.PROJECT / name, context / name)
         shutil.copy(venvs.PROJECT / ".dockerignore", context)
-        shutil.copytree(image_python.wheelhouse(BASE), context / "wheelhouse")
+        shutil.copytree(image_python.wheels(BASE), context / "wheelhouse")
         venvs.own_wheel(context / "dist")
         done = subprocess.run(
             [

@@ -114,31 +114,6 @@ def _libraries(tag: str, place: str) -> Path:
     return kept
 
 
-def wheelhouse(image: str) -> Path:
-    """A directory with wheels of all libraries (not of cep) for the Python of a test image."""
-    tag = docker_engine.ensure_image(image)
-    requirements = venvs.requirements()
-    kept = venvs.CACHE / (
-        f"image-wheels-{venvs.key(tag, venvs.CONSTRAINTS.read_text(), *requirements)}"
-    )
-    with venvs.locked(kept.name):
-        if not (kept / ".complete").exists():
-            shutil.rmtree(kept, ignore_errors=True)
-            kept.mkdir(parents=True)
-            with tempfile.TemporaryDirectory(prefix="cep-pip-") as place:
-                mounts = {
-                    Path(place): place,
-                    kept: "/wheels",
-                    venvs.CONSTRAINTS.parent: "/constraints",
-                }
-                _run(tag, ["python3", "-m", "venv", f"{place}/pip"], mounts)
-                words = ["pip", "wheel", "-qq", "--wheel-dir", "/wheels"]
-                narrow = ["-c", "/constraints/constraints.txt"]
-                _in_container(tag, [*words, *narrow, *requirements], mounts, f"{place}/pip")
-            (kept / ".complete").touch()
-    return kept
-
-
 def _own_wheel() -> Path:
     """Our wheel, built once by this process from the sources of then."""
     with _building:

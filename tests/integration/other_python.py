@@ -37,7 +37,13 @@ def install(place: Path, *, uid: int) -> Path:
 
 
 def wheels(place: Path, *, uid: int) -> None:
-    """Put the wheels that a worker needs on `VERSION` into `place`; fetched once, then kept."""
+    """Put the wheels that a worker needs on `VERSION` into `place`."""
+    subprocess.run(["cp", "-al", fetched(), place], check=True)
+    subprocess.run(["chown", f"{uid}:{uid}", place], check=True)
+
+
+def fetched() -> Path:
+    """The directory of these wheels; fetched once, then kept."""
     wanted = ["dill", "globus-compute-sdk", "parsl", "psutil", "pybase64", "setproctitle"]
     kept = venvs.CACHE / f"worker-wheels-{VERSION}-{venvs.key(venvs.CONSTRAINTS.read_text())}"
     with venvs.locked(kept.name):
@@ -52,5 +58,4 @@ def wheels(place: Path, *, uid: int) -> None:
             words += ["--platform", "manylinux2014_x86_64", "--platform", "manylinux2010_x86_64"]
             subprocess.run([*words, *wanted], check=True, timeout=600)
             (kept / ".complete").touch()
-    subprocess.run(["cp", "-al", kept, place], check=True)
-    subprocess.run(["chown", f"{uid}:{uid}", place], check=True)
+    return kept

@@ -145,7 +145,7 @@ def test_the_worker_is_lent_to_an_image_that_has_only_python(scene: Scene) -> No
     done = subprocess.run(alone, check=False, capture_output=True, text=True)
     assert "No module named 'dill'" in done.stderr
     target = worker_sets.target_of("3.13", None, "2.41")
-    wheels = image_python.wheelhouse("python")
+    wheels = image_python.wheels("python")
     worker_sets.add(scene.user_dir / "worker-sets", target, wheels, download=False)
     scene.configure("lent", engine(image))
     endpoint_id = scene.start("lent")
