@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -12,6 +13,9 @@ from tests.integration.hub_places import LONG
 from tests.integration.postgres import Postgres
 from tests.integration.rabbitmq import RabbitMq
 from tests.integration.servers import Servers
+
+if TYPE_CHECKING:
+    from tests.integration.systemd_far import Far
 
 # They boot hosts of their own, and install everything anew: only with LONG=1.
 LONG_FILES = (
@@ -36,6 +40,18 @@ def docker_engine() -> Iterator[None]:
     remove_leftovers(own=False)
     yield
     remove_leftovers(own=True)
+
+
+@pytest.fixture(scope="session")
+def far(docker_engine: None) -> Iterator[Far]:
+    """Hosts of services that are far from their hub, where a long reboot runs beside the tests."""
+    from tests.integration.systemd_far import Far  # it reads README.md, which others need not
+
+    del docker_engine
+    made = Far()
+    made.begin()
+    yield made
+    made.close()
 
 
 @pytest.fixture(scope="session")

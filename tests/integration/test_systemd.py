@@ -37,6 +37,13 @@ INSTALLED = [
 ]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def beside(request: pytest.FixtureRequest) -> None:
+    """Begin with what takes long in test_systemd_network.py, where that is asked for as well."""
+    if any(item.path.name == "test_systemd_network.py" for item in request.session.items):
+        request.getfixturevalue("far")
+
+
 @pytest.fixture(scope="module")
 def hosts(docker_engine: None) -> Iterator[Hosts]:
     del docker_engine
