@@ -40,13 +40,16 @@ COMMAND_S = 200.0
 
 _OLDER_GROUPS = Path(__file__).parent / "systemd_older_groups"  # instead of the image's `begin`
 HUB_URL = "http://localhost:5000"
+# Endpoints begin when it answers: what tries in vain at boot tries ever less often.
 _HUB_UNIT = """\
 [Unit]
 Description=A hub for the tests
+Before=network-online.target user@{uid}.service
 [Service]
 User={account}
 Environment=HOME={home}
 ExecStart={cep} hub serve {options}
+ExecStartPost=/bin/sh -c 'until {cep} hub env > /dev/null 2>&1; do sleep 0.2; done'
 [Install]
 WantedBy=multi-user.target
 """
@@ -160,7 +163,8 @@ class SystemdHost:
         self._wait_booted()
         if self._hub is None:
             return
-        unit = _HUB_UNIT.format(account=ACCOUNT, home=HOME, cep=CEP, options=" ".join(self._hub))
+        options = " ".join(self._hub)
+        unit = _HUB_UNIT.format(account=ACCOUNT, uid=UID, home=HOME, cep=CEP, options=options)
         self.write_root("/etc/systemd/system/test-hub.service", unit)
         self.sudo("systemctl", "daemon-reload")
         self.sudo("systemctl", "enable", "--now", "test-hub")
