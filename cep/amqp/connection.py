@@ -9,7 +9,8 @@ and sent together, which makes publishing several times cheaper. And what all me
 have in common on the wire, `Envelope`, is made once and not for each of them.
 
 What has arrived is read in large pieces: pika reads 4 KiB at a time, and moves all that it has not
-yet looked at once for each frame.
+yet looked at once for each frame. And an ordinary delivery is read as one, not as three frames
+(`cep.amqp.deliveries`), and given to pika's channel as a message that is put together.
 
 The overridden methods and attributes are inner ones of pika (bounded in pyproject.toml); should
 they ever go away, unit tests say so.
@@ -23,6 +24,7 @@ from typing import Any
 
 from pika import BasicProperties, SelectConnection, frame, spec
 
+from cep.amqp import deliveries
 from cep.errors import PeerUntrusted
 from cep.safety import peer
 
@@ -114,12 +116,25 @@ class Connection(SelectConnection):  # type: ignore[misc]
     # --- reading ----------------------------------------------------------------------------------
 
     def _on_data_available(self, data_in: bytes) -> None:
-        """Process the frames that are complete, and keep the rest."""
+        """Process the frames that are complete, and keep the rest.
+
+        Two roads lead to a channel: that of ordinary deliveries, which is the shorter one, and
+        pika's, which is open to every frame. It depends on how the bytes were cut which of them a
+        delivery goes, and the channel cannot tell the difference.
+        """
         data = self._frame_buffer + data_in if self._frame_buffer else data_in
         self._frame_buffer = b""
         at, length = 0, len(data)
         try:
             while length - at >= _OVERHEAD_BYTES and data[at] in _KNOWN_FRAMES:
+                whole = deliveries.read(data, at) if data[at] == spec.FRAME_METHOD else None
+                if whole and (channel := self._at_rest(whole.method.channel_number)):
+                    self.bytes_received += whole.end - at
+                    self.frames_received += deliveries.FRAMES
+                    at = whole.end
+                    # Which consumer it is for, and whether that was cancelled, is pika's to know.
+                    channel._on_deliver(whole.method, whole.header, whole.body)
+                    continue
                 size = int.from_bytes(data[at + 3 : at + spec.FRAME_HEADER_SIZE], "big")
                 end = at + size + _OVERHEAD_BYTES
                 if end > length:
@@ -132,6 +147,16 @@ class Connection(SelectConnection):  # type: ignore[misc]
             self._frame_buffer += data[at:]
         if self._frame_buffer and self._frame_buffer[0] not in _KNOWN_FRAMES:
             super()._on_data_available(b"")  # a broker of another protocol says so in this way
+
+    def _at_rest(self, number: int) -> Any:
+        """The channel of this number, unless it is in the midst of a message; else None."""
+        channel = self._channels.get(number)
+        if channel is None:
+            return None
+        begun = channel._content_assembler
+        if begun._method_frame or begun._header_frame or begun._body_fragments:
+            return None
+        return channel
 
     # --- writing ----------------------------------------------------------------------------------
 

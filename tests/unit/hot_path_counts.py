@@ -12,13 +12,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pika
 import pytest
 from pika import BasicProperties, frame, spec
 
 from cep.amqp.connection import Connection, Envelope
+from cep.amqp.consumer import Consumer
 from cep.amqp.outgoing import Message, Outgoing
 from cep.journal.journal import Journal
-from cep.model import PublishKwargs
+from cep.model import PublishKwargs, QueueAddress
 from cep.wire.headers import parse_task_headers
 from cep.wire.result import peek_error
 from cep.worker.context import WorkerContext
@@ -135,15 +137,18 @@ def test_the_headers_of_a_task() -> None:
 
 
 class _Wire(Connection):
-    """A connection with neither socket nor loop: counts its writes, and drops frames it reads."""
+    """A connection with neither socket nor loop: keeps its writes, and has no frame processed."""
 
     def __init__(self) -> None:
         self._corked = False
         self._gathered: list[bytes | memoryview] = []
         self._gathered_bytes = 0
         self._frame_buffer = b""
-        self.bytes_sent = self.frames_sent = self.bytes_received = 0
+        self.bytes_sent = self.frames_sent = self.bytes_received = self.frames_received = 0
         self._body_max_length = 100_000
+        self.connection_state = self.CONNECTION_OPEN
+        self.callbacks = pika.callback.CallbackManager()
+        self._channels: dict[int, Any] = {}
         self.writes: list[bytes] = []
         self._adapter_emit_data = self.writes.append
 
@@ -171,19 +176,41 @@ def test_a_batch_of_results_is_one_write() -> None:
     assert len(wire.writes) == 1
 
 
-def test_reading_deliveries_asks_for_as_much_work_each_however_many_come_together() -> None:
-    """pika's own reader moves all that has not been looked at once for each frame."""
-    properties = BasicProperties(delivery_mode=2, headers={"task_uuid": "t", "function_uuid": "f"})
-    one = b"".join(
-        part.marshal()
-        for part in (
-            frame.Method(1, spec.Basic.Deliver("consumer", 1, False, "", "queue")),
-            frame.Header(1, 700, properties),
-            frame.Body(1, b"x" * 700),
-        )
+class _NoLoop:
+    """Nothing runs later."""
+
+    def call_later(self, _delay_s: float, _function: Callable[[], None]) -> None:
+        pass
+
+
+def deliveries(properties: BasicProperties) -> bytes:
+    """What a broker sends for the tasks."""
+    parts = (
+        frame.Method(1, spec.Basic.Deliver("consumer", 1, False, "", "queue")),
+        frame.Header(1, 700, properties),
+        frame.Body(1, b"x" * 700),
     )
+    return b"".join(part.marshal() for part in parts) * TASKS
+
+
+def test_a_delivery_from_the_bytes_to_the_batch() -> None:
     wire = _Wire()
-    few = calls_per_task(lambda: wire._on_data_available(one * TASKS))
-    many = calls_per_task(lambda: wire._on_data_available(one * TASKS * 10), TASKS * 10)
-    assert few < 90  # counted: 58
+    channel = wire._channels[1] = pika.channel.Channel(wire, 1, lambda _channel: None)
+    channel._set_state(channel.OPEN)
+    loop: Any = _NoLoop()
+    consumer = Consumer(loop, QueueAddress("amqp://h/", "queue"), name="tasks", put=print)
+    consumer._link.channel = channel
+    channel.basic_consume("queue", consumer._on_message, consumer_tag="consumer")
+    come = deliveries(BasicProperties(delivery_mode=2, headers={"task_uuid": "t", "f_uuid": "f"}))
+    assert calls_per_task(lambda: wire._on_data_available(come)) < 50  # counted: 34; 58 by pika
+    assert len(consumer._batch) == TASKS
+
+
+def test_reading_frames_asks_for_as_much_work_each_however_many_come_together() -> None:
+    """pika's own reader moves all that has not been looked at once for each frame."""
+    come = deliveries(BasicProperties(priority=1))  # not an ordinary one, so frame by frame
+    wire = _Wire()
+    few = calls_per_task(lambda: wire._on_data_available(come))
+    many = calls_per_task(lambda: wire._on_data_available(come * 10), TASKS * 10)
+    assert few < 76  # counted: 51
     assert many <= few * 1.05

@@ -1,0 +1,143 @@
+"""Ordinary deliveries, read in one pass: what a broker sends for nearly every task. Pure functions.
+
+pika reads a delivery frame by frame: each is cut out and becomes objects, somebody who waits for it
+is looked for, and a channel puts the frames together. An ordinary delivery is three frames that lie
+one after another in what was read: Basic.Deliver; a header with no properties but a delivery mode
+and headers that are all texts; and the whole body, which is not empty. `read` makes the same
+objects of it as pika does, by one walk from its first byte to its last.
+
+It knows nothing else. For what is longer, rarer, damaged or not yet here as a whole it returns
+None, and the caller goes pika's way, which takes all.
+
+Source of the layouts: AMQP 0-9-1 specification, sections 2.3.5 and 4.2.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any, NamedTuple
+
+from pika import BasicProperties, frame, spec
+
+FRAMES = 3  # of an ordinary delivery
+
+# Type, channel and size of the frame; method; length of the consumer tag.
+_METHOD = struct.Struct(">BHIIB")
+# Delivery tag; bits, the lowest of which is `redelivered`; length of the exchange's name.
+_DELIVERED = struct.Struct(">QBB")
+# Type, channel and size of the frame; class, weight (without meaning), size of the body; flags.
+_HEADER = struct.Struct(">BHIHHQH")
+# Type, channel and size of the frame.
+_BODY = struct.Struct(">BHI")
+_LENGTH = struct.Struct(">I")
+# Looked up once and not for each message.
+_HEAD_BYTES, _END = spec.FRAME_HEADER_SIZE, spec.FRAME_END
+_DELIVER, _BASIC = spec.Basic.Deliver.INDEX, BasicProperties.INDEX
+_HEADERS, _MODE = BasicProperties.FLAG_HEADERS, BasicProperties.FLAG_DELIVERY_MODE
+_OTHERS = 0xFFFF & ~(_HEADERS | _MODE)
+_TEXT = ord("S")
+
+
+class Whole(NamedTuple):
+    """One delivery, all of it.
+
+    Attributes:
+        end: Where in the data the next frame begins.
+        method: pika's frame of a Basic.Deliver.
+        header: pika's frame of the properties.
+        body: A copy.
+    """
+
+    end: int
+    method: Any
+    header: Any
+    body: bytes
+
+
+def read(data: bytes, at: int) -> Whole | None:
+    """The ordinary delivery that begins here, or None: whatever else it is, pika reads it.
+
+    Args:
+        data: Frames, the last one perhaps not complete.
+        at: Where in it a frame begins.
+    """
+    # Every part begins where the one before it ends, so that the last one ends where its frame does
+    # tells of all of them that none reaches beyond it.
+    try:
+        kind, number, size, index, length = _METHOD.unpack_from(data, at)
+        if index != _DELIVER or kind != spec.FRAME_METHOD:
+            return None
+        start = at + _METHOD.size
+        after = start + length
+        consumer_tag = data[start:after].decode()
+        tag, bits, length = _DELIVERED.unpack_from(data, after)
+        start = after + _DELIVERED.size
+        after = start + length
+        exchange = data[start:after].decode()
+        start = after + 1
+        end = start + data[after]
+        routing_key = data[start:end].decode()
+        if end != at + _HEAD_BYTES + size or data[end] != _END:
+            return None
+
+        at = end + 1
+        kind, same, size, index, _, body_size, flags = _HEADER.unpack_from(data, at)
+        if kind != spec.FRAME_HEADER or same != number or index != _BASIC or flags & _OTHERS:
+            return None
+        end = at + _HEADER.size
+        headers = mode = None
+        if flags & _HEADERS:
+            headers, end = _texts(data, end)
+        if flags & _MODE:
+            mode = data[end]
+            end += 1
+        if end != at + _HEAD_BYTES + size or data[end] != _END:
+            return None
+
+        at = end + 1
+        kind, same, size = _BODY.unpack_from(data, at)
+        start = at + _BODY.size
+        end = start + size
+        if kind != spec.FRAME_BODY or same != number or size != body_size or not size:
+            return None
+        if data[end] != _END:
+            return None
+    except (IndexError, UnicodeDecodeError, struct.error, _OtherTable):
+        return None
+    method = spec.Basic.Deliver(consumer_tag, tag, bits & 1 != 0, exchange, routing_key)
+    properties = BasicProperties(headers=headers, delivery_mode=mode)
+    return Whole(
+        end + 1,
+        frame.Method(number, method),
+        frame.Header(number, body_size, properties),
+        data[start:end],
+    )
+
+
+class _OtherTable(Exception):
+    """A table that is not one of texts."""
+
+
+def _texts(data: bytes, at: int) -> tuple[dict[str, str], int]:
+    """The table of texts that begins here, and where it ends.
+
+    Raises:
+        _OtherTable: It holds other values, or a text that reaches beyond it.
+        IndexError, UnicodeDecodeError, struct.error: So does what only looks like one.
+    """
+    found = {}
+    (size,) = _LENGTH.unpack_from(data, at)
+    at += _LENGTH.size
+    limit = at + size
+    while at < limit:
+        after = at + 1 + data[at]
+        name = data[at + 1 : after].decode()
+        if data[after] != _TEXT:
+            raise _OtherTable
+        (length,) = _LENGTH.unpack_from(data, after + 1)
+        start = after + 1 + _LENGTH.size
+        at = start + length
+        found[name] = data[start:at].decode()
+    if at != limit:
+        raise _OtherTable
+    return found, at
