@@ -127,7 +127,7 @@ class Connection(SelectConnection):  # type: ignore[misc]
         at, length = 0, len(data)
         try:
             while length - at >= _OVERHEAD_BYTES and data[at] in _KNOWN_FRAMES:
-                whole = deliveries.read(data, at) if data[at] == spec.FRAME_METHOD else None
+                whole = deliveries.read(data, at)
                 if whole and (channel := self._at_rest(whole.method.channel_number)):
                     self.bytes_received += whole.end - at
                     self.frames_received += deliveries.FRAMES

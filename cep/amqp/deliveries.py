@@ -115,15 +115,15 @@ def read(data: bytes, at: int) -> Whole | None:
 
 
 class _OtherTable(Exception):
-    """A table that is not one of texts."""
+    """A table with other values than texts."""
 
 
 def _texts(data: bytes, at: int) -> tuple[dict[str, str], int]:
     """The table of texts that begins here, and where it ends.
 
     Raises:
-        _OtherTable: It holds other values, or a text that reaches beyond it.
-        IndexError, UnicodeDecodeError, struct.error: So does what only looks like one.
+        _OtherTable: It has other values as well.
+        IndexError, UnicodeDecodeError, struct.error: It only looks like one.
     """
     found = {}
     (size,) = _LENGTH.unpack_from(data, at)
@@ -138,6 +138,4 @@ def _texts(data: bytes, at: int) -> tuple[dict[str, str], int]:
         start = after + 1 + _LENGTH.size
         at = start + length
         found[name] = data[start:at].decode()
-    if at != limit:
-        raise _OtherTable
     return found, at

@@ -175,13 +175,21 @@ def test_whatever_a_broker_sends_and_however_it_is_cut_channels_see_what_pika_sh
     heard_alike(stream, cuts)
 
 
-@given(messages, messages, st.integers(0, 10_000), st.integers(0, 255), cuts)
-def test_a_damaged_delivery_is_taken_as_pika_takes_it(
-    first: bytes, second: bytes, where: int, value: int, cuts: list[int]
+@pytest.mark.parametrize("number", [1, 2, 3])
+@pytest.mark.parametrize("consumer", [CONSUMED, CANCELLED, UNKNOWN])
+@pytest.mark.parametrize("body", [b"one", CLOSES, CANCELS])
+def test_whom_a_delivery_is_for_and_whether_he_still_takes_any_is_pikas_to_know(
+    number: int, consumer: str, body: bytes
 ) -> None:
-    where %= len(first)
-    damaged = first[:where] + bytes((value,)) + first[where + 1 :]
-    heard_alike(damaged + second, cuts)
+    first = delivery(body, number=number, consumer=consumer)
+    heard_alike(first + delivery(b"another", tag=2, number=number), [])
+
+
+def test_a_delivery_with_any_damaged_byte_is_taken_as_pika_takes_it() -> None:
+    first, second = delivery(b"damaged"), delivery(b"sound", tag=2)
+    for where, byte in enumerate(first):
+        for value in {(byte + 1) % 256, (byte + 2) % 256, 255} - {byte}:
+            heard_alike(first[:where] + bytes((value,)) + first[where + 1 :] + second, [])
 
 
 def test_an_ordinary_delivery_is_not_read_by_pika(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,6 +207,10 @@ def test_a_delivery_that_is_not_here_as_a_whole_is_left_to_pika() -> None:
     assert deliveries.read(b"before" + whole + b"after", 6) is not None
     for end in range(len(whole)):
         assert deliveries.read(whole[:end], 0) is None
+
+
+def test_a_body_frame_after_an_empty_message_is_no_part_of_it() -> None:
+    heard_alike(delivery(b"") + frame.Body(1, b"").marshal(), [])
 
 
 def test_a_message_within_another_one_is_not_given_on_its_own() -> None:
