@@ -27,7 +27,7 @@ class CommonEngineSettings:
     max_retries_on_system_failure: int = 0
     result_size_limit: int = DEFAULT_RESULT_SIZE_LIMIT  # bytes of the serialized result
     allowed_serializers: tuple[str, ...] | None = None
-    coalesce: bool = True  # ours: tiny tasks may travel together
+    coalesce: bool = True  # ours: tiny tasks may travel together, short ones ahead
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -175,7 +175,13 @@ ENGINE_COMMON = (
         "Bytes of a serialized result; larger ones are kept on disk and answered with an error.",
         ours=True,
     ),
-    Key("coalesce", Flag(), True, "Tiny tasks may travel to a worker together.", ours=True),
+    Key(
+        "coalesce",
+        Flag(),
+        True,
+        "Tiny tasks may travel to a worker together, and short ones before it is free.",
+        ours=True,
+    ),
 )
 
 THREADS = (

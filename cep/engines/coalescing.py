@@ -56,6 +56,10 @@ class Coalescer:
             batch.append(line.popleft())
         return batch
 
+    def short(self, tasks: Iterable[Task]) -> bool:
+        """Whether all of these have functions that proved short."""
+        return all(self._pace.short(function_id) for function_id in {t.function_id for t in tasks})
+
     def _fit(self, task: Task) -> int:
         if task.resource_specification is not None or len(task.body) > LARGEST_BODY:
             return 1

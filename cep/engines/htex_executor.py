@@ -25,6 +25,7 @@ from parsl.executors.errors import InvalidResourceSpecification
 from parsl.executors.high_throughput.executor import DEFAULT_LAUNCH_CMD, HighThroughputExecutor
 from parsl.jobs.states import JobStatus
 
+from cep.engines import ahead
 from cep.engines.container_guard import guarded, write_guard
 from cep.engines.containers import Container
 from cep.engines.interchange_process import InterchangeProcess
@@ -51,7 +52,7 @@ SEND_TIMEOUT_MS = 2_000
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A message from the interchange: `kind` is done, lost, broken or event."""
+    """A message from the interchange: `kind` is done, back, lost, broken or event."""
 
     kind: str
     task: int = 0
@@ -74,6 +75,8 @@ def read_message(data: bytes) -> Received:
     task = message["task_id"]
     if not isinstance(task, int):
         raise TypeError(f"a task has a number, not a {type(task).__name__}")
+    if ahead.NOT_BEGUN in message:
+        return Received("back", task)
     if "cep_lost" in message:
         return Received("lost", task, reason=str(_checked(message, "cep_lost", str)))
     if "result" in message:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from cep.config.settings import HtexSettings
-from cep.engines import htex_report, scaling
+from cep.engines import ahead, htex_report, scaling
 from cep.engines.base import EngineEvent, Outcomes, SlotsChanged, WaitingRefused
 from cep.engines.blocks import ScalingRules
 from cep.engines.breaker import BlockBreaker
@@ -229,13 +229,15 @@ class Session:
 
     def _send_flights(self) -> None:
         while (flight := self._next_flight()) is not None:
-            number, tasks, specification = flight
+            number, tasks, specification, short = flight
             described = tuple((task.seq, task.task_id, task.result_serializers) for task in tasks)
             directory = None if self._slots_directory is None else str(self._slots_directory)
             arguments = (described, self._context, directory)
             context: dict[str, Any] = {"task_executor": {"f": ENTRY, "a": arguments, "k": {}}}
             if specification:
                 context["resource_spec"] = specification
+            elif short and directory is not None:
+                context[ahead.SHORT] = True
             buffer = pack_bodies([task.body for task in tasks])
             if not self._executor.dispatch(number, context, buffer):
                 with self._lock:
@@ -243,7 +245,7 @@ class Session:
                     self._line.extendleft(reversed(tasks))
                 return
 
-    def _next_flight(self) -> tuple[int, tuple[Task, ...], dict[str, Any]] | None:
+    def _next_flight(self) -> tuple[int, tuple[Task, ...], dict[str, Any], bool] | None:
         with self._lock:
             room = FLIGHTS_PER_WORKER * self._workers() - len(self._flights)
             if room <= 0 or not self._line or self._closed:
@@ -254,7 +256,8 @@ class Session:
             # What flies is told apart by its number; a window of large bodies is not held twice.
             self._flights[number] = tuple(replace(task, body=b"") for task in tasks)
             self._flight_of.update((task.seq, number) for task in tasks)
-            return number, tasks, self._specifications.pop(tasks[0].seq, {})
+            specification = self._specifications.pop(tasks[0].seq, {})
+            return number, tasks, specification, self._coalescer.short(tasks)
 
     def _workers(self) -> int:
         """Workers that may be given tasks. The lock is held."""
@@ -318,6 +321,8 @@ class Session:
         if self._closed and message.kind != "done":
             return []  # `end` has the better reason
         tasks = self._take_off(message.task)
+        if message.kind == "back":
+            return list(_not_begun(tasks))
         if message.kind != "done":
             unlike = htex_report.unlike(list(self._managers.values()), versions.own())
             reason = f"{self._with_limit(message.reason)}{unlike}"

@@ -6,6 +6,7 @@ process of its own. Beyond Parsl's own messages it
 * reports each manager that registers, drains or is lost on the results channel, so that nobody
   has to ask (`{"type": "cep", "event": ...}`, see `Event`);
 * takes requests on the tasks channel (`{"cep": ...}`, see `_obey`), in order with the tasks;
+* sends short tasks to the only manager ahead of a free worker (`cep.engines.ahead`);
 * notices a broken connection to a manager at once, where Parsl waits for missed heartbeats;
 * waits without a time-out while no manager is connected;
 * ends by itself when the agent dies, and tells the managers to end before it goes.
@@ -26,7 +27,7 @@ from typing import Any
 import zmq
 
 from cep.allocator import keep_freed_memory
-from cep.engines import parsl_parts
+from cep.engines import ahead, parsl_parts
 from cep.engines.steady import SteadyTime
 from cep.engines.worker_logs import bounded_file_logger
 
@@ -162,13 +163,16 @@ class EndpointInterchange(parsl_interchange.Interchange):  # type: ignore[misc]
             if "cep" in message:
                 self._obey(message)
                 continue
-            priority = message["context"].get("resource_spec", {}).get("priority", float("inf"))
+            specification = message["context"].get("resource_spec", {})
+            if "priority" in specification:
+                self._call_back()  # what was sent ahead would begin before it
+            priority = specification.get("priority", float("inf"))
             self.pending_task_queue.add((-priority, -message["task_id"], message))
 
     def _obey(self, request: dict[str, Any]) -> None:
         """Do what the agent asks.
 
-        `cancel` (`ids`): give back those of these tasks that still wait here.
+        `cancel` (`ids`): give back those of these tasks that still wait here, or were sent ahead.
         `retire` (`blocks`): hold the blocks that have no tasks, and say which.
         `ended` (`block`): the provider says that this block is over.
         """
@@ -178,6 +182,8 @@ class EndpointInterchange(parsl_interchange.Interchange):  # type: ignore[misc]
             waiting = [entry for entry in self.pending_task_queue if entry[2]["task_id"] in wanted]
             for entry in waiting:
                 self.pending_task_queue.remove(entry)
+            if len(waiting) < len(wanted):
+                self._call_back()
             self._tell("cancelled", ids=[entry[2]["task_id"] for entry in waiting])
         elif verb == "retire":
             self._retire(request["blocks"])
@@ -197,6 +203,37 @@ class EndpointInterchange(parsl_interchange.Interchange):  # type: ignore[misc]
         self._retired.update(retired)
         self._tell("retired", blocks=retired)
 
+    # -- tasks ahead of a free worker ----------------------------------------------------------
+
+    def process_tasks_to_send(self, interesting_managers: set[bytes], radio: Any) -> None:
+        """As Parsl's; when all workers have a task, the only manager gets short ones ahead."""
+        # Parsl's arithmetic knows no manager that has more than its capacity.
+        full = [m for m in interesting_managers if _is_full(self._ready_managers[m])]
+        interesting_managers.difference_update(full)
+        super().process_tasks_to_send(interesting_managers, radio)
+        if self.pending_task_queue and len(self._ready_managers) == 1:
+            ((manager_id, record),) = self._ready_managers.items()
+            if _is_full(record) and record["active"] and not record["draining"]:
+                self._send_ahead(manager_id, record)
+
+    def _send_ahead(self, manager_id: bytes, record: dict[str, Any]) -> None:
+        room = record["max_capacity"] + record.get(ahead.TAKES, 0) - len(record["tasks"])
+        tasks: list[dict[str, Any]] = []
+        while len(tasks) < room and self.pending_task_queue:
+            if ahead.SHORT not in self.pending_task_queue[-1][2]["context"]:
+                break
+            tasks.append(ahead.sent_ahead(self.pending_task_queue.pop()[2]))
+        if tasks:
+            self.manager_sock.send_multipart([manager_id, pickle.dumps(tasks)])
+            record["tasks"].extend(task["task_id"] for task in tasks)
+            self.count += len(tasks)
+
+    def _call_back(self) -> None:
+        """Have managers hand back what was sent ahead and has not begun."""
+        for manager_id, record in self._ready_managers.items():
+            if len(record["tasks"]) > record["max_capacity"]:
+                self.manager_sock.send_multipart([manager_id, ahead.GIVE_BACK])
+
     # -- who comes and who goes ----------------------------------------------------------------
 
     def _tell(self, event: str, **what: Any) -> None:
@@ -206,6 +243,7 @@ class EndpointInterchange(parsl_interchange.Interchange):  # type: ignore[misc]
         if record["block_id"] in self._retired:
             record["active"] = False  # it came too late, its block is being cancelled
             return
+        self._call_back()
         packages = record.get("packages") or {}
         self._tell(
             "registered",
@@ -232,6 +270,7 @@ class EndpointInterchange(parsl_interchange.Interchange):  # type: ignore[misc]
         for manager_id, record in self._ready_managers.items():
             if record["draining"] and manager_id not in self._told_draining:
                 self._told_draining.add(manager_id)
+                self._call_back()
                 self._tell("draining", manager=manager_id.decode())
 
     def expire_bad_managers(self, interesting_managers: set[bytes], radio: Any) -> None:
@@ -303,6 +342,10 @@ class EndpointInterchange(parsl_interchange.Interchange):  # type: ignore[misc]
             self.process_manager_socket_message(self._interesting, None, never)
         saved.pop(self.manager_sock, None)  # nothing is left to read there in this turn
         self.socks = saved
+
+
+def _is_full(record: dict[str, Any]) -> bool:
+    return len(record["tasks"]) >= int(record["max_capacity"])
 
 
 def main() -> None:

@@ -19,6 +19,8 @@ from collections.abc import Callable
 from multiprocessing import connection
 from typing import Any
 
+from cep.engines import ahead
+
 _GREETING = b""
 
 
@@ -93,8 +95,14 @@ class Lanes:
     # -- Parsl's task scheduler and waiting queue ------------------------------------------------
 
     def put_task(self, task: dict[str, Any]) -> None:
-        """Give a task to an idle worker, or keep it until there is one."""
+        """Give a task to an idle worker, or keep it until there is one.
+
+        In the place of a task may come the request to hand back those sent ahead.
+        """
         with self._lock:
+            if ahead.asks_back(task):
+                self._hand_back()
+                return
             self._waiting.append(task)
             self._feed()
 
@@ -124,14 +132,25 @@ class Lanes:
     def _feed(self) -> None:
         """Hand waiting tasks to idle workers. The lock is held."""
         while self._waiting and self._idle:
-            rank = self._idle.pop()
             task = self._waiting.popleft()
+            if ahead.is_late(task):
+                self.put(ahead.handed_back(task))
+                continue
+            rank = self._idle.pop()
             self._running[rank] = task["task_id"]
             try:
                 self._pipes[rank].send(task)
             except OSError:
                 # The worker died; what it was given is lost with it, when its lane is read.
                 continue
+
+    def _hand_back(self) -> None:
+        """Hand back the waiting tasks that were sent ahead. The lock is held."""
+        kept = [task for task in self._waiting if not ahead.is_ahead(task)]
+        back = [task for task in self._waiting if ahead.is_ahead(task)]
+        self._waiting = deque(kept)
+        for task in back:
+            self.put(ahead.handed_back(task))
 
     def _collect(self) -> None:
         by_pipe = {pipe: rank for rank, pipe in list(self._pipes.items())}

@@ -30,7 +30,7 @@ from types import FrameType
 from typing import Any
 
 from cep.allocator import keep_freed_memory
-from cep.engines import parsl_parts
+from cep.engines import ahead, parsl_parts
 from cep.engines.lanes import Lanes
 from cep.engines.steady import SteadyTime
 from cep.engines.worker_logs import bounded_file_logger
@@ -117,6 +117,11 @@ class Pool(parsl_pool.Manager):  # type: ignore[misc]
         self.pending_result_queue = self._lanes
         self._procs: dict[int, Any] = {}
         self._stillborn: dict[int, int] = {}
+
+    def create_reg_message(self) -> dict[str, Any]:
+        """As Parsl's; says as well how many tasks may be sent ahead."""
+        message: dict[str, Any] = super().create_reg_message()
+        return {**message, ahead.TAKES: ahead.takes(self.worker_count)}
 
     def _start_worker(self, worker_id: int) -> Any:
         lane = self._lanes.open(worker_id)

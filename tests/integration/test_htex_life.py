@@ -113,6 +113,41 @@ def test_a_killed_manager_costs_its_tasks_at_once_and_a_new_block_runs_the_next(
     assert not rig.downs
 
 
+def test_a_task_sent_ahead_is_given_back_when_cancelled_and_kept_when_its_manager_is_killed(
+    rig_for: Callable[[HtexSettings], Rig], tmp_path: Path
+) -> None:
+    rig = rig_for(settings()).start()
+    session = rig.engine._session  # type: ignore[attr-defined]
+    while not session._coalescer.short([rig.task(add, 1, 1)]):
+        rig.wait_for([rig.add(add, 1, 1) for _ in range(20)])
+    running = rig.add(touch_and_wait, str(tmp_path / "started"), str(tmp_path / "gate"))
+    rig.wait_for_file(tmp_path / "started")
+
+    def send_ahead() -> int:
+        seq = rig.add(add, 2, 3)
+        rig.pump_until(lambda: seq in rig.given, "room for a second task")
+        wait_until(lambda: [one["tasks"] for one in managers(session)] == [2])
+        return seq
+
+    cancelled = send_ahead()
+    rig.give_back_again = False
+    rig.engine.cancel([cancelled])
+    assert rig.wait_for([cancelled])[0].kind is OutcomeKind.NOT_BEGUN
+    rig.give_back_again = True
+    wait_until(lambda: [one["tasks"] for one in managers(session)] == [1])
+    waiting = send_ahead()
+    (manager,) = processes(rig, "cep.engines.pool_main")
+    manager.kill()
+    assert rig.wait_for([running])[0].kind is OutcomeKind.LOST
+    assert rig.wait_for([waiting])[0].kind is OutcomeKind.DONE
+
+
+def managers(session: Any) -> list[dict[str, Any]]:
+    """The interchange's own account of its managers."""
+    found: list[dict[str, Any]] = session._executor.command_client.run("MANAGERS")
+    return found
+
+
 def test_workers_end_with_their_manager(
     rig_for: Callable[[HtexSettings], Rig], tmp_path: Path
 ) -> None:

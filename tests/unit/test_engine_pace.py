@@ -34,6 +34,16 @@ def test_one_slow_run_starts_the_count_again() -> None:
     assert ran(pace, 1, 0.0001) > 1
 
 
+def test_a_function_is_short_after_twenty_runs_of_less_than_200_ms() -> None:
+    pace = Pace(enabled=True)
+    ran(pace, 19, 0.05)
+    assert not pace.short("f")
+    assert ran(pace, 1, 0.199) == 1
+    assert pace.short("f")
+    ran(pace, 1, 0.2)
+    assert not pace.short("f")
+
+
 def test_it_can_be_switched_off() -> None:
     assert ran(Pace(enabled=False), 100, 0.0) == 1
 

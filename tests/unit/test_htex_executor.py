@@ -13,6 +13,7 @@ from parsl.app.errors import RemoteExceptionWrapper
 from parsl.providers import LocalProvider
 from parsl.serialize import serialize
 
+from cep.engines import ahead
 from cep.engines.containers import Container
 from cep.engines.htex_executor import Executor, plain_loads, read_message
 
@@ -88,6 +89,11 @@ def test_the_lost_worker_message_keeps_its_reason() -> None:
     message = {"type": "result", "task_id": 3, "cep_lost": "The worker died."}
     received = read_message(pickle.dumps(message))
     assert (received.kind, received.reason) == ("lost", "The worker died.")
+
+
+def test_a_task_that_a_manager_hands_back_is_known() -> None:
+    received = read_message(ahead.handed_back({"task_id": 4}))
+    assert (received.kind, received.task) == ("back", 4)
 
 
 class _NoProcess:

@@ -13,6 +13,7 @@ import pytest
 import zmq
 from parsl.executors.high_throughput.manager_selector import RandomManagerSelector
 
+from cep.engines import ahead
 from cep.engines.interchange import EndpointInterchange
 
 DEADLINE_S = 60.0
@@ -54,7 +55,7 @@ class Stage:
         socket.setsockopt(zmq.LINGER, 0)
         return socket, socket.bind_to_random_port("tcp://127.0.0.1")
 
-    def manager(self, name: str, block: str = "0", workers: int = 1) -> Any:
+    def manager(self, name: str, block: str = "0", workers: int = 1, **more: Any) -> Any:
         socket = self.connection(name)
         now = time.time()
         socket.send(
@@ -69,6 +70,7 @@ class Stage:
                     "block_id": block,
                     "start_time": now,
                     "hostname": "here",
+                    **more,
                 }
             )
         )
@@ -86,8 +88,28 @@ class Stage:
     def send(self, message: dict[str, Any]) -> None:
         self.tasks[0].send_pyobj(message)
 
-    def task(self, number: int) -> None:
-        self.send({"task_id": number, "context": {}, "buffer": b""})
+    def task(self, number: int, **context: Any) -> None:
+        self.send({"task_id": number, "context": context, "buffer": b""})
+
+    def short_task(self, number: int) -> None:
+        self.task(number, **{ahead.SHORT: True})
+
+    def received(self, manager: Any) -> list[dict[str, Any]]:
+        """Wait for the next message to a manager."""
+        self.until(lambda: manager.poll(0) > 0)
+        tasks: list[dict[str, Any]] = pickle.loads(manager.recv())
+        return tasks
+
+    def numbers(self, manager: Any, count: int) -> list[int]:
+        """Wait until a manager was sent so many tasks; return their numbers."""
+        found: list[int] = []
+        while len(found) < count:
+            found += [task["task_id"] for task in self.received(manager)]
+        return found
+
+    def left(self) -> list[int]:
+        """The tasks that wait in the interchange, the last first."""
+        return [entry[2]["task_id"] for entry in self.interchange.pending_task_queue]
 
     def until(self, done: Callable[[], bool]) -> None:
         """Let the interchange work until something is so."""
@@ -228,3 +250,97 @@ def test_a_lower_priority_number_goes_first(stage: Stage) -> None:
     stage.until(lambda: len(stage.interchange.pending_task_queue) == 3)
     order = [task["task_id"] for task in stage.interchange.get_tasks(3)]
     assert order == [3, 2, 1]
+
+
+# -- tasks ahead of a free worker ------------------------------------------------------------------
+
+
+def with_one_ahead(stage: Stage) -> Any:
+    """A manager with one worker, which runs task 1, and with task 2 ahead; task 3 waits."""
+    manager = stage.manager("m", **{ahead.TAKES: 1})
+    stage.wait("registered")
+    for number in (1, 2, 3):
+        stage.short_task(number)
+    stage.until(lambda: stage.left() == [3])
+    assert stage.numbers(manager, 2) == [1, 2]
+    return manager
+
+
+def test_the_only_manager_gets_a_short_task_ahead_and_the_next_after_an_answer(
+    stage: Stage,
+) -> None:
+    manager = with_one_ahead(stage)
+    assert stage.interchange._ready_managers[b"m"]["tasks"] == [1, 2]
+    manager.send(pickle.dumps({"type": "result", "task_id": 1, "result": b"r"}))
+    (third,) = stage.received(manager)
+    assert third["task_id"] == 3
+    assert ahead.is_ahead(third)
+
+
+def test_no_other_task_is_sent_ahead(stage: Stage) -> None:
+    manager = stage.manager("m", **{ahead.TAKES: 1})
+    stage.wait("registered")
+    stage.task(1)
+    stage.task(2)
+    stage.short_task(3)
+    stage.until(lambda: stage.left() == [3, 2])
+    assert not ahead.is_ahead(stage.received(manager)[0])
+    assert manager.poll(0) == 0
+
+
+def test_a_manager_that_takes_none_ahead_gets_none(stage: Stage) -> None:
+    stage.manager("m")
+    stage.wait("registered")
+    for number in (1, 2):
+        stage.short_task(number)
+    stage.until(lambda: stage.left() == [2])
+    assert stage.interchange._ready_managers[b"m"]["tasks"] == [1]
+
+
+def test_with_a_second_manager_nothing_goes_ahead_and_what_did_is_called_back(
+    stage: Stage,
+) -> None:
+    manager = with_one_ahead(stage)
+    other = stage.manager("other", block="1", **{ahead.TAKES: 1})
+    stage.wait("registered")
+    assert ahead.asks_back(stage.received(manager)[0])
+    assert stage.numbers(other, 1) == [3]
+    stage.short_task(4)
+    stage.until(lambda: stage.left() == [4])
+    manager.send(ahead.handed_back({"task_id": 2}))
+    stage.until(lambda: any(ahead.NOT_BEGUN in one for one in stage.told))
+    assert stage.interchange._ready_managers[b"m"]["tasks"] == [1]
+    assert stage.left() == [4]
+
+
+def test_cancelling_calls_back_what_was_sent_ahead(stage: Stage) -> None:
+    manager = with_one_ahead(stage)
+    stage.send({"cep": "cancel", "ids": [2, 3]})
+    assert stage.wait("cancelled")["ids"] == [3]
+    assert ahead.asks_back(stage.received(manager)[0])
+
+
+def test_a_task_with_a_priority_goes_before_what_was_sent_ahead(stage: Stage) -> None:
+    manager = with_one_ahead(stage)
+    stage.task(4, resource_spec={"priority": 1})
+    assert ahead.asks_back(stage.received(manager)[0])
+    manager.send(ahead.handed_back({"task_id": 2}))
+    manager.send(pickle.dumps({"type": "result", "task_id": 1, "result": b"r"}))
+    assert stage.numbers(manager, 1) == [4]
+
+
+def test_a_manager_that_drains_hands_back_what_was_sent_ahead(stage: Stage) -> None:
+    manager = with_one_ahead(stage)
+    manager.send(pickle.dumps({"type": "drain"}))
+    stage.wait("draining")
+    assert ahead.asks_back(stage.received(manager)[0])
+    manager.send(ahead.handed_back({"task_id": 2}))
+    stage.until(lambda: any(ahead.NOT_BEGUN in one for one in stage.told))
+    assert stage.left() == [3]
+
+
+def test_a_manager_that_is_lost_is_told_with_the_task_ahead(stage: Stage) -> None:
+    with_one_ahead(stage).close()
+    stage.wait("unreachable")
+    stage.send({"cep": "ended", "block": "0"})
+    assert stage.wait("gone")["ids"] == [1, 2]

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from cep.engines import htex_task, worker_logs
+from cep.engines import ahead, htex_task, worker_logs
 from cep.engines.coalescing import Coalescer
 from cep.engines.htex_task import Answer, pack_answers, pack_bodies, unpack_answers
 from cep.engines.lanes import Lanes, WorkerLane
@@ -100,6 +100,48 @@ def test_a_message_of_the_pool_itself_wakes_the_reader() -> None:
     assert lanes.get_result() is None
 
 
+def busy_with_one_ahead() -> tuple[Lanes, WorkerLane]:
+    lanes = Lanes(lost, _nothing)
+    worker = lanes.open(0)
+    come_up(lanes, worker)
+    lanes.put_task({"task_id": 1})
+    lanes.put_task(ahead.sent_ahead({"task_id": 2}))
+    assert worker.get(1)["task_id"] == 1
+    return lanes, worker
+
+
+def test_a_task_sent_ahead_goes_to_the_next_free_worker() -> None:
+    lanes, worker = busy_with_one_ahead()
+    worker.put(b"done")
+    assert lanes.get_result() == b"done"
+    assert worker.get(1)["task_id"] == 2
+
+
+def test_what_was_sent_ahead_and_has_not_begun_is_handed_back_and_nothing_else() -> None:
+    lanes, worker = busy_with_one_ahead()
+    lanes.put_task({"task_id": 3})
+    (request,) = pickle.loads(ahead.GIVE_BACK)
+    lanes.put_task(request)
+    assert lanes.get_result() == ahead.handed_back({"task_id": 2})
+    worker.put(b"done")
+    assert lanes.get_result() == b"done"
+    assert worker.get(1)["task_id"] == 3
+    lanes.put_task(request)
+    assert lanes.qsize() == 0
+    worker.put(b"done, too")
+    assert lanes.get_result() == b"done, too"
+
+
+def test_what_was_sent_ahead_too_long_ago_does_not_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ahead, "KEPT_S", -1.0)
+    lanes, worker = busy_with_one_ahead()
+    lanes.put_task({"task_id": 3})
+    worker.put(b"done")
+    results = {lanes.get_result(), lanes.get_result()}
+    assert results == {b"done", ahead.handed_back({"task_id": 2})}
+    assert worker.get(1)["task_id"] == 3
+
+
 # -- frames --------------------------------------------------------------------------------------
 
 
@@ -178,6 +220,12 @@ def test_the_window_is_as_narrow_as_the_least_known_function() -> None:
     assert coalescer.size_now() == 1
 
 
+def test_tasks_are_short_together_when_each_of_their_functions_is() -> None:
+    coalescer = trained(seconds=0.05)
+    assert coalescer.short(tasks(2))
+    assert not coalescer.short([*tasks(1), *tasks(1, "unknown")])
+
+
 def test_coalescing_off_means_one_by_one() -> None:
     coalescer = Coalescer(False)
     for _ in range(100):
@@ -185,6 +233,7 @@ def test_coalescing_off_means_one_by_one() -> None:
     coalescer.came(tasks(5))
     assert coalescer.size_now() == 1
     assert len(coalescer.cut(deque(tasks(10)), 1)) == 1
+    assert not coalescer.short(tasks(1))
 
 
 # -- logs ----------------------------------------------------------------------------------------
@@ -335,4 +384,6 @@ def test_messages_between_pool_and_agent_are_plain_values() -> None:
     from cep.engines.htex_executor import plain_loads
     from cep.engines.pool import _lost_message
 
-    assert plain_loads(_lost_message(3, 1)) == pickle.loads(_lost_message(3, 1))
+    back = ahead.handed_back({"task_id": 3})
+    for message in (_lost_message(3, 1), back):
+        assert plain_loads(message) == pickle.loads(message)
