@@ -45,7 +45,7 @@ import cep.engines.htex_task  # noqa: E402, F401  the forkserver loads it for al
 log = logging.getLogger("parsl.executors.high_throughput.process_worker_pool")
 
 #: Parsl's names that this module uses beyond its documented ones; a test keeps watch over them.
-PARSL_NAMES = ("_start_worker", "_stop_event", "_mp_manager")
+PARSL_NAMES = ("_start_worker", "_stop_event", "_mp_manager", "create_reg_message")
 PARSL_GLOBALS = ("SpawnContext", "distributions", "set_file_logger", "worker", "get_arg_parser")
 #: Packages whose versions a manager reports.
 REPORTED_PACKAGES = ("cep-endpoint", "dill", "globus-compute-sdk", "parsl")
