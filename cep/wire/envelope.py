@@ -19,9 +19,10 @@ from cep.errors import WireError
 PROTOCOL_VERSION = 1
 _VERSION_BYTE = bytes((PROTOCOL_VERSION,))
 
-_encode_text = json.JSONEncoder(
+_encode_any = json.JSONEncoder(
     ensure_ascii=False, allow_nan=False, check_circular=True, separators=(",", ":")
 ).encode
+_encode_text = json.encoder.encode_basestring  # the same for a text, without asking what it is
 
 
 def _finite(text: str) -> float | None:
@@ -53,6 +54,7 @@ DEEPEST = 64
 _UUID = re.compile(
     r"([0-9a-fA-F]{8})-?([0-9a-fA-F]{4})-?([0-9a-fA-F]{4})-?([0-9a-fA-F]{4})-?([0-9a-fA-F]{12})"
 )
+_CANONICAL = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 
 class Encoded(str):
@@ -100,12 +102,9 @@ def encode(value: Any) -> str:
         return str.__str__(value)
     if kind is int:
         return int.__repr__(value)
-    if (
-        kind is str
-        and len(value) > _LARGE
-        and value.isascii()
-        and not value.encode().translate(None, _PLAIN)
-    ):
+    if kind is not str:
+        return _encode_any(value)
+    if len(value) > _LARGE and value.isascii() and not value.encode().translate(None, _PLAIN):
         text = value.replace("\n", "\\n")
         return f'"{text}"'
     return _encode_text(value)
@@ -146,7 +145,7 @@ def unpack(body: bytes) -> tuple[str, dict[str, Any]]:
     if (large or text.count("{") + text.count("[") > DEEPEST) and deeper_than(envelope, DEEPEST):
         raise WireError(f"The message is nested more than {DEEPEST} levels deep.")
     if not (large and _is_ascii(envelope)) and _SURROGATE.search(text):
-        envelope = _decode_text(str(to_utf8(_encode_text(envelope)), "utf-8"))
+        envelope = _decode_text(str(to_utf8(_encode_any(envelope)), "utf-8"))
     if not isinstance(envelope, dict):
         raise WireError(f"The message is a JSON {_json_kind(envelope)}, not an object.")
     message_type = envelope.get("message_type")
@@ -178,6 +177,8 @@ def read_uuid(value: object) -> str | None:
     """Return the canonical text (lower case, hyphens) of a UUID, or None when it is none."""
     if not isinstance(value, str):
         return None
+    if _CANONICAL.fullmatch(value):
+        return value
     match = _UUID.fullmatch(value)
     return None if match is None else "-".join(match.groups()).lower()
 

@@ -23,6 +23,7 @@ from typing import Any, NoReturn
 import dill
 
 from cep.wire import buffers
+from cep.worker import functions
 
 try:
     import pybase64 as base64
@@ -75,8 +76,8 @@ def load_task(task_buffer: str, allowed: tuple[str, ...] | None) -> tuple[Any, A
         raise ValueError(
             f"A task has three buffers (function, arguments, keyword arguments); got {len(packed)}."
         )
-    function, arguments, keywords = (load(one, allowed) for one in packed)
-    return function, arguments, keywords
+    function, arguments, keywords = packed
+    return load(function, allowed), load(arguments, allowed), load(keywords, allowed)
 
 
 def load(buffer: str, allowed: tuple[str, ...] | None = None) -> Any:
@@ -197,7 +198,7 @@ def _payload(buffer: str) -> bytes:
 
 
 def _load_dill(buffer: str) -> Any:
-    return dill.loads(_payload(buffer))
+    return functions.read(buffer, _payload)
 
 
 class _PlainUnpickler(pickle.Unpickler):
@@ -241,20 +242,14 @@ def _load_json(buffer: str) -> Any:
 
 def _load_pickled_source(buffer: str) -> Any:
     name, source = dill.loads(_payload(buffer))
-    return _from_source(name, source)
+    return functions.from_source(name, source)
 
 
 def _load_source(buffer: str) -> Any:
     name, separator, source = buffer[buffers.IDENTIFIER_LENGTH :].partition(":")
     if not separator:
         raise ValueError("A function sent as source has no ':' between its name and its text.")
-    return _from_source(name, source)
-
-
-def _from_source(name: str, source: str) -> Any:
-    namespace: dict[str, Any] = {}
-    exec(source, namespace)
-    return namespace[name]
+    return functions.from_source(name, source)
 
 
 def _load_first(buffer: str) -> Any:

@@ -55,8 +55,11 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
     opened.close()
 
 
-def no_op() -> None:
-    """Nothing."""
+def no_op() -> Callable[[], None]:
+    """A function as a user's script defines it: it travels by value."""
+    space: dict[str, Any] = {"__name__": "__main__"}
+    exec("def no_op():\n    return None\n", space)
+    return space["no_op"]  # type: ignore[no-any-return]
 
 
 def test_a_no_op_in_the_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,15 +68,17 @@ def test_a_no_op_in_the_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     place = str(tmp_path)
     context = WorkerContext(ENDPOINT, place, False, 10 * 1024 * 1024, None, place)
     ids = [task_id() for _ in range(TASKS)]
-    bodies = [message(dilled(no_op, "01\n"), task_id=one) for one in ids]
-    answers = [execute(bodies[0], ids[0], context)]  # what is done once is done
-    assert peek_error(answers[0]) is None
+    function = dilled(no_op(), "01\n")
+    bodies = [message(function, task_id=one) for one in ids]
+    # What is done once is done; a function is kept when it comes the second time.
+    answers = [execute(body, one, context) for body, one in zip(bodies[:2], ids, strict=False)]
+    assert [peek_error(one) for one in answers] == [None, None]
 
     def work() -> None:
         for body, one in zip(bodies, ids, strict=True):
             execute(body, one, context)
 
-    assert calls_per_task(work) < 225  # counted: 149
+    assert calls_per_task(work) < 185  # counted: 146, and 203 when dill reads each
 
 
 def test_the_journal_of_one_batch(journal: Journal, tmp_path: Path) -> None:
