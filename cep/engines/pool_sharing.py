@@ -11,7 +11,9 @@ from cep.model import Outcome, OutcomeKind, Task
 from cep.wire.result import TASK_REFUSED
 
 WINDOW = 2  # tasks in a worker's hands: one that runs, one that waits
-_TINY_WINDOW = 8  # tiny ones; a Unix socket may refuse more than some ten packets
+# Tiny ones: what a worker does while this thread and the main thread have their turns. A socket may
+# refuse more than some ten that are not read (net.unix.max_dgram_qlen); the rest follows then.
+_TINY_WINDOW = 32
 _LONGEST_NAMES = 8 * 1024  # characters of a task's result serializers, all together
 
 

@@ -241,8 +241,9 @@ def test_only_an_engine_with_its_hands_full_lets_events_wait_for_each_other() ->
         parts = SimpleNamespace(dispatcher=SimpleNamespace(given=given))
         return loop.MainLoop._linger_s(SimpleNamespace(_p=parts))  # type: ignore[arg-type]
 
-    assert linger_s(loop.LINGER_FROM_GIVEN) == loop.LINGER_S
     assert linger_s(loop.LINGER_FROM_GIVEN - 1) == 0
+    assert 0.002 <= linger_s(loop.LINGER_FROM_GIVEN) < linger_s(2 * loop.LINGER_FROM_GIVEN)
+    assert linger_s(100_000) == loop.LONGEST_LINGER_S
 
 
 def _conversation(tmp_path: Path, *words: bytes) -> str:
