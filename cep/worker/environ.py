@@ -39,6 +39,41 @@ _getcwd.argtypes = (ctypes.c_char_p, ctypes.c_size_t)
 _getcwd.restype = ctypes.c_void_p
 
 
+# As setenv, but the text is ours: glibc keeps each one that setenv was ever given, since it cannot
+# know who still looks at it, and a worker would grow by 90 bytes with each task.
+_putenv = ctypes.PyDLL(None).putenv
+_putenv.argtypes = (ctypes.c_void_p,)
+
+
+class _Variable:
+    """An environment variable that is another for each task of a process.
+
+    Args:
+        name: Its name.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._key = os.fsencode(name)
+        self._room = ctypes.create_string_buffer(len(self._key) + 1 + _ROOM)
+        # The C library may look at it until the very end of the process.
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._room))
+
+    def set(self, value: str) -> None:
+        """Set it, for this process and those that it starts."""
+        text = os.fsencode(value)
+        if len(text) >= _ROOM or b"\0" in text:
+            os.environ[self._name] = value  # or the error that is due
+            return
+        self._room.value = b"%b=%b" % (self._key, text)
+        _putenv(ctypes.addressof(self._room))  # each time: a task may have put another there
+        os.environ._data[self._key] = text  # type: ignore[attr-defined]
+
+
+_task_uuid = _Variable(TASK_UUID)
+_sandbox_dir = _Variable(SANDBOX_DIR)
+
+
 class _Local(threading.local):
     def __init__(self) -> None:
         self.room = ctypes.create_string_buffer(_ROOM)
@@ -139,11 +174,11 @@ def set_task(task_id: str, sandbox_dir: str | None, *, in_thread: bool) -> None:
         if sandbox_dir is not None:
             _local.variables[SANDBOX_DIR] = sandbox_dir
         return
-    os.environ[TASK_UUID] = task_id
+    _task_uuid.set(task_id)
     if sandbox_dir is None:
         os.environ.pop(SANDBOX_DIR, None)
     else:
-        os.environ[SANDBOX_DIR] = sandbox_dir
+        _sandbox_dir.set(sandbox_dir)
 
 
 def clear_task() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import resource
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -123,3 +125,54 @@ def test_a_thread_with_a_directory_of_its_own_moves_no_other(tmp_path: Path) -> 
     assert Path.cwd() == here
     assert environ.may_change_directory(in_thread=False)
     assert not environ.may_change_directory(in_thread=True)
+
+
+@pytest.fixture
+def _as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (environ.TASK_UUID, environ.SANDBOX_DIR):
+        monkeypatch.setenv(name, "before")
+
+
+def seen_by_all() -> set[str | None]:
+    """The task's id as this process, its C library and a process that it starts see it."""
+    name = environ.TASK_UUID
+    getenv = ctypes.CDLL(None).getenv
+    getenv.restype = ctypes.c_char_p
+    here = getenv(name.encode())
+    there = subprocess.run(["printenv", name], stdout=subprocess.PIPE, text=True, check=False)
+    return {os.environ.get(name), here and here.decode(), there.stdout.strip() or None}
+
+
+@pytest.mark.usefixtures("_as_before")
+def test_a_process_and_what_it_starts_see_the_variables_of_its_task() -> None:
+    for number in range(3):
+        environ.set_task(f"task-{number}", None, in_thread=False)
+        assert seen_by_all() == {f"task-{number}"}
+        assert environ.SANDBOX_DIR not in os.environ
+    os.environ[environ.TASK_UUID] = "by the task"
+    assert seen_by_all() == {"by the task"}
+    environ.set_task("next", None, in_thread=False)
+    assert seen_by_all() == {"next"}
+    del os.environ[environ.TASK_UUID]
+    assert seen_by_all() == {None}
+    environ.set_task("last", "/where/ever", in_thread=False)
+    assert seen_by_all() == {"last"}
+    assert os.environ[environ.SANDBOX_DIR] == "/where/ever"
+    long = "/" + "d" * 5000
+    environ.set_task("last", long, in_thread=False)
+    assert os.environ[environ.SANDBOX_DIR] == long
+
+
+@pytest.mark.usefixtures("_as_before")
+def test_a_process_does_not_grow_with_its_tasks() -> None:
+    names = [f"00000000-0000-4000-8000-{number:012d}" for number in range(50_000)]
+
+    def pages() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1])
+
+    environ.set_task(names[0], None, in_thread=False)
+    before = pages()
+    for name in names:
+        environ.set_task(name, None, in_thread=False)
+    # The C library would have kept 4.5 MiB of texts.
+    assert (pages() - before) * resource.getpagesize() < 1024 * 1024
