@@ -62,12 +62,13 @@ class _Variable:
     def set(self, value: str) -> None:
         """Set it, for this process and those that it starts."""
         text = os.fsencode(value)
-        if len(text) >= _ROOM or b"\0" in text:
+        data = getattr(os.environ, "_data", None)  # what it tells from; a task may have replaced it
+        if data is None or len(text) >= _ROOM or b"\0" in text:
             os.environ[self._name] = value  # or the error that is due
             return
         self._room.value = b"%b=%b" % (self._key, text)
         _putenv(ctypes.addressof(self._room))  # each time: a task may have put another there
-        os.environ._data[self._key] = text  # type: ignore[attr-defined]
+        data[self._key] = text
 
 
 _task_uuid = _Variable(TASK_UUID)

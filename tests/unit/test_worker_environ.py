@@ -163,6 +163,15 @@ def test_a_process_and_what_it_starts_see_the_variables_of_its_task() -> None:
     assert os.environ[environ.SANDBOX_DIR] == long
 
 
+def test_a_task_that_puts_another_mapping_in_its_place_harms_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(os, "environ", {"OTHER": "1"})
+    environ.set_task("next", "/some/where", in_thread=False)
+    here = {environ.TASK_UUID: "next", environ.SANDBOX_DIR: "/some/where"}
+    assert os.environ == {"OTHER": "1", **here}
+
+
 @pytest.mark.usefixtures("_as_before")
 def test_a_process_does_not_grow_with_its_tasks() -> None:
     names = [f"00000000-0000-4000-8000-{number:012d}" for number in range(50_000)]
