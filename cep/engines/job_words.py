@@ -45,6 +45,7 @@ _TOO_LARGE = (
 _NO_SHELL_WORD = 127  # sh(1): the command was not found
 _LAST_LINES = 5
 _LAST_BYTES = 4096
+_SIGNALS_FROM = 128  # a shell's exit status for signal n is this and n
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +80,12 @@ class JobWord:
     def end(self, job: str) -> str:
         """How it ended, as `TIMEOUT after 00:05:00 in job 1234`."""
         parts = [self.state]
-        if self.exit_code:
+        # What else the scheduler ended has its signal, or that signal's status if the script lived
+        # long enough to give it; neither says more than the state.
+        by_itself = self.state in ("FAILED", "CANCELLED")
+        if self.exit_code and (by_itself or self.exit_code <= _SIGNALS_FROM):
             parts.append(f"with exit status {self.exit_code}")
-        elif self.signal and self.state in ("FAILED", "CANCELLED"):
+        elif self.signal and by_itself:
             parts.append(f"by signal {self.signal}")
         if self.ran_s is not None:
             parts.append(f"after {clock(self.ran_s)}")

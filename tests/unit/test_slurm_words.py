@@ -158,6 +158,11 @@ def test_times_are_read_as_slurm_writes_them(text: str, seconds: float | None) -
 
 def test_an_end_is_told_in_one_phrase() -> None:
     assert JobWord("TIMEOUT", ran_s=300).end("1234") == "TIMEOUT after 00:05:00 in job 1234"
+    # Its script was killed by SIGTERM, or saw its children killed and said so.
+    assert JobWord("TIMEOUT", exit_code=0, signal=15).end("1") == "TIMEOUT in job 1"
+    assert JobWord("TIMEOUT", exit_code=143, signal=0).end("1") == "TIMEOUT in job 1"
+    assert JobWord("TIMEOUT", exit_code=3).end("1") == "TIMEOUT with exit status 3 in job 1"
+    assert JobWord("FAILED", exit_code=143).end("1") == "FAILED with exit status 143 in job 1"
     assert JobWord("FAILED", exit_code=7).end("5") == "FAILED with exit status 7 in job 5"
     assert JobWord("FAILED", exit_code=0, signal=9).end("5") == "FAILED by signal 9 in job 5"
     assert clock(93784) == "1-02:03:04"
