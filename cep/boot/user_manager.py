@@ -33,7 +33,8 @@ def wait_for(runtime: Path, within_s: float) -> bool:
         events = select.poll()
         events.register(watch, select.POLLIN)
         while True:
-            for folder in (place.parent, runtime, runtime.parent, runtime.parent.parent):
+            # The outermost first: one that is not there yet when its turn comes will be told of.
+            for folder in (runtime.parent.parent, runtime.parent, runtime, place.parent):
                 libc.inotify_add_watch(
                     watch, os.fsencode(folder), _CREATE | _MOVED_TO | _ATTRIBUTES
                 )
