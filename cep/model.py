@@ -1,6 +1,7 @@
 """The words of the house as types: standard library only, shared by every room, no behaviour.
 
-All are frozen: what a thread puts into the mailbox cannot change behind the agent's back.
+None can be changed: what a thread puts into the mailbox stays what it is. Those of which there is
+one for each task are named tuples, made in a third of the time that a frozen dataclass takes.
 """
 
 from __future__ import annotations
@@ -8,11 +9,10 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
+class Delivery(NamedTuple):
     """One message of the task queue, not yet settled.
 
     Attributes:
@@ -32,8 +32,7 @@ class Delivery:
     routing_key: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Task:
+class Task(NamedTuple):
     """An accepted task.
 
     Attributes:
@@ -79,8 +78,7 @@ class Place:
     job: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What became of one task that was handed to an engine."""
 
     seq: int

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from cep.agent.audit import Unaudited
 from cep.agent.lost_body import lost_body
@@ -40,7 +40,7 @@ class Entry:
     task_id: str
     size: int
     attempts: int = 0  # how often it was handed to an engine and not handed back untouched
-    losses: list[str] = field(default_factory=list)  # one sentence per lost attempt
+    losses: tuple[str, ...] = ()  # one sentence per lost attempt
 
 
 class Dispatcher:
@@ -223,7 +223,7 @@ class Dispatcher:
         try:
             for seq in self._chosen:
                 try:
-                    tasks += self._journal.load([seq])
+                    tasks.append(self._journal.load(seq))
                 except BodyLost as error:
                     log.error("%s", error.message, extra={"event": "journal.body_lost"})
                     lost.append(seq)
@@ -287,7 +287,7 @@ class Dispatcher:
             self.counters["done"] += 1
             return outcome.result
         entry = self._entries[outcome.seq]
-        entry.losses.append(outcome.reason)
+        entry.losses += (outcome.reason,)
         lost = outcome.kind is OutcomeKind.LOST
         if lost and entry.attempts <= self._max_retries and not self._closed:
             self.counters["retried"] += 1
@@ -318,9 +318,10 @@ class Dispatcher:
                 self._entries[seq].attempts -= 1
 
     def _leave_window(self, seqs: Sequence[int]) -> None:
-        for seq in self._given.intersection(seqs):
-            self._given.remove(seq)
-            self._given_bytes -= self._entries[seq].size
+        for seq in seqs:
+            if seq in self._given:
+                self._given.remove(seq)
+                self._given_bytes -= self._entries[seq].size
 
 
 def _history(losses: Sequence[str]) -> str:

@@ -168,13 +168,15 @@ class Intake:
 
     def take(self, deliveries: Sequence[Delivery]) -> None:
         """Buffer each delivery as a task, an error answer, a repeat, or a reject."""
+        self.counters["received"] += len(deliveries)
+        writable = self._holds.isdisjoint(HOLDS_UNWRITABLE)
         for delivery in deliveries:
-            self.channel(delivery.epoch)
-            self.counters["received"] += 1
-            if not self._holds.isdisjoint(HOLDS_UNWRITABLE):
-                self._returns.append(delivery.tag)
-            else:
+            if delivery.epoch != self._epoch:
+                self.channel(delivery.epoch)
+            if writable:
                 self._take_one(delivery)
+            else:
+                self._returns.append(delivery.tag)
 
     def _take_one(self, delivery: Delivery) -> None:
         try:
@@ -182,7 +184,8 @@ class Intake:
         except WireError as error:
             self._take_broken(delivery, error)
             return
-        if self._knows(headers.task_id):
+        key = key_of(headers.task_id)
+        if self._knows(key):
             self._repeat(delivery.tag, headers.task_id)
             return
         size = len(delivery.body)
@@ -198,7 +201,7 @@ class Intake:
             headers.result_serializers,
         )
         self._acks.append((delivery.tag, seq))
-        self._is_fresh(seq, headers.task_id)
+        self._fresh[seq] = key
         self._audit.arrived(seq, headers.task_id, headers.function_id, delivery.headers)
         self._onward.accepted(seq, headers, size)
 
@@ -221,7 +224,7 @@ class Intake:
         task_id = error.task_id or _task_id_inside(delivery.body)
         if task_id is None:
             self._rejects.append(delivery.tag)
-        elif self._knows(task_id):
+        elif self._knows(key_of(task_id)):
             self._repeat(delivery.tag, task_id)
         else:
             self._answer(delivery, task_id, COULD_NOT_EXECUTE, str(error))
@@ -240,7 +243,7 @@ class Intake:
         result = error_result(task_id, code, text, details=details)
         seq = self._journal.accept_finished(task_id, result)
         self._acks.append((delivery.tag, seq))
-        self._is_fresh(seq, task_id)
+        self._fresh[seq] = key_of(task_id)
         self._audit.arrived(seq, task_id, function_id, delivery.headers)
         self._audit.ended(seq, code)
         self._onward.answered(seq, len(result))
@@ -253,11 +256,8 @@ class Intake:
         self.counters["repeated"] += 1
         self._acks.append((tag, self._journal.seq_of(task_id)))
 
-    def _knows(self, task_id: str) -> bool:
-        return self._journal.knows(task_id) or key_of(task_id) in self._recent
-
-    def _is_fresh(self, seq: int, task_id: str) -> None:
-        self._fresh[seq] = key_of(task_id)
+    def _knows(self, key: bytes | None) -> bool:
+        return self._journal.knows_key(key) or key in self._recent
 
     def _remember(self) -> None:
         """What was fresh is the journal's for good; should it come again, it is known."""

@@ -10,14 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from cep.config.settings import HtexSettings
 from cep.model import EngineStatus, Outcome, Task
 
 
-@dataclass(frozen=True, slots=True)
-class Outcomes:
+class Outcomes(NamedTuple):
     """Some tasks have come to an end (or back); a batch, in any order."""
 
     outcomes: Sequence[Outcome]

@@ -17,7 +17,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -254,7 +254,7 @@ class Session:
             self._last_flight += 1
             number = self._last_flight
             # What flies is told apart by its number; a window of large bodies is not held twice.
-            self._flights[number] = tuple(replace(task, body=b"") for task in tasks)
+            self._flights[number] = tuple(task._replace(body=b"") for task in tasks)
             self._flight_of.update((task.seq, number) for task in tasks)
             specification = self._specifications.pop(tasks[0].seq, {})
             return number, tasks, specification, self._coalescer.short(tasks)

@@ -262,13 +262,17 @@ class ThreadPoolEngine:
     def _next(self, worker: _Worker) -> Task | None:
         """Wait for a task; None when the engine stops."""
         while True:
-            with worker.lock, suppress(IndexError):
+            with worker.lock:
                 if worker.ended:
                     return None
-                task = self._pending.popleft()
-                worker.begin(task.seq)
-                worker.task = task
-                return task
+                if self._pending:
+                    try:
+                        task = self._pending.popleft()
+                    except IndexError:  # another worker was faster
+                        continue
+                    worker.begin(task.seq)
+                    worker.task = task
+                    return task
             with self._work_came:
                 if not self._pending and not self._stopping:
                     self._work_came.wait()
@@ -284,8 +288,7 @@ class ThreadPoolEngine:
 
     def _pace(self, worker: _Worker, function_id: str, seconds: float) -> None:
         """Learn from a run how wide the window should be."""
-        worker.pace.ran(function_id, seconds)
-        size = worker.pace.size(function_id)
+        size = worker.pace.ran(function_id, seconds)
         if size == worker.size:
             return
         with worker.lock, self._work_came:  # one after another, so that the last word is the newest

@@ -146,7 +146,11 @@ class Journal:
 
     def knows(self, task_id: str) -> bool:
         """Whether this task is unfinished, unsent, or answered and still remembered."""
-        return self.seq_of(task_id) is not None
+        return self.knows_key(key_of(task_id))
+
+    def knows_key(self, key: bytes | None) -> bool:
+        """The same for the 16 bytes of an id (`cep.journal.memory.key_of`)."""
+        return key in self._memory.ids
 
     def seq_of(self, task_id: str) -> int | None:
         """Return the sequence number of a known task, or None.
@@ -172,15 +176,16 @@ class Journal:
             file_bytes=self._writer.file_bytes(),
         )
 
-    def load(self, seqs: Sequence[int]) -> list[Task]:
-        """Return tasks with their bodies, in the order asked for.
+    def load(self, seq: int) -> Task:
+        """Return a task with its body.
 
         Raises:
-            SoftwareError: One of them is not an unfinished task.
-            BodyLost: A body's file is gone or cut.
+            SoftwareError: It is not an unfinished task.
+            BodyLost: The body's file is gone or cut.
             DiskUnfit: The disk is broken.
         """
-        return [self._load_one(seq) for seq in seqs]
+        task = self._tasks.take(seq) or self._batch.accepted.get(seq)
+        return self._read_task(seq) if task is None else task
 
     def result(self, seq: int) -> bytes:
         """Return an unsent result.
@@ -220,12 +225,7 @@ class Journal:
         """
         seq, _ = self._memory.enter(task_id, len(body), finished=False)
         self._batch.accepted[seq] = Task(
-            seq=seq,
-            task_id=task_id,
-            function_id=function_id,
-            body=body,
-            resource_specification=resource_specification,
-            result_serializers=tuple(result_serializers),
+            seq, task_id, function_id, body, resource_specification, tuple(result_serializers)
         )
         return seq
 
@@ -449,10 +449,7 @@ class Journal:
                 extra={"event": "journal.body_lost"},
             )
 
-    def _load_one(self, seq: int) -> Task:
-        task = self._tasks.take(seq) or self._batch.accepted.get(seq)
-        if task is not None:
-            return task
+    def _read_task(self, seq: int) -> Task:
         live = self._memory.unfinished_task(seq)
         row = self._writer.ask(lambda db: store.read_task(db, seq))
         if row is None:

@@ -29,6 +29,12 @@ _TOGETHER = (64, 16, 4, 1)
 
 _Range = tuple[int, int]
 _NEVER_GIVEN = (0, False)
+# Most tasks ask for nothing, and were never handed over or are handed over at once: what their rows
+# have in common stands in the statement, since each value that is bound costs.
+_PLAIN_TASKS = {
+    _NEVER_GIVEN: "(?, ?, ?, NULL, NULL, 0, 0, ?, ?)",
+    (1, True): "(?, ?, ?, NULL, NULL, 1, 1, ?, ?)",
+}
 
 
 def seq_limit(connection: sqlite3.Connection) -> int:
@@ -64,23 +70,24 @@ def next_limit(next_seq: int, limit: int) -> int | None:
     return next_seq + SEQ_BLOCK if next_seq > limit else None
 
 
-def _insert(connection: sqlite3.Connection, table: str, rows: Sequence[tuple[Any, ...]]) -> None:
-    """Insert rows, many with one statement.
+def _insert(
+    connection: sqlite3.Connection, table: str, row: str, rows: Sequence[tuple[Any, ...]]
+) -> None:
+    """Insert rows, which the text of one row says how to read; many with one statement.
 
     Each step of a statement lets go of the interpreter, and the threads of an engine then make
     this one wait for its turn again: one step for each row costs more than the rows do.
     """
     at = 0
-    for many, statement in _statements(table, len(rows[0])):
+    for many, statement in _statements(table, row):
         while len(rows) - at >= many:
             connection.execute(statement, tuple(chain.from_iterable(rows[at : at + many])))
             at += many
 
 
 @functools.cache
-def _statements(table: str, columns: int) -> list[tuple[int, str]]:
+def _statements(table: str, row: str) -> list[tuple[int, str]]:
     """(number of rows, statement), the largest first."""
-    row = f"({', '.join('?' * columns)})"
     return [
         (many, f"INSERT OR REPLACE INTO {table} VALUES {', '.join([row] * many)}")
         for many in _TOGETHER
@@ -88,29 +95,29 @@ def _statements(table: str, columns: int) -> list[tuple[int, str]]:
 
 
 def insert_tasks(
-    connection: sqlite3.Connection, tasks: Iterable[Task], marks: Mapping[int, tuple[int, bool]]
+    connection: sqlite3.Connection,
+    tasks: Iterable[tuple[bytes, Task]],
+    marks: Mapping[int, tuple[int, bool]],
 ) -> None:
-    """Insert accepted tasks, with (attempts, given) of those that were handed over at once.
+    """Insert accepted tasks (id, task), with (attempts, given) of those handed over at once.
 
     The bodies above the threshold are in files already.
     """
-    _insert(
-        connection,
-        "tasks",
-        [
-            (
-                task.seq,
-                bytes.fromhex(task.task_id.replace("-", "")),
-                task.function_id,
-                task.resource_specification,
-                json.dumps(task.result_serializers) if task.result_serializers else None,
-                *marks.get(task.seq, _NEVER_GIVEN),
-                len(task.body),
-                task.body if len(task.body) <= FILE_THRESHOLD else None,
-            )
-            for task in tasks
-        ],
-    )
+    plain: dict[tuple[int, bool], list[tuple[Any, ...]]] = {mark: [] for mark in _PLAIN_TASKS}
+    others: list[tuple[Any, ...]] = []
+    for key, task in tasks:
+        size = len(task.body)
+        body = task.body if size <= FILE_THRESHOLD else None
+        mark = marks.get(task.seq, _NEVER_GIVEN)
+        wish, serializers = task.resource_specification, task.result_serializers
+        if wish is None and not serializers and mark in plain:
+            plain[mark].append((task.seq, key, task.function_id, size, body))
+        else:
+            names = json.dumps(serializers) if serializers else None
+            others.append((task.seq, key, task.function_id, wish, names, *mark, size, body))
+    for mark, rows in plain.items():
+        _insert(connection, "tasks", _PLAIN_TASKS[mark], rows)
+    _insert(connection, "tasks", "(?, ?, ?, ?, ?, ?, ?, ?, ?)", others)
 
 
 def insert_marks(connection: sqlite3.Connection, marks: Mapping[int, tuple[int, bool]]) -> None:
@@ -118,6 +125,7 @@ def insert_marks(connection: sqlite3.Connection, marks: Mapping[int, tuple[int, 
     _insert(
         connection,
         "marks",
+        "(?, ?, ?)",
         [(seq, attempts, given) for seq, (attempts, given) in marks.items()],
     )
 
@@ -129,6 +137,7 @@ def insert_results(
     _insert(
         connection,
         "results",
+        "(?, ?, ?, ?)",
         [
             (seq, key, len(result), result if len(result) <= FILE_THRESHOLD else None)
             for seq, (key, result) in results.items()
@@ -143,6 +152,7 @@ def insert_tombstones(
     _insert(
         connection,
         "tombstones",
+        "(?, ?, ?)",
         [(seq, key, moment) for seq, (key, moment) in tombstones.items()],
     )
 

@@ -164,7 +164,9 @@ class Writer:
         if batch.dropped:
             store.delete_tombstones(connection, store.runs(batch.dropped, memory.is_unsent, gap=1))
         if batch.accepted:
-            store.insert_tasks(connection, batch.accepted.values(), batch.marks)
+            live = memory.live
+            tasks = [(live[seq].key, task) for seq, task in batch.accepted.items()]
+            store.insert_tasks(connection, tasks, batch.marks)
         marks = {seq: mark for seq, mark in batch.marks.items() if seq not in batch.accepted}
         if marks:
             store.insert_marks(connection, marks)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from cep.errors import WireError
 from cep.wire.envelope import DEEPEST, deeper_than, read_uuid
@@ -16,8 +15,7 @@ RESOURCE_SPECIFICATION = "resource_specification"
 RESULT_SERIALIZERS = "result_serializers"
 
 
-@dataclass(frozen=True, slots=True)
-class TaskHeaders:
+class TaskHeaders(NamedTuple):
     """What the service says about a task beside its body.
 
     Attributes:
@@ -41,7 +39,7 @@ def parse_task_headers(headers: Mapping[str, object]) -> TaskHeaders:
             of an object, or the serializers are not a list of texts. `task_id` is set when that
             header was readable.
     """
-    if not isinstance(headers, Mapping):
+    if type(headers) is not dict and not isinstance(headers, Mapping):
         raise WireError("The task message has no headers, so nobody can say whose task it is.")
     task_id = read_uuid(headers.get(TASK_ID))
     if task_id is None:
@@ -51,16 +49,17 @@ def parse_task_headers(headers: Mapping[str, object]) -> TaskHeaders:
         raise WireError(
             f"The task message has no UUID in its header {FUNCTION_ID!r}.", task_id=task_id
         )
+    wish, serializers = headers.get(RESOURCE_SPECIFICATION), headers.get(RESULT_SERIALIZERS)
     return TaskHeaders(
-        task_id=task_id,
-        function_id=function_id,
-        resource_specification=_specification(headers.get(RESOURCE_SPECIFICATION), task_id),
-        result_serializers=_serializers(headers.get(RESULT_SERIALIZERS), task_id),
+        task_id,
+        function_id,
+        None if wish is None else _specification(wish, task_id),
+        () if serializers is None else _serializers(serializers, task_id),
     )
 
 
 def _specification(value: object, task_id: str) -> str | None:
-    if value is None or (isinstance(value, str) and value in ("", "null")):
+    if value in ("", "null"):
         return None
     wrong = WireError(
         f"The header {RESOURCE_SPECIFICATION!r} is not the JSON text of an object.",
@@ -87,8 +86,6 @@ def _no_constant(name: str) -> NoReturn:
 
 
 def _serializers(value: object, task_id: str) -> tuple[str, ...]:
-    if value is None:
-        return ()
     if not isinstance(value, (list, tuple)) or not all(isinstance(one, str) for one in value):
         raise WireError(
             f"The header {RESULT_SERIALIZERS!r} is not a list of texts.", task_id=task_id

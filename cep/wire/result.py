@@ -6,11 +6,12 @@ otherwise one serialized buffer.
 
 from __future__ import annotations
 
+import functools
 import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from cep.errors import WireError
 from cep.wire import envelope
@@ -69,8 +70,7 @@ ACTORS = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Transition:
+class Transition(NamedTuple):
     """A task changed its state.
 
     Attributes:
@@ -121,10 +121,13 @@ def transition_data(transition: Transition) -> dict[str, Any]:
 
 def _encode_transition(transition: Transition) -> str:
     """The JSON text of `transition_data`, without the way over an object for each."""
-    return (
-        f'{{"timestamp":{encode(transition.timestamp_ns)},"state":{encode(transition.state)},'
-        f'"actor":{encode(transition.actor)}}}'
-    )
+    timestamp_ns, state, actor = transition
+    return f'{{"timestamp":{encode(timestamp_ns)},{_encode_state(state, actor)}}}'
+
+
+@functools.lru_cache(maxsize=64)  # there are some ten
+def _encode_state(state: str, actor: str) -> str:
+    return f'"state":{encode(state)},"actor":{encode(actor)}'
 
 
 def read_transitions(value: object, what: str, task_id: str | None) -> tuple[Transition, ...]:

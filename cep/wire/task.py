@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from cep.errors import WireError
 from cep.wire import envelope
@@ -10,8 +10,7 @@ from cep.wire import envelope
 MESSAGE_TYPE = "task"
 
 
-@dataclass(frozen=True, slots=True)
-class TaskMessage:
+class TaskMessage(NamedTuple):
     """A task as it travels.
 
     Attributes:

@@ -34,9 +34,10 @@ _install_lock = threading.Lock()
 
 _ROOM = 4096  # bytes of the longest path (linux/limits.h)
 # As os.getcwd, but without letting go of the interpreter (PyDLL): the kernel answers from memory.
+# It is given values of C's own types, which is twice as fast as to declare them (`argtypes`).
 _getcwd = ctypes.PyDLL(None).getcwd
-_getcwd.argtypes = (ctypes.c_char_p, ctypes.c_size_t)
 _getcwd.restype = ctypes.c_void_p
+_ROOM_SIZE = ctypes.c_size_t(_ROOM)
 
 
 # As setenv, but the text is ours: glibc keeps each one that setenv was ever given, since it cannot
@@ -69,6 +70,11 @@ class _Variable:
         self._room.value = b"%b=%b" % (self._key, text)
         _putenv(ctypes.addressof(self._room))  # each time: a task may have put another there
         data[self._key] = text
+
+    def may_be_there(self) -> bool:
+        """False when it surely is not set; to ask `os.environ` itself is to raise an error."""
+        data = getattr(os.environ, "_data", None)
+        return data is None or self._key in data
 
 
 _task_uuid = _Variable(TASK_UUID)
@@ -162,6 +168,20 @@ def uninstall() -> None:
         _Installed.popen_init = None
 
 
+def look_up(name: str, key: bytes) -> str:
+    """As `os.environ.get(name, "")` for a variable that is no task's own, at a tenth of the cost.
+
+    Args:
+        name: Its name.
+        key: The same, encoded.
+    """
+    data = getattr(os.environ, "_data", None)  # what it tells from; a task may have replaced it
+    if data is None:
+        return os.environ.get(name, "")
+    value = data.get(key)
+    return "" if value is None else os.fsdecode(value)
+
+
 def set_task(task_id: str, sandbox_dir: str | None, *, in_thread: bool) -> None:
     """Set the task variables for the task that this thread is about to run.
 
@@ -177,7 +197,8 @@ def set_task(task_id: str, sandbox_dir: str | None, *, in_thread: bool) -> None:
         return
     _task_uuid.set(task_id)
     if sandbox_dir is None:
-        os.environ.pop(SANDBOX_DIR, None)
+        if _sandbox_dir.may_be_there():
+            os.environ.pop(SANDBOX_DIR, None)
     else:
         _sandbox_dir.set(sandbox_dir)
 
@@ -207,7 +228,7 @@ def is_in(directory: str) -> bool:
     process, and to wait until they give way again.
     """
     room = _local.room
-    return _getcwd(room, _ROOM) is not None and room.value == os.fsencode(directory)
+    return _getcwd(room, _ROOM_SIZE) is not None and room.value == os.fsencode(directory)
 
 
 def may_change_directory(in_thread: bool) -> bool:

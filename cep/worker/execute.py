@@ -29,6 +29,7 @@ SMALLEST_RESULT_LIMIT = 128  # characters
 _LONGEST_ERROR = 1024 * 1024  # characters of an error's text; tracebacks repeat themselves
 _HERE = str(Path(__file__).parent) + os.sep
 _TIMEOUT = "GC_TASK_TIMEOUT"
+_TIMEOUT_KEY = os.fsencode(_TIMEOUT)
 
 
 class _Failure(Exception):
@@ -141,7 +142,7 @@ def _run(
     except BaseException as exc:
         raise _NotLoaded(exc) from None
     versions.check_function(function)
-    seconds = float(os.environ.get(_TIMEOUT) or 0.0)
+    seconds = float(environ.look_up(_TIMEOUT, _TIMEOUT_KEY) or 0.0)
     if seconds > 0.0:
         from cep.worker.limits import TimeLimit
 

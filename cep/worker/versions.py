@@ -109,11 +109,11 @@ def is_foreign(code: types.CodeType, depth: int = 0) -> bool:
     operations = code.co_code[::2]  # each is followed by its argument, since 3.6
     if operations.translate(None, _KNOWN) or not _resumes(operations):
         return True
-    return depth < _DEEPEST and any(
-        is_foreign(inner, depth + 1)
-        for inner in code.co_consts
-        if isinstance(inner, types.CodeType)
-    )
+    if depth < _DEEPEST:
+        for inner in code.co_consts:
+            if isinstance(inner, types.CodeType) and is_foreign(inner, depth + 1):
+                return True
+    return False
 
 
 def _resumes(operations: bytes) -> bool:

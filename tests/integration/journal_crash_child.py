@@ -96,7 +96,7 @@ def work(home: Path, seed: int) -> None:
         tell("given", chosen)
         tell("finished", done)
         tell("settled", confirmed)
-        assert [t.body for t in journal.load([seq for seq, _ in chosen])] == [
+        assert [journal.load(seq).body for seq, _ in chosen] == [
             body_of(task_id) for _, task_id in chosen
         ]
         waiting = [task for task in waiting if task not in chosen]

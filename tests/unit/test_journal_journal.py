@@ -14,6 +14,7 @@ from cep.errors import AlreadyRunning, DataError, JournalError, SoftwareError
 from cep.journal import bodies
 from cep.journal import crash as crash_points
 from cep.journal.journal import Journal
+from cep.model import Task
 
 FUNCTION = "99999999-2222-4333-8444-555555555555"
 LARGE = bodies.FILE_THRESHOLD + 1
@@ -54,7 +55,7 @@ def test_a_task_comes_back_whole_after_a_restart(home: Path) -> None:
     (task,) = journal.recover().unfinished
     assert (task.seq, task.task_id, task.function_id) == (seq, task_id, FUNCTION)
     assert (task.size, task.attempts, task.given) == (8, 0, False)
-    (loaded,) = journal.load([seq])
+    loaded = journal.load(seq)
     assert loaded.body == b"the body"
     assert loaded.resource_specification == '{"num_nodes": 2}'
     assert loaded.result_serializers == ("a.B", "c,\n.D")
@@ -78,7 +79,7 @@ def test_a_batch_of_any_number_comes_back_whole(home: Path, count: int) -> None:
     assert [(task.seq, task.task_id, task.given) for task in left.unfinished] == [
         (seq, one, True) for seq, one in zip(seqs[:count], ids, strict=False)
     ]
-    bodies = [task.body for task in again.load(seqs[:count])]
+    bodies = [again.load(seq).body for seq in seqs[:count]]
     assert bodies == [one.encode() for one in ids[:count]]
     assert [again.result(seq) for seq in seqs[count:]] == [
         b"result %d" % seq for seq in seqs[count:]
@@ -86,6 +87,30 @@ def test_a_batch_of_any_number_comes_back_whole(home: Path, count: int) -> None:
     again.settle(seqs[count:])
     again.commit()
     assert again.counts().tombstones == count
+    again.close()
+
+
+@pytest.mark.parametrize("wish", [None, '{"num_nodes":2}'])
+@pytest.mark.parametrize("serializers", [(), ("a.B", "c.D")])
+@pytest.mark.parametrize("times_given", [0, 1, 2])
+@pytest.mark.parametrize("size", [5, bodies.FILE_THRESHOLD + 1])
+def test_a_task_comes_back_as_it_was(
+    home: Path, wish: str | None, serializers: tuple[str, ...], times_given: int, size: int
+) -> None:
+    """Whatever it asks for and however often it was handed over in the turn of its arrival."""
+    journal = opened(home)
+    task_id = str(uuid4())
+    accept(journal, b"another")
+    seq = journal.accept(task_id, FUNCTION, b"x" * size, wish, serializers)
+    accept(journal, b"a third")
+    for _ in range(times_given):
+        journal.give([seq])
+    journal.commit()
+    crash(journal)
+    again = opened(home)
+    (found,) = (task for task in again.recover().unfinished if task.seq == seq)
+    assert (found.task_id, found.attempts, found.given) == (task_id, times_given, times_given > 0)
+    assert again.load(seq) == Task(seq, task_id, FUNCTION, b"x" * size, wish, serializers)
     again.close()
 
 
@@ -231,7 +256,7 @@ def test_misuse_is_told_by_number(home: Path) -> None:
     with pytest.raises(DataError, match="not-a-uuid"):
         journal.accept("not-a-uuid", FUNCTION, b"")
     assert not journal.knows("not-a-uuid")
-    for wrong in (lambda: journal.give([77]), lambda: journal.load([77])):
+    for wrong in (lambda: journal.give([77]), lambda: journal.load(77)):
         with pytest.raises(SoftwareError, match="77"):
             wrong()
     with pytest.raises(SoftwareError, match="77"):
@@ -295,7 +320,7 @@ def test_large_bodies_and_results_live_in_files_until_nobody_needs_them(home: Pa
     assert journal.counts().file_bytes > LARGE
     crash(journal)
     journal = opened(home)
-    assert [task.body for task in journal.load([seq, at_limit])] == [
+    assert [journal.load(one).body for one in (seq, at_limit)] == [
         body,
         b"x" * bodies.FILE_THRESHOLD,
     ]
@@ -341,7 +366,7 @@ def test_a_body_somebody_removed_is_reported_and_can_be_answered(home: Path, dam
     assert recovered.unsent == []
     assert recovered.damaged == [(seq, task_id), (unsent, unsent_id)]
     with pytest.raises(JournalError):
-        journal.load([seq])
+        journal.load(seq)
     journal.finish(seq, b"error")
     journal.finish(unsent, b"z" * LARGE)
     journal.commit()
@@ -360,7 +385,7 @@ def test_memory_holds_no_more_bodies_than_its_bound(home: Path) -> None:
     seqs = [accept(journal, bytes([65 + number]) * 4)[0] for number in range(4)]
     journal.commit()
     assert journal._tasks._budget.left == 2
-    assert [task.body for task in journal.load(seqs)] == [b"AAAA", b"BBBB", b"CCCC", b"DDDD"]
+    assert [journal.load(seq).body for seq in seqs] == [b"AAAA", b"BBBB", b"CCCC", b"DDDD"]
     assert journal._tasks._budget.left == 10
     journal.finish(seqs[0], b"12345678")
     journal.commit()

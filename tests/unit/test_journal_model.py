@@ -143,7 +143,7 @@ class Model(RuleBasedStateMachine):
     @invariant()
     def the_bodies_are_right(self) -> None:
         unfinished = self.of("unfinished")
-        loaded = self.journal.load(unfinished)
+        loaded = [self.journal.load(seq) for seq in unfinished]
         assert [(t.seq, t.body, t.task_id) for t in loaded] == [
             (seq, self.now[seq][1], self.ids[seq]) for seq in unfinished
         ]
