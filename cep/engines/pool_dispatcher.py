@@ -299,8 +299,7 @@ class Dispatcher:
                 place=worker.place,
             )
         )
-        self._pace.ran(task.function_id, record.seconds)
-        self._size = self._pace.size(task.function_id)
+        self._size = self._pace.ran(task.function_id, record.seconds)
 
     def _hear_pool(self) -> None:
         for report in self._link.reports():

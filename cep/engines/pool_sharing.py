@@ -64,7 +64,8 @@ def take_for_idle(workers: Sequence[Worker]) -> list[Task]:
 
 def refuse_long_names(task: Task) -> Outcome | None:
     """Refuse a task whose list of serializers would not fit into a packet."""
-    length = sum(len(one) + 1 for one in task.result_serializers)
+    names = task.result_serializers
+    length = sum(len(one) + 1 for one in names) if names else 0
     if length <= _LONGEST_NAMES:
         return None
     return Outcome(

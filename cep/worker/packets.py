@@ -17,7 +17,7 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 PACKET_LIMIT = 64 * 1024  # bytes; some packets of this size fit a socket's default buffer
 MOST_WORKERS = 64  # of one command; the kernel passes at most 253 descriptors at once
@@ -31,8 +31,7 @@ _STASH_SIZE = PACKET_LIMIT + _STASHED.size
 _FDS = socket.CMSG_SPACE(struct.calcsize("i"))
 
 
-@dataclass(frozen=True, slots=True)
-class TaskPacket:
+class TaskPacket(NamedTuple):
     """One task on its way to a worker.
 
     Attributes:
@@ -50,8 +49,7 @@ class TaskPacket:
     tiny: bool
 
 
-@dataclass(frozen=True, slots=True)
-class ResultRecord:
+class ResultRecord(NamedTuple):
     """One packed result on its way back, and how long the task ran."""
 
     seq: int
@@ -79,7 +77,8 @@ def send_task(sock: socket.socket, task: TaskPacket) -> None:
         BlockingIOError: The socket is full; nothing was sent.
     """
     identity = task.task_id.encode("ascii")
-    serializers = "\n".join(task.result_serializers).encode("utf-8", "replace")
+    names = task.result_serializers
+    serializers = "\n".join(names).encode("utf-8", "replace") if names else b""
     in_file = len(task.body) + len(serializers) > PACKET_LIMIT - 512
     header = _TASK.pack(
         task.seq, len(identity), len(serializers), len(task.body), in_file, task.tiny
