@@ -9,8 +9,10 @@ and sent together, which makes publishing several times cheaper. And what all me
 have in common on the wire, `Envelope`, is made once and not for each of them.
 
 What has arrived is read in large pieces: pika reads 4 KiB at a time, and moves all that it has not
-yet looked at once for each frame. And an ordinary delivery is read as one, not as three frames
-(`cep.amqp.deliveries`), and given to pika's channel as a message that is put together.
+yet looked at once for each frame. And what comes for nearly every task is read in one step and
+given to whom it is for: an ordinary delivery (`cep.amqp.deliveries`), which pika takes for three
+frames, and the broker's answer to what was published (`cep.amqp.answers`). All else goes pika's
+way.
 
 The overridden methods and attributes are inner ones of pika (bounded in pyproject.toml); should
 they ever go away, unit tests say so.
@@ -19,12 +21,12 @@ they ever go away, unit tests say so.
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from pika import BasicProperties, SelectConnection, frame, spec
 
-from cep.amqp import deliveries
+from cep.amqp import answers, deliveries
 from cep.errors import PeerUntrusted
 from cep.safety import peer
 
@@ -90,6 +92,19 @@ class Envelope:
         return pieces
 
 
+def _deliver(channel: Any, message: deliveries.Received) -> None:
+    """Give a delivery to a channel of pika that is at rest.
+
+    Which consumers there are, and which of them were cancelled, is pika's to know.
+    """
+    tag = message.consumer_tag
+    consumer = channel._consumers.get(tag)
+    if type(consumer) is deliveries.Taker and tag not in channel._cancelled:
+        consumer.take(message)
+    else:
+        channel._on_deliver(*message.as_pika())
+
+
 class Connection(SelectConnection):  # type: ignore[misc]
     """A connection whose reads and writes are gathered. Belongs to the AMQP thread."""
 
@@ -99,6 +114,8 @@ class Connection(SelectConnection):  # type: ignore[misc]
         self._corked = False
         self._gathered: list[bytes | memoryview] = []
         self._gathered_bytes = 0
+        # Channel, and who takes the answers on it, by the channel's number.
+        self._answers: dict[int, tuple[Any, answers.TakeAnswer]] = {}
         super().__init__(*args, **kwargs)
 
     def _on_stream_connected(self) -> None:
@@ -118,22 +135,31 @@ class Connection(SelectConnection):  # type: ignore[misc]
     def _on_data_available(self, data_in: bytes) -> None:
         """Process the frames that are complete, and keep the rest.
 
-        Two roads lead to a channel: that of ordinary deliveries, which is the shorter one, and
-        pika's, which is open to every frame. It depends on how the bytes were cut which of them a
-        delivery goes, and the channel cannot tell the difference.
+        Two roads lead to a consumer or publisher: that of ordinary deliveries and answers, which is
+        the shorter one, and pika's, which is open to every frame. It depends on how the bytes were
+        cut which of them a delivery goes, and nobody can tell the difference.
         """
         data = self._frame_buffer + data_in if self._frame_buffer else data_in
         self._frame_buffer = b""
         at, length = 0, len(data)
         try:
             while length - at >= _OVERHEAD_BYTES and data[at] in _KNOWN_FRAMES:
-                whole = deliveries.read(data, at)
-                if whole and (channel := self._at_rest(whole.method.channel_number)):
-                    self.bytes_received += whole.end - at
+                if self._answers and (answer := answers.read(data, at)):
+                    number, tag, multiple, positive = answer
+                    asked = self._answers.get(number)
+                    if asked and self._channels.get(number) is asked[0]:
+                        self.bytes_received += answers.BYTES
+                        self.frames_received += 1
+                        at += answers.BYTES
+                        asked[1](tag, multiple, positive)
+                        continue
+                ordinary = deliveries.read(data, at)
+                if ordinary and (channel := self._at_rest(ordinary[0].number)):
+                    message, end = ordinary
+                    self.bytes_received += end - at
                     self.frames_received += deliveries.FRAMES
-                    at = whole.end
-                    # Which consumer it is for, and whether that was cancelled, is pika's to know.
-                    channel._on_deliver(whole.method, whole.header, whole.body)
+                    at = end
+                    _deliver(channel, message)
                     continue
                 size = int.from_bytes(data[at + 3 : at + spec.FRAME_HEADER_SIZE], "big")
                 end = at + size + _OVERHEAD_BYTES
@@ -157,6 +183,29 @@ class Connection(SelectConnection):  # type: ignore[misc]
         if begun._method_frame or begun._header_frame or begun._body_fragments:
             return None
         return channel
+
+    def ask_for_answers(
+        self, channel: Any, take: answers.TakeAnswer, agreed: Callable[[], None]
+    ) -> None:
+        """Let the broker answer for each message that is published on this open channel.
+
+        pika is asked to call back as well, and does so for a frame that it has read itself. Of an
+        answer that is read here it sees nothing, and misses nothing: it keeps no count of what was
+        published or answered, and only looks for callbacks among those of the channel's number,
+        which it forgets together with the channel.
+
+        Args:
+            channel: Of this connection.
+            take: Called with each answer, in order, until the channel is closed.
+            agreed: Called when the broker has agreed.
+        """
+
+        def take_frame(found: Any) -> None:
+            method = found.method
+            take(method.delivery_tag, bool(method.multiple), method.NAME == spec.Basic.Ack.NAME)
+
+        channel.confirm_delivery(take_frame, callback=lambda _frame: agreed())
+        self._answers[channel.channel_number] = (channel, take)
 
     # --- writing ----------------------------------------------------------------------------------
 

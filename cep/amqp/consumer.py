@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any
 
 from cep.amqp.backoff import BackOff
+from cep.amqp.deliveries import Received, Taker
 from cep.amqp.events import AcksProcessed, AmqpEvent, ConsumeStopped, Consuming, Delivered
 from cep.amqp.failures import Failure
 from cep.amqp.intake import MIB, Settlement, SizeEstimate, Unsettled, prefetch_for, worth_changing
@@ -192,7 +193,7 @@ class Consumer:
             channel.basic_qos(prefetch_count=wanted)
             self._tag = channel.basic_consume(
                 self._queue,
-                on_message_callback=self._on_message,
+                on_message_callback=Taker(partial(self._on_message, channel)),
                 exclusive=self._exclusive,
                 callback=partial(self._on_consuming, channel),
             )
@@ -236,23 +237,17 @@ class Consumer:
 
     # --- deliveries -------------------------------------------------------------------------------
 
-    def _on_message(self, channel: Any, method: Any, properties: Any, body: bytes) -> None:
+    def _on_message(self, channel: Any, message: Received) -> None:
         if channel is not self._link.channel:
             return
+        _, _, tag, redelivered, _, routing_key, headers, _, body = message
         size = len(body)
-        self._open.add(method.delivery_tag, size)
+        self._open.add(tag, size)
         self._sizes.add(size)
         if not self._batch:
             self._loop.call_later(0, self._turn_ends)
         self._batch.append(
-            Delivery(
-                self._link.epoch,
-                method.delivery_tag,
-                properties.headers or {},
-                body,
-                bool(method.redelivered),
-                method.routing_key or "",
-            )
+            Delivery(self._link.epoch, tag, headers or {}, body, redelivered, routing_key)
         )
 
     def _turn_ends(self) -> None:

@@ -1,10 +1,10 @@
-"""Ordinary deliveries, read in one pass: what a broker sends for nearly every task. Pure functions.
+"""Ordinary deliveries, read in one pass: what a broker sends for nearly every task. No thread.
 
 pika reads a delivery frame by frame: each is cut out and becomes objects, somebody who waits for it
 is looked for, and a channel puts the frames together. An ordinary delivery is three frames that lie
 one after another in what was read: Basic.Deliver; a header with no properties but a delivery mode
-and headers that are all texts; and the whole body, which is not empty. `read` makes the same
-objects of it as pika does, by one walk from its first byte to its last.
+and headers that are all texts; and the whole body, which is not empty. `read` finds in it what pika
+finds, by one walk from its first byte to its last.
 
 It knows nothing else. For what is longer, rarer, damaged or not yet here as a whole it returns
 None, and the caller goes pika's way, which takes all.
@@ -15,6 +15,7 @@ Source of the layouts: AMQP 0-9-1 specification, sections 2.3.5 and 4.2.
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from pika import BasicProperties, frame, spec
@@ -38,28 +39,82 @@ _OTHERS = 0xFFFF & ~(_HEADERS | _MODE)
 _TEXT = ord("S")
 
 
-class Whole(NamedTuple):
+class Received(NamedTuple):
     """One delivery, all of it.
 
     Attributes:
-        end: Where in the data the next frame begins.
-        method: pika's frame of a Basic.Deliver.
-        header: pika's frame of the properties.
+        number: Of the channel.
+        consumer_tag: Whom it is for.
+        tag: The broker's delivery tag.
+        redelivered: The broker says it may have been delivered before.
+        exchange: Where it was published.
+        routing_key: The key it was published with.
+        headers: None when it has none; may hold anything when pika has read them.
+        mode: The delivery mode, None when it has none.
         body: A copy.
     """
 
-    end: int
-    method: Any
-    header: Any
+    number: int
+    consumer_tag: str
+    tag: int
+    redelivered: bool
+    exchange: str
+    routing_key: str
+    headers: dict[str, Any] | None
+    mode: int | None
     body: bytes
 
+    def as_pika(self) -> tuple[Any, Any, bytes]:
+        """What pika makes of it: method frame, header frame and body."""
+        method = spec.Basic.Deliver(
+            self.consumer_tag, self.tag, self.redelivered, self.exchange, self.routing_key
+        )
+        properties = BasicProperties(headers=self.headers, delivery_mode=self.mode)
+        return (
+            frame.Method(self.number, method),
+            frame.Header(self.number, len(self.body), properties),
+            self.body,
+        )
 
-def read(data: bytes, at: int) -> Whole | None:
+
+class Taker:
+    """A consumer's callback for pika that ordinary deliveries reach without pika's objects.
+
+    Args:
+        take: Called with each delivery.
+    """
+
+    __slots__ = ("take",)
+
+    def __init__(self, take: Callable[[Received], None]) -> None:
+        self.take = take
+
+    def __call__(self, channel: Any, method: Any, properties: Any, body: bytes) -> None:
+        """Take a delivery that pika has read."""
+        self.take(
+            Received(
+                channel.channel_number,
+                method.consumer_tag,
+                method.delivery_tag,
+                bool(method.redelivered),
+                method.exchange or "",
+                method.routing_key or "",
+                properties.headers,
+                properties.delivery_mode,
+                body,
+            )
+        )
+
+
+def read(data: bytes, at: int) -> tuple[Received, int] | None:
     """The ordinary delivery that begins here, or None: whatever else it is, pika reads it.
 
     Args:
         data: Frames, the last one perhaps not complete.
         at: Where in it a frame begins.
+
+    Returns:
+        It, and where in the data the next frame begins.
     """
     # Every part begins where the one before it ends, so that the last one ends where its frame does
     # tells of all of them that none reaches beyond it.
@@ -104,14 +159,11 @@ def read(data: bytes, at: int) -> Whole | None:
             return None
     except (IndexError, UnicodeDecodeError, struct.error, _OtherTable):
         return None
-    method = spec.Basic.Deliver(consumer_tag, tag, bits & 1 != 0, exchange, routing_key)
-    properties = BasicProperties(headers=headers, delivery_mode=mode)
-    return Whole(
-        end + 1,
-        frame.Method(number, method),
-        frame.Header(number, body_size, properties),
-        data[start:end],
+    redelivered, body = bits & 1 != 0, data[start:end]
+    message = Received(
+        number, consumer_tag, tag, redelivered, exchange, routing_key, headers, mode, body
     )
+    return message, end + 1
 
 
 class _OtherTable(Exception):

@@ -89,14 +89,19 @@ class Outgoing:
             tag: Publish tag.
             multiple: All unanswered tags up to this one too.
         """
-        tags = range(self._lowest, tag + 1) if multiple else (tag,)
-        found = [m for t in tags if (m := self._in_flight.pop(t, None)) is not None]
         if multiple:
+            tags = range(self._lowest, tag + 1)
+            found = [m for t in tags if (m := self._in_flight.pop(t, None)) is not None]
             self._lowest = max(self._lowest, tag + 1)
-        elif tag == self._lowest:
-            self._lowest += 1
-        self._in_flight_bytes -= sum(len(message.body) for message in found)
-        self._suspects = max(0, self._suspects - len(found))
+        else:
+            one = self._in_flight.pop(tag, None)
+            found = [] if one is None else [one]
+            if tag == self._lowest:
+                self._lowest += 1
+        for message in found:
+            self._in_flight_bytes -= len(message.body)
+        if self._suspects:
+            self._suspects = max(0, self._suspects - len(found))
         return found
 
     def returned(self, body: bytes, reason: str) -> bool:

@@ -154,8 +154,8 @@ class Publisher:
         self._next_tag = 1
         self._envelopes.clear()
         channel.add_on_return_callback(self._on_returned)
-        channel.confirm_delivery(
-            partial(self._on_answer, channel), callback=partial(self._on_confirming, channel)
+        channel.connection.ask_for_answers(
+            channel, partial(self._on_answer, channel), partial(self._on_confirming, channel)
         )
 
     def channel_lost(self, failure: Failure) -> None:
@@ -176,7 +176,7 @@ class Publisher:
     # A channel that was given up for another address may still say something while it closes, and
     # its tags mean other messages now; so each of these asks first whether it is the present one.
 
-    def _on_confirming(self, channel: Any, _frame: Any) -> None:
+    def _on_confirming(self, channel: Any) -> None:
         if channel is not self._link.channel:
             return
         self._confirming = True
@@ -240,13 +240,10 @@ class Publisher:
 
     # --- the broker's answers ---------------------------------------------------------------------
 
-    def _on_answer(self, channel: Any, frame: Any) -> None:
+    def _on_answer(self, channel: Any, tag: int, multiple: bool, positive: bool) -> None:
         if channel is not self._link.channel:
             return
-        method = frame.method
-        messages = self._outgoing.answered(method.delivery_tag, bool(method.multiple))
-        positive = method.NAME == "Basic.Ack"
-        for message in messages:
+        for message in self._outgoing.answered(tag, multiple):
             if message.returned:
                 self._tell_refused(message, message.returned)
             elif positive:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from pika import BasicProperties, frame, spec
 
 from cep.amqp.connection import Connection, Envelope
 from cep.amqp.consumer import Consumer
+from cep.amqp.deliveries import Taker
 from cep.amqp.outgoing import Message, Outgoing
 from cep.journal.journal import Journal
 from cep.model import PublishKwargs, QueueAddress
@@ -149,6 +151,7 @@ class _Wire(Connection):
         self._gathered: list[bytes | memoryview] = []
         self._gathered_bytes = 0
         self._frame_buffer = b""
+        self._answers: dict[int, Any] = {}
         self.bytes_sent = self.frames_sent = self.bytes_received = self.frames_received = 0
         self._body_max_length = 100_000
         self.connection_state = self.CONNECTION_OPEN
@@ -205,7 +208,8 @@ def test_a_delivery_from_the_bytes_to_the_batch() -> None:
     loop: Any = _NoLoop()
     consumer = Consumer(loop, QueueAddress("amqp://h/", "queue"), name="tasks", put=print)
     consumer._link.channel = channel
-    channel.basic_consume("queue", consumer._on_message, consumer_tag="consumer")
+    taker = Taker(partial(consumer._on_message, channel))
+    channel.basic_consume("queue", taker, consumer_tag="consumer")
     come = deliveries(BasicProperties(delivery_mode=2, headers={"task_uuid": "t", "f_uuid": "f"}))
     assert calls_per_task(lambda: wire._on_data_available(come)) < 50  # counted: 34; 58 by pika
     assert len(consumer._batch) == TASKS

@@ -30,6 +30,7 @@ class Reader(Connection):
 
     def __init__(self) -> None:
         self._frame_buffer = b""
+        self._answers = {}
         self.bytes_received = 0
         self.found: list[Any] = []
 
