@@ -43,6 +43,7 @@ _FRAME_END = bytes((spec.FRAME_END,))
 # Source: AMQP 0-9-1, 4.2.3 and 4.2.6.1: type, channel, size; class, weight, size of the body.
 _FRAME_HEAD = struct.Struct(">BHI")
 _CONTENT_HEAD = struct.Struct(">HHQ")
+_SIZE = struct.Struct(">Q")
 
 
 class Envelope:
@@ -65,9 +66,25 @@ class Envelope:
         properties: BasicProperties,
     ) -> None:
         method = spec.Basic.Publish(exchange=exchange, routing_key=routing_key, mandatory=mandatory)
-        self._method = frame.Method(channel_number, method).marshal()
+        self._method: bytes = frame.Method(channel_number, method).marshal()
         self._channel_number = channel_number
         self._properties = b"".join(properties.encode())
+        # Of a message in one body frame, all that precedes the body: two constant parts, each with
+        # a size behind it.
+        self._before_size = self._header(0)[: -len(self._properties) - 1 - _SIZE.size]
+        self._after_size = self._properties + _FRAME_END
+        self._after_size += struct.pack(">BH", spec.FRAME_BODY, channel_number)
+        self._head = struct.Struct(f">{len(self._before_size)}sQ{len(self._after_size)}sI")
+
+    def _header(self, size: int) -> bytes:
+        """Method and header of a message of this size."""
+        head = _CONTENT_HEAD.pack(spec.Basic.INDEX, 0, size) + self._properties
+        return (
+            self._method
+            + _FRAME_HEAD.pack(spec.FRAME_HEADER, self._channel_number, len(head))
+            + head
+            + _FRAME_END
+        )
 
     def frames(self, body: bytes, most: int) -> list[bytes | memoryview]:
         """The frames of one message, in pieces to be written one after another.
@@ -76,19 +93,19 @@ class Envelope:
             body: Not copied.
             most: The largest body frame's payload, in bytes.
         """
-        head = _CONTENT_HEAD.pack(spec.Basic.INDEX, 0, len(body)) + self._properties
-        number = self._channel_number
-        pieces: list[bytes | memoryview] = [
-            self._method,
-            _FRAME_HEAD.pack(spec.FRAME_HEADER, number, len(head)) + head + _FRAME_END,
-        ]
-        if len(body) <= most:
-            parts: Sequence[bytes | memoryview] = (body,) if body else ()
-        else:
-            view = memoryview(body)
-            parts = [view[at : at + most] for at in range(0, len(body), most)]
-        for part in parts:
-            pieces += (_FRAME_HEAD.pack(spec.FRAME_BODY, number, len(part)), part, _FRAME_END)
+        size = len(body)
+        if 0 < size <= most:
+            head = self._head.pack(self._before_size, size, self._after_size, size)
+            return [head, body, _FRAME_END]
+        pieces: list[bytes | memoryview] = [self._header(size)]
+        view = memoryview(body)
+        for at in range(0, size, most):
+            part = view[at : at + most]
+            pieces += (
+                _FRAME_HEAD.pack(spec.FRAME_BODY, self._channel_number, len(part)),
+                part,
+                _FRAME_END,
+            )
         return pieces
 
 
@@ -238,3 +255,22 @@ class Connection(SelectConnection):  # type: ignore[misc]
             self._adapter_emit_data(b"".join(gathered))
         elif gathered:
             self._adapter_emit_data(gathered[0])
+
+    def _adapter_emit_data(self, data: bytes | memoryview) -> None:
+        """Send what the kernel takes at once, and leave the rest, and all trouble, to pika.
+
+        pika asks for the turn of the loop in which the socket is writable, which it nearly always
+        is: two changes of what is polled and one more poll for each write. With TLS a write may
+        have to wait for a read, so there pika's way is the only one.
+        """
+        transport = self._transport
+        usable = self.params.ssl_options is None and transport._state == transport._STATE_ACTIVE
+        if usable and not transport._tx_buffers:
+            try:
+                sent = transport._sock.send(data)
+            except OSError:
+                sent = 0  # full, or broken: pika's own try meets it again and knows what to do
+            if sent == len(data):
+                return
+            data = memoryview(data)[sent:]
+        super()._adapter_emit_data(data)
