@@ -180,7 +180,7 @@ def test_a_batch_of_results_is_one_write() -> None:
         wire.uncork()
         outgoing.answered(tag - 1, True)
 
-    assert calls_per_task(work) < 37  # counted: 24
+    assert calls_per_task(work) < 28  # counted: 18
     assert len(wire.writes) == 1
 
 
@@ -211,8 +211,21 @@ def test_a_delivery_from_the_bytes_to_the_batch() -> None:
     taker = Taker(partial(consumer._on_message, channel))
     channel.basic_consume("queue", taker, consumer_tag="consumer")
     come = deliveries(BasicProperties(delivery_mode=2, headers={"task_uuid": "t", "f_uuid": "f"}))
-    assert calls_per_task(lambda: wire._on_data_available(come)) < 50  # counted: 34; 58 by pika
+    assert calls_per_task(lambda: wire._on_data_available(come)) < 42  # counted: 28; 58 by pika
     assert len(consumer._batch) == TASKS
+
+
+def test_an_answer_from_the_bytes_to_the_outgoing_messages() -> None:
+    wire, outgoing = _Wire(), Outgoing()
+    channel = wire._channels[1] = pika.channel.Channel(wire, 1, lambda _channel: None)
+    wire._answers[1] = (channel, lambda tag, multiple, _positive: outgoing.answered(tag, multiple))
+    route = PublishKwargs("results", "key", True, {"delivery_mode": 2})
+    come = b""
+    for tag in range(1, TASKS + 1):
+        outgoing.published(tag, Message(tag, b"x" * 500, route))
+        come += frame.Method(1, spec.Basic.Ack(tag, False)).marshal()
+    assert calls_per_task(lambda: wire._on_data_available(come)) < 14  # counted: 9
+    assert outgoing.in_flight == 0
 
 
 def test_reading_frames_asks_for_as_much_work_each_however_many_come_together() -> None:
@@ -221,5 +234,5 @@ def test_reading_frames_asks_for_as_much_work_each_however_many_come_together() 
     wire = _Wire()
     few = calls_per_task(lambda: wire._on_data_available(come))
     many = calls_per_task(lambda: wire._on_data_available(come * 10), TASKS * 10)
-    assert few < 76  # counted: 51
+    assert few < 76  # counted: 55
     assert many <= few * 1.05
