@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from cep.errors import WireError
+from cep.wire import lines
+from cep.wire.lines import Written
 
 # Source: globus-compute-common 1.0.0, messagepack protocol 1.
 PROTOCOL_VERSION = 1
@@ -82,10 +84,34 @@ def pack(message_type: str, data: Mapping[str, Any]) -> bytes:
         fields = ",".join([f"{_encode_text(key)}:{encode(value)}" for key, value in data.items()])
         text = f'{{"message_type":{_encode_text(message_type)},"data":{{{fields}}}}}'
     except (TypeError, ValueError, RecursionError) as exc:
-        raise WireError(
-            f"A {message_type} message cannot be written as JSON ({type(exc).__name__}: {exc})."
-        ) from exc
+        raise _no_word(message_type, exc) from exc
     return _VERSION_BYTE + to_utf8(text)
+
+
+def pack_around(message_type: str, data: Mapping[str, Any]) -> bytes:
+    """Pack a message of which some values are `Written`; otherwise as `pack`."""
+    parts = [_VERSION_BYTE]
+    text = f'{{"message_type":{_encode_text(message_type)},"data":{{'
+    comma = ""
+    try:
+        for key, value in data.items():
+            text = f"{text}{comma}{_encode_text(key)}:"
+            comma = ","
+            if isinstance(value, Written):
+                parts += (to_utf8(f'{text}"'), value.json)
+                text = '"'
+            else:
+                text += encode(value)
+    except (TypeError, ValueError, RecursionError) as exc:
+        raise _no_word(message_type, exc) from exc
+    parts.append(to_utf8(f"{text}}}}}"))
+    return b"".join(parts)
+
+
+def _no_word(message_type: str, exc: Exception) -> WireError:
+    return WireError(
+        f"A {message_type} message cannot be written as JSON ({type(exc).__name__}: {exc})."
+    )
 
 
 def encode(value: Any) -> str:
@@ -158,19 +184,46 @@ def unpack(body: bytes) -> tuple[str, dict[str, Any]]:
     return message_type, data
 
 
-def expect(body: bytes, message_type: str) -> dict[str, Any]:
+def expect(body: bytes, message_type: str, large: str | None = None) -> dict[str, Any]:
     """Open an envelope that must hold this type and return its data.
+
+    Args:
+        body: The message.
+        message_type: The wanted type.
+        large: The field that may hold a large text; that is read faster then, where it can be.
 
     Raises:
         WireError: As `unpack`, or the message is of another type.
     """
-    found, data = unpack(body)
+    found, data = _unpack_large(body, large) or unpack(body)
     if found != message_type:
         raise WireError(
             f"The message is a {found[:64]!r}, not a {message_type!r}.",
             task_id=read_uuid(data.get("task_id")),
         )
     return data
+
+
+def _unpack_large(body: bytes, field: str | None) -> tuple[str, dict[str, Any]] | None:
+    """Open an envelope as `unpack` does, its large text apart; None when that cannot be done."""
+    if field is None or len(body) <= lines.LARGE or not isinstance(body, bytes):
+        return None
+    name = f'"{field}"'.encode()
+    start = body.find(name + b':"') + len(name) + 2
+    end = body.find(b'"', start)
+    rest = body[:start] + body[end:]
+    # With one such name and no escapes there is one such field, however it is spelled.
+    if end < 0 or len(rest) > lines.LARGE or b"\\" in rest or rest.count(name) != 1:
+        return None
+    try:
+        found, data = unpack(rest)
+    except WireError:
+        return None  # what is said of it shall be said of the whole
+    text = lines.unescape(body[start:end]) if data.get(field) == "" else None
+    if text is None:
+        return None
+    data[field] = text
+    return found, data
 
 
 def read_uuid(value: object) -> str | None:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from cep.errors import WireError
 from cep.wire import envelope
 from cep.wire.envelope import Encoded, encode
+from cep.wire.lines import Written
 
 MESSAGE_TYPE = "result"
 
@@ -167,7 +168,7 @@ def _known(value: object, names: frozenset[str]) -> bool:
 
 def pack_result(
     task_id: str,
-    data: str,
+    data: str | Written,
     *,
     details: Mapping[str, Any] | Encoded | None = None,
     error: tuple[str, str] | None = None,
@@ -182,7 +183,8 @@ def pack_result(
         error: Code and user message, for a failure.
         transitions: In order of time; None is sent as null.
     """
-    return envelope.pack(
+    pack = envelope.pack_around if type(data) is Written else envelope.pack
+    return pack(
         MESSAGE_TYPE,
         {
             "task_id": task_id,

@@ -48,7 +48,7 @@ def unpack_task(body: bytes) -> TaskMessage:
     Raises:
         WireError: It is not one; `task_id` is set when that field was readable.
     """
-    data = envelope.expect(body, MESSAGE_TYPE)
+    data = envelope.expect(body, MESSAGE_TYPE, large="task_buffer")
     task_id = envelope.read_uuid(data.get("task_id"))
     if task_id is None:
         raise WireError("The task message has no UUID in 'task_id'.")

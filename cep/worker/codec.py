@@ -22,7 +22,8 @@ from typing import Any, NoReturn
 
 import dill
 
-from cep.wire import buffers
+from cep.wire import buffers, lines
+from cep.wire.lines import Written
 from cep.worker import functions
 
 try:
@@ -99,7 +100,12 @@ def load(buffer: str, allowed: tuple[str, ...] | None = None) -> Any:
 
 
 def dump(value: Any, strategies: Sequence[str] = ()) -> str:
-    """Serialize a result with the first strategy that can.
+    """Serialize a result as `dump_for_message` does, and return the text."""
+    return str(dump_for_message(value, strategies))
+
+
+def dump_for_message(value: Any, strategies: Sequence[str] = ()) -> str | Written:
+    """Serialize a result with the first strategy that can; a large one as JSON will have it.
 
     Args:
         value: The function's return value.
@@ -187,6 +193,8 @@ class _NotPlain(Exception):
 
 def _payload(buffer: str) -> bytes:
     text = buffer[buffers.IDENTIFIER_LENGTH :]
+    if len(text) > lines.LARGE and (data := lines.decode(text)) is not None:
+        return data
     padding = text.find("=")
     if padding < 0 or padding >= len(text) - _LONGEST_END:
         try:
@@ -310,10 +318,13 @@ def _base64(data: bytes) -> str:
     return base64.encodebytes(data).decode("ascii")
 
 
-def _dump_dill_data(value: Any) -> str:
+def _dump_dill_data(value: Any) -> str | Written:
     if value is None:  # the most frequent result, and always the same
         return _none()
-    return buffers.DILL_DATA + _base64(_pickled(value))
+    pickled = _pickled(value)
+    if len(pickled) > lines.LARGE:
+        return lines.written(buffers.DILL_DATA, pickled)
+    return buffers.DILL_DATA + _base64(pickled)
 
 
 @functools.cache
@@ -329,7 +340,7 @@ def _dump_json(value: Any) -> str:
     return buffers.JSON_DATA + json.dumps(value)
 
 
-_WRITERS: dict[str, Callable[[Any], str]] = {
+_WRITERS: dict[str, Callable[[Any], str | Written]] = {
     buffers.DILL_DATA: _dump_dill_data,
     buffers.DILL_CODE: _dump_dill_code,
     buffers.JSON_DATA: _dump_json,

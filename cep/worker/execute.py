@@ -21,6 +21,7 @@ import dill
 
 from cep.errors import CepError, WireError
 from cep.wire import envelope, result, task
+from cep.wire.lines import Written
 from cep.worker import codec, environ, versions
 from cep.worker.context import WorkerContext
 
@@ -72,6 +73,7 @@ def execute(
             this thread only, and the directory is changed only when it is this thread's own.
     """
     began = time.time_ns()
+    data: str | Written
     error: tuple[str, str] | None = None
     try:
         try:
@@ -106,7 +108,7 @@ def warm_up() -> None:
 
 def _packed(
     task_id: str,
-    data: str,
+    data: str | Written,
     error: tuple[str, str] | None,
     context: WorkerContext,
     began: int,
@@ -129,7 +131,7 @@ def _run(
     context: WorkerContext,
     result_serializers: Sequence[str],
     in_thread: bool,
-) -> str:
+) -> str | Written:
     _enter_directory(task_id, context, in_thread)
     try:
         message = task.unpack_task(body)
@@ -150,7 +152,7 @@ def _run(
             value = function(*arguments, **keywords)
     else:
         value = function(*arguments, **keywords)
-    data = codec.dump(value, result_serializers)
+    data = codec.dump_for_message(value, result_serializers)
     if len(data) > context.result_size_limit:
         raise _too_large(data, task_id, context)
     return data
@@ -196,7 +198,7 @@ def _unreadable(body: bytes, exc: CepError) -> _Failure:
 # -- results above the limit -----------------------------------------------------------------
 
 
-def _too_large(data: str, task_id: str, context: WorkerContext) -> _Failure:
+def _too_large(data: str | Written, task_id: str, context: WorkerContext) -> _Failure:
     size, limit = len(data), context.result_size_limit
     try:
         kept = f"The result is kept on the endpoint's host in {_keep(data, task_id, context)}"
@@ -212,7 +214,7 @@ def _too_large(data: str, task_id: str, context: WorkerContext) -> _Failure:
     )
 
 
-def _keep(data: str, task_id: str, context: WorkerContext) -> str:
+def _keep(data: str | Written, task_id: str, context: WorkerContext) -> str:
     """Write the buffer where its owner can fetch it, for his eyes only; return the path."""
     os.makedirs(context.oversized_dir, mode=0o700, exist_ok=True)  # noqa: PTH103
     name = task_id if envelope.read_uuid(task_id) else re.sub(r"[^0-9A-Za-z-]", "_", task_id)
@@ -221,7 +223,7 @@ def _keep(data: str, task_id: str, context: WorkerContext) -> str:
     handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(envelope.to_utf8(data))
+            file.write(envelope.to_utf8(str(data)))
         os.replace(part, path)  # noqa: PTH105
     except BaseException:
         os.unlink(part)  # noqa: PTH108
