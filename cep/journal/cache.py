@@ -1,4 +1,4 @@
-"""Small bodies kept in memory between their commit and their first use, within a bound.
+"""Bodies kept in memory between their commit and their first use, within a bound.
 
 The oldest are used first, so when the memory is full it is the new ones that stay on disk only.
 Runs on the agent's main thread.

@@ -465,13 +465,11 @@ class Journal:
         )
 
     def _remember(self, batch: Batch) -> None:
-        """Keep small bodies for their first use, and note what is on disk now."""
+        """Keep bodies for their first use, and note what is on disk now."""
         live = self._memory.live
         for seq, task in batch.accepted.items():
             live[seq].committed = True
-            if len(task.body) <= FILE_THRESHOLD:
-                self._tasks.put(seq, task, len(task.body))
+            self._tasks.put(seq, task, len(task.body))
         for seq, (_, result) in batch.results.items():
             live[seq].committed = True
-            if len(result) <= FILE_THRESHOLD:
-                self._results.put(seq, result, len(result))
+            self._results.put(seq, result, len(result))

@@ -21,6 +21,7 @@ from cep.amqp.connection import Connection, Envelope
 from cep.amqp.consumer import Consumer
 from cep.amqp.deliveries import Taker
 from cep.amqp.outgoing import Message, Outgoing
+from cep.journal.bodies import BodyFiles
 from cep.journal.journal import Journal
 from cep.model import PublishKwargs, QueueAddress
 from cep.wire.headers import parse_task_headers
@@ -104,6 +105,29 @@ def test_the_journal_of_one_batch(journal: Journal, tmp_path: Path) -> None:
     assert calls_per_task(work) < 100  # counted: 64
     # Pages of 4 KiB: what a task's 1.2 KB cost when fifty share three commits.
     assert (log.stat().st_size - before) / TASKS < 5_000  # counted: 3,131
+
+
+def test_large_bodies_are_not_read_back(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are on disk before anything is done with them, and used from memory, once."""
+    read: list[tuple[int, str]] = []
+    from_disk = BodyFiles.read
+
+    def noting(files: BodyFiles, seq: int, kind: str, size: int) -> bytes:
+        read.append((seq, kind))
+        return from_disk(files, seq, kind, size)
+
+    monkeypatch.setattr(BodyFiles, "read", noting)
+    large = bytes(1_000_000)
+    seqs = [journal.accept(task_id(), FUNCTION, large) for _ in range(10)]
+    journal.commit()
+    assert [task.body for task in journal.load(seqs)] == [large] * 10
+    for seq in seqs:
+        journal.finish(seq, large)
+    journal.commit()
+    assert [journal.result(seq) for seq in seqs] == [large] * 10
+    assert read == []
+    assert [journal.result(seq) for seq in seqs] == [large] * 10  # what went out is not kept
+    assert read == [(seq, "result") for seq in seqs]
 
 
 def test_a_batch_is_one_commit(journal: Journal) -> None:
