@@ -209,7 +209,10 @@ def _unpack_large(body: bytes, field: str | None) -> tuple[str, dict[str, Any]] 
     if field is None or len(body) <= lines.LARGE or not isinstance(body, bytes):
         return None
     name = f'"{field}"'.encode()
-    start = body.find(name + b':"') + len(name) + 2
+    found_at = body.find(name + b':"')
+    if found_at < 0:
+        return None
+    start = found_at + len(name) + 2
     end = body.find(b'"', start)
     rest = body[:start] + body[end:]
     # With one such name and no escapes there is one such field, however it is spelled.
