@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from cep.journal.cache import CACHE_BYTES
 from cep.paths import EndpointPaths
 from tests.integration.agent_rig import Account, Bench, bench, note
 from tests.integration.faults.fs_rig import (
@@ -198,7 +199,8 @@ def test_a_body_that_goes_while_the_agent_runs_costs_its_task_alone(scene: Bench
     gate = scene.directory / "gate"
     agent = scene.start()
     scene.submit(gated, ["gate-1", "gate-2"], str(gate))
-    scene.submit(note, [f"task-{n}" for n in range(10)], b"x" * LARGE)
+    # More than the journal keeps in memory: the newest is in its file only.
+    scene.submit(note, [f"task-{n}" for n in range(10)], b"x" * (CACHE_BYTES // 9))
     wait_until(scene, lambda seen: seen["tasks"]["received"] == 12)
     newest = max(paths.journal_bodies.iterdir(), key=lambda file: int(file.stem))
     newest.unlink()
