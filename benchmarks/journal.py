@@ -48,7 +48,8 @@ def through_the_journal(home: Path, ids: list[str], batch: int, body: bytes) -> 
         journal.acks_processed(1, mark - 10)
         for seq in given:
             journal.result(seq)
-        journal.load(fresh)
+        for seq in fresh:
+            journal.load(seq)
         given, finished = fresh, given
     cost = time.process_time() - cpu, time.perf_counter() - wall
     journal.close()

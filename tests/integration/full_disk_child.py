@@ -55,7 +55,7 @@ def journal_on_a_full_disk(home: Path, size: int) -> None:
     assert [task.seq for task in found.unfinished] == seqs[:10]
     assert found.unsent == [(kept, 10)]
     assert found.damaged == []
-    assert all(len(task.body) == size for task in journal.load(seqs[:10]))
+    assert all(len(journal.load(seq).body) == size for seq in seqs[:10])
     journal.close()
 
 

@@ -82,7 +82,7 @@ def check_promises(home: Path, told: Account) -> None:
         assert not task.given or seq in told["giving"]
         assert task.attempts == int(task.given)
     # Bodies are whole, and the directory holds those of live tasks and nothing else.
-    for task in journal.load(list(unfinished)):
+    for task in map(journal.load, unfinished):
         assert task.body == body_of(task.task_id)
     for seq in unsent:
         assert journal.result(seq) == result_of(told["accepting"][seq])
