@@ -99,12 +99,7 @@ def load(buffer: str, allowed: tuple[str, ...] | None = None) -> Any:
     return reader(buffer)
 
 
-def dump(value: Any, strategies: Sequence[str] = ()) -> str:
-    """Serialize a result as `dump_for_message` does, and return the text."""
-    return str(dump_for_message(value, strategies))
-
-
-def dump_for_message(value: Any, strategies: Sequence[str] = ()) -> str | Written:
+def dump(value: Any, strategies: Sequence[str] = ()) -> str | Written:
     """Serialize a result with the first strategy that can; a large one as JSON will have it.
 
     Args:

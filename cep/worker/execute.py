@@ -152,7 +152,7 @@ def _run(
             value = function(*arguments, **keywords)
     else:
         value = function(*arguments, **keywords)
-    data = codec.dump_for_message(value, result_serializers)
+    data = codec.dump(value, result_serializers)
     if len(data) > context.result_size_limit:
         raise _too_large(data, task_id, context)
     return data

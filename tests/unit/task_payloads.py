@@ -6,7 +6,7 @@ import base64
 import inspect
 import textwrap
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import dill
@@ -20,6 +20,11 @@ from cep.worker import codec
 def dilled(value: Any, identifier: str = buffers.DILL_DATA) -> str:
     """One buffer as the SDK's dill strategies write it."""
     return identifier + base64.encodebytes(dill.dumps(value)).decode("ascii")
+
+
+def dumped(value: Any, strategies: Sequence[str] = ()) -> str:
+    """A result's buffer as the worker's codec writes it, as text."""
+    return str(codec.dump(value, strategies))
 
 
 def as_source(function: Callable[..., Any]) -> str:

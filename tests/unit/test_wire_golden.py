@@ -12,6 +12,7 @@ from cep.wire.status import pack_status_report, unpack_status_report
 from cep.wire.task import pack_task, unpack_task
 from cep.worker import codec
 from tests.unit.golden import make
+from tests.unit.task_payloads import dumped
 
 VECTORS = json.loads(make.FILE.read_text(encoding="ascii"))
 WIRE = {name: [bytes.fromhex(one) for one in some] for name, some in VECTORS["wire"].items()}
@@ -59,9 +60,9 @@ def test_official_messages_are_understood(number: int) -> None:
 
 
 def test_results_are_serialized_as_the_sdk_does() -> None:
-    assert [codec.dump(value) for value in make.VALUES] == VECTORS["serialized"]["dill"]
+    assert [dumped(value) for value in make.VALUES] == VECTORS["serialized"]["dill"]
     as_json = ("globus_compute_sdk.serialize.concretes.JSONData",)
-    assert [codec.dump(value, as_json) for value in make.VALUES if make._is_json(value)] == VECTORS[
+    assert [dumped(value, as_json) for value in make.VALUES if make._is_json(value)] == VECTORS[
         "serialized"
     ]["json"]
 

@@ -16,7 +16,7 @@ from cep.wire import buffers, envelope, lines, result, task
 from cep.worker import codec
 from cep.worker.context import WorkerContext
 from cep.worker.execute import execute
-from tests.unit.task_payloads import dilled, message
+from tests.unit.task_payloads import dilled, dumped, message
 
 TASK_ID = str(uuid.uuid4())
 
@@ -44,7 +44,7 @@ def test_what_is_written_reads_as_base64_in_lines(size: int) -> None:
 @pytest.mark.parametrize("size", SIZES)
 def test_packed_payloads_are_read_without_json(size: int) -> None:
     """Short texts behind a large one may together end where a full line would."""
-    large = codec.dump(noise(size))
+    large = dumped(noise(size))
     for before in range(0, 80, 13):
         for parts in (["01\n" + "A" * before, large, "00\ngAR9lC4=\n"], [large, large]):
             packed = buffers.pack_buffers(parts)
@@ -89,7 +89,7 @@ def read_both_ways(body: bytes, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return seen
 
 
-BUFFER = escaped(buffers.pack_buffers(["01\nxxx", codec.dump(noise(30_000)), "00\ngAR9lC4=\n"]))
+BUFFER = escaped(buffers.pack_buffers(["01\nxxx", dumped(noise(30_000)), "00\ngAR9lC4=\n"]))
 HEAD = f'\x01{{"message_type":"task","data":{{"task_id":"{TASK_ID}"'.encode()
 
 
