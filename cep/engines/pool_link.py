@@ -17,11 +17,11 @@ import stat
 import subprocess
 import sys
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cep
 from cep.engines.base import EngineRun
@@ -35,6 +35,23 @@ from cep.worker.slots import SlotReader
 
 _READY_S = 60.0  # a cold start from a slow network file system
 _PROGRAM = "from cep.worker.pool import main; main()"
+
+
+class Together(NamedTuple):
+    """Tasks that went in one packet.
+
+    Attributes:
+        claims: The descriptor; each task begins, or is taken back, with one claim.
+        seqs: Those not taken back, in order.
+    """
+
+    claims: int
+    seqs: list[int]
+
+    @property
+    def last(self) -> int | None:
+        """The one that ends last."""
+        return self.seqs[-1] if self.seqs else None
 
 
 class Worker:
@@ -64,23 +81,36 @@ class Worker:
         self.room = room
         self.leaving = False
         self.full = False
+        self._together: deque[Together] = deque()
         self._slots = SlotReader(slots / f"worker-{number}.slots")
         self._slots_base = self._slots.count()
 
-    def send(self, task: Task, tiny: bool) -> bool:
-        """Send a task; False when the socket takes no more now."""
+    def send(self, tasks: Sequence[Task], tiny: bool) -> bool:
+        """Send a task, or tiny ones together; False when the socket takes no more now."""
+        sent = [
+            TaskPacket(task.seq, task.task_id, task.result_serializers, task.body, tiny)
+            for task in tasks
+        ]
         try:
-            packets.send_task(
-                self.sock,
-                TaskPacket(task.seq, task.task_id, task.result_serializers, task.body, tiny),
-            )
+            if len(sent) == 1:
+                packets.send_task(self.sock, sent[0])
+            else:
+                claims = packets.send_together(self.sock, sent)
+                self._forget_finished()
+                self._together.append(Together(claims, [task.seq for task in tasks]))
         except (BlockingIOError, BrokenPipeError, ConnectionResetError):
             self.full = True
             return False
-        self.given[task.seq] = task
+        for task in tasks:
+            self.given[task.seq] = task
         if self.room is not None:
-            self.room -= 1
+            self.room -= len(tasks)
         return True
+
+    def _forget_finished(self) -> None:
+        """Close the claims of those whose last task, they run in order, is no longer given."""
+        while self._together and self._together[0].last not in self.given:
+            os.close(self._together.popleft().claims)
 
     def leave(self) -> None:
         """Tell it to end itself when it has read all its tasks."""
@@ -100,9 +130,13 @@ class Worker:
             yield packet, handles
 
     def take_back(self, most: int | None = None) -> list[Task]:
-        """Take back tasks the worker has not read, the next first; it will never see them."""
-        taken: list[Task] = []
-        while most is None or len(taken) < most:
+        """Take back tasks the worker has not begun, the next first; it will never begin them.
+
+        Args:
+            most: As many are enough; since packets are taken whole, it may be some more.
+        """
+        unread: list[int] = []
+        while most is None or len(unread) < most:
             try:
                 packet, handles = packets.receive(self.far, socket.MSG_DONTWAIT)
             except (BlockingIOError, ConnectionResetError):
@@ -110,12 +144,25 @@ class Worker:
             packets.close_all(handles)
             if not packet or packet == packets.EXIT:
                 break
-            task = self.given.pop(packets.seq_of(packet), None)
-            if task is not None:
-                taken.append(task)
-                if self.room is not None:
-                    self.room += 1
+            unread += packets.seqs_of(packet)
+        read = self._claim_back(set(unread), None if most is None else most - len(unread))
+        taken = [self.given.pop(seq) for seq in (*read, *unread) if seq in self.given]
+        if self.room is not None:
+            self.room += len(taken)
         self.full = False
+        return taken
+
+    def _claim_back(self, unread: set[int], most: int | None) -> list[int]:
+        """Claim tasks of packets that the worker has read, before it does; the last first."""
+        taken: list[int] = []
+        for together in self._together:
+            if not unread.isdisjoint(together.seqs):
+                together.seqs.clear()
+            while together.seqs and (most is None or len(taken) < most):
+                if not packets.claim(together.claims):
+                    break
+                taken.insert(0, together.seqs.pop())
+        self._forget_finished()
         return taken
 
     def begun(self) -> set[int]:
@@ -127,6 +174,8 @@ class Worker:
         self.sock.close()
         self.far.close()
         os.close(self.stash)
+        while self._together:
+            os.close(self._together.pop().claims)
 
 
 class PoolLink:

@@ -13,7 +13,8 @@ import time
 from cep.worker import packets
 from cep.worker.context import WorkerContext
 from cep.worker.execute import execute
-from cep.worker.packets import Stash
+from cep.worker.inbox import Inbox
+from cep.worker.packets import Stash, TaskPacket
 from cep.worker.slots import SlotWriter
 
 _TOGETHER_S = 0.020
@@ -29,13 +30,13 @@ def work(sock: socket.socket, stash: Stash, context: WorkerContext, slots: SlotW
         slots: Where the begin of each task is noted.
     """
     sock.send(packets.hello(os.getpid()))
+    inbox = Inbox(sock)
     waiting_since = 0.0
     while True:
-        packet, handles = _next(sock, stash, waiting_since)
-        if not packet or packet == packets.EXIT:
+        task = _next(inbox, sock, stash, waiting_since)
+        if task is None:
             stash.send(sock)
             return
-        task = packets.read_task(packet, handles)
         if not task.tiny:
             stash.send(sock)
         slots.begin(task.seq)
@@ -51,13 +52,15 @@ def work(sock: socket.socket, stash: Stash, context: WorkerContext, slots: SlotW
         stash.add(record)
 
 
-def _next(sock: socket.socket, stash: Stash, waiting_since: float) -> tuple[bytes, list[int]]:
-    """Take the packet that is there; wait for one only with nothing left to send."""
+def _next(
+    inbox: Inbox, sock: socket.socket, stash: Stash, waiting_since: float
+) -> TaskPacket | None:
+    """Take the task that is there; wait for one only with nothing left to send."""
     if stash.size:
         if stash.size < stash.LIMIT and time.monotonic() - waiting_since < _TOGETHER_S:
             try:
-                return packets.receive(sock, socket.MSG_DONTWAIT)
+                return inbox.take(socket.MSG_DONTWAIT)
             except BlockingIOError:
                 pass
         stash.send(sock)
-    return packets.receive(sock)
+    return inbox.take()

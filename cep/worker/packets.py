@@ -1,9 +1,11 @@
 """What travels between the process engine and its workers: bytes with small headers, never pickles.
 
 Each worker has one pair of Unix sockets of the kind that keeps packets whole (SOCK_SEQPACKET). A
-packet holds one task, or some results; what is too large for a packet travels in an anonymous
-file whose descriptor rides along. Packets that the worker has not read yet can be taken back by
-whoever holds its end of the pair.
+packet holds one task, some tiny tasks, or some results; what is too large for a packet travels in
+an anonymous file whose descriptor rides along. Packets that the worker has not read yet can be
+taken back by whoever holds its end of the pair. With some tasks in one packet rides a counter,
+their *claims* (an eventfd): each of them begins with one claim, so that what the worker has read
+and not begun can be taken back too, by claiming it first.
 
 Pure functions, except that descriptors are made and consumed; used by agent and workers.
 """
@@ -16,15 +18,17 @@ import mmap
 import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 PACKET_LIMIT = 64 * 1024  # bytes; some packets of this size fit a socket's default buffer
+TOGETHER_LIMIT = PACKET_LIMIT // 2  # bytes of tasks that travel in one packet
 MOST_WORKERS = 64  # of one command; the kernel passes at most 253 descriptors at once
 EXIT = b"X"  # engine to worker: end yourself
 _HELLO = struct.Struct("<cI")  # worker to engine: b"H" and the process id
 # seq, length of id, of serializers, of body, body in a file, result may wait for others
 _TASK = struct.Struct("<QBHIBB")
+_ID_LENGTH = 36  # of a UUID's canonical text
 _RESULT = struct.Struct("<QIfB")  # seq, length, seconds of run time, result in a file
 _STASHED = struct.Struct("<I")  # bytes that follow
 _STASH_SIZE = PACKET_LIMIT + _STASHED.size
@@ -76,39 +80,84 @@ def send_task(sock: socket.socket, task: TaskPacket) -> None:
     Raises:
         BlockingIOError: The socket is full; nothing was sent.
     """
-    identity = task.task_id.encode("ascii")
-    names = task.result_serializers
-    serializers = "\n".join(names).encode("utf-8", "replace") if names else b""
-    in_file = len(task.body) + len(serializers) > PACKET_LIMIT - 512
-    header = _TASK.pack(
-        task.seq, len(identity), len(serializers), len(task.body), in_file, task.tiny
-    )
-    if not in_file:
-        sock.send(b"".join((header, identity, serializers, task.body)))
+    if size(task.body, task.result_serializers) <= PACKET_LIMIT:
+        sock.send(_head(task, False) + task.body)
         return
     handle = _file_with(task.body)
     try:
-        socket.send_fds(sock, [header, identity, serializers], [handle])
+        socket.send_fds(sock, [_head(task, True)], [handle])
     finally:
         os.close(handle)
 
 
-def seq_of(packet: bytes) -> int:
-    """Return the sequence number in a task's packet."""
-    return int(_TASK.unpack_from(packet)[0])
+def send_together(sock: socket.socket, tasks: Sequence[TaskPacket]) -> int:
+    """Send tasks of at most `TOGETHER_LIMIT` bytes (by `size`) in one packet.
+
+    Returns:
+        The descriptor of their claims, the caller's to close.
+
+    Raises:
+        BlockingIOError: The socket is full; nothing was sent.
+    """
+    packet = b"".join([part for task in tasks for part in (_head(task, False), task.body)])
+    claims = os.eventfd(len(tasks), os.EFD_SEMAPHORE | os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+    try:
+        socket.send_fds(sock, [packet], [claims])
+    except BaseException:
+        os.close(claims)
+        raise
+    return claims
 
 
-def read_task(packet: bytes, handles: list[int]) -> TaskPacket:
-    """Read a task's packet; closes the descriptors."""
-    seq, id_length, serializers_length, length, in_file, tiny = _TASK.unpack_from(packet)
-    at = _TASK.size
-    task_id = packet[at : at + id_length].decode("ascii")
-    at += id_length
-    serializers = packet[at : at + serializers_length].decode("utf-8")
-    at += serializers_length
-    body = _read_file(handles, length) if in_file else packet[at : at + length]
-    names = tuple(serializers.split("\n")) if serializers else ()
-    return TaskPacket(seq, task_id, names, body, bool(tiny))
+def claim(claims: int) -> bool:
+    """Take one claim; False when there is none left."""
+    try:
+        os.eventfd_read(claims)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def seqs_of(packet: bytes) -> list[int]:
+    """Return the sequence numbers of the tasks in a packet, in order."""
+    seqs = []
+    at = 0
+    while at < len(packet):
+        seq, id_length, serializers_length, length, in_file, _tiny = _TASK.unpack_from(packet, at)
+        seqs.append(seq)
+        at += _TASK.size + id_length + serializers_length + (0 if in_file else length)
+    return seqs
+
+
+def read_tasks(packet: bytes, handles: list[int]) -> tuple[list[TaskPacket], int | None]:
+    """Read a packet of one task or some; closes the descriptors but that of the claims.
+
+    Returns:
+        The tasks, in order, and the claims' descriptor, the caller's to close; None with one task.
+    """
+    tasks = []
+    at = 0
+    while at < len(packet):
+        seq, id_length, serializers_length, length, in_file, tiny = _TASK.unpack_from(packet, at)
+        at += _TASK.size
+        task_id = packet[at : at + id_length].decode("ascii")
+        at += id_length
+        names: tuple[str, ...] = ()
+        if serializers_length:
+            names = tuple(packet[at : at + serializers_length].decode("utf-8").split("\n"))
+            at += serializers_length
+        if in_file:
+            body = _read_file(handles, length)
+        else:
+            body = packet[at : at + length]
+            at += length
+        tasks.append(TaskPacket(seq, task_id, names, body, bool(tiny)))
+    return tasks, handles.pop() if handles else None
+
+
+def size(body: bytes, result_serializers: tuple[str, ...]) -> int:
+    """Return the bytes of a task in a packet."""
+    return _TASK.size + _ID_LENGTH + len(_joined(result_serializers)) + len(body)
 
 
 def result_record(seq: int, result: bytes, seconds: float) -> bytes:
@@ -205,7 +254,9 @@ def receive(sock: socket.socket, flags: int = 0) -> tuple[bytes, list[int]]:
     Raises:
         BlockingIOError: Nothing is there and the call may not wait.
     """
-    packet, ancillary, _flags, _address = sock.recvmsg(PACKET_LIMIT, _FDS, flags)
+    packet, ancillary, _flags, _address = sock.recvmsg(
+        PACKET_LIMIT, _FDS, flags | socket.MSG_CMSG_CLOEXEC
+    )
     if not ancillary:
         return packet, []
     handles = array.array("i")
@@ -219,6 +270,19 @@ def close_all(handles: list[int]) -> None:
     """Close descriptors and empty the list."""
     while handles:
         os.close(handles.pop())
+
+
+def _head(task: TaskPacket, in_file: bool) -> bytes:
+    identity = task.task_id.encode("ascii")
+    names = _joined(task.result_serializers)
+    header = _TASK.pack(task.seq, len(identity), len(names), len(task.body), in_file, task.tiny)
+    return header + identity + names
+
+
+def _joined(result_serializers: tuple[str, ...]) -> bytes:
+    if not result_serializers:
+        return b""
+    return "\n".join(result_serializers).encode("utf-8", "replace")
 
 
 def _file_with(content: bytes) -> int:
