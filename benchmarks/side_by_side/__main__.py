@@ -106,6 +106,16 @@ class Run:
         found += [Published(v, python, engine, workers) for v, python in self.published.items()]
         return [one for one in found if self.wanted(one.name)]
 
+    def _order(self, engine: str) -> list[Endpoint]:
+        """One round: the echo and ours in turn, more than once, then the published ones.
+
+        A machine's speed moves within minutes, and ours is compared with the echo most closely.
+        """
+        everyone = self.endpoints(engine)
+        published = [one for one in everyone if isinstance(one, Published)]
+        ours = [one for one in everyone if one not in published]
+        return [EchoProcess(), *ours] * self._sizes.turns + published
+
     def measure(self, url: str, home: Path) -> None:
         """Everything."""
         sizes, began = self._sizes, time.monotonic()
@@ -115,7 +125,7 @@ class Run:
             self.result["alone"] = found
         for number in range(sizes.rounds):
             for engine in ENGINES:
-                for endpoint in [EchoProcess(), *self.endpoints(engine)]:
+                for endpoint in self._order(engine):
                     self._step(number, engine, endpoint, url, home)
             self._peers(url, home)
         self._idle(url, home)
@@ -131,14 +141,14 @@ class Run:
     def _step(self, number: int, engine: str, endpoint: Endpoint, url: str, home: Path) -> None:
         """One endpoint in one round; the echo counts for the engine beside which it ran."""
         sizes, told = self._sizes, f"round {number + 1}: {endpoint.name}"
+        name = endpoint.name if endpoint.engine != table.ECHO else f"{table.ECHO} {engine}"
+        first = name not in self.result["figures"]
         figures = self._try(
             told,
-            lambda: session.measure_all(
-                endpoint, url, self._directory(home), sizes, first=number == 0
-            ),
+            lambda: session.measure_all(endpoint, url, self._directory(home), sizes, first=first),
         )
         length = sizes.published_backlog if isinstance(endpoint, Published) else sizes.backlog
-        if length and number == 0:
+        if length and first:
             figures |= self._try(
                 f"{told}, backlog of {length:,}",
                 lambda: session.measure_backlog(endpoint, url, self._directory(home), length),
@@ -146,7 +156,6 @@ class Run:
             if endpoint.engine != table.ECHO:
                 self._point("queue_length", endpoint, length, figures.get("backlog_per_s"))
                 self._point("queue_memory", endpoint, length, figures.get("backlog_pss_mib"))
-        name = endpoint.name if endpoint.engine != table.ECHO else f"{table.ECHO} {engine}"
         self._keep(name, figures)
 
     def _peers(self, url: str, home: Path) -> None:
@@ -270,7 +279,8 @@ def report(result: dict[str, Any]) -> str:
     lines = [
         f"{machine['date']}, {machine['processors']} processors, {machine['memory_gib']} GiB, "
         f"Python {machine['python']}, load before {machine['load_before'][0]}; "
-        f"{sizes['rounds']} rounds with {sizes['bursts']} bursts of {sizes['burst']:,} each, "
+        f"{sizes['rounds']} rounds (ours and the echo {sizes['turns']} times in each) with "
+        f"{sizes['bursts']} bursts of {sizes['burst']:,}, "
         f"backlogs of {sizes['backlog']:,} (published: {sizes['published_backlog']:,}), in "
         f"{minutes:.0f} minutes; the disk needs {fsync[0]:.2f} ms (median; 99 %: {fsync[1]:.2f}) "
         "to be sure of 4 KiB.",

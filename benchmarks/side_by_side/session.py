@@ -91,9 +91,9 @@ def measure_all(
         try:
             no_op = tasks.no_op()
             with Started(endpoint, where, tasks.messages(client, no_op, 1)) as started:
-                first = client.take(1)[0]
+                answered = client.take(1)[0]
                 figures["start_accepted_s"] = started.accepted_s
-                figures["start_result_s"] = first - started.began
+                figures["start_result_s"] = answered - started.began
                 client.burst(tasks.messages(client, no_op, WARM_UP))
                 if first and endpoint.engine != "echo":
                     time.sleep(sizes.settle_s)

@@ -11,6 +11,7 @@ class Sizes:
 
     Attributes:
         rounds: How often the main table's figures are measured again, from the start on.
+        turns: How often in each round for ours and the echo beside it.
         burst: No-op tasks published to an idle endpoint.
         bursts: How often, one after another, in each life of an endpoint; payloads of 1 MB as well.
         backlog: No-op tasks that wait before the echo or our endpoint starts; 0 leaves that out.
@@ -30,6 +31,7 @@ class Sizes:
     """
 
     rounds: int
+    turns: int
     burst: int
     bursts: int
     backlog: int
@@ -50,6 +52,7 @@ class Sizes:
 # Fits into 20 minutes. Figures that hardly move are measured in the first round only.
 FULL = Sizes(
     rounds=2,
+    turns=2,
     burst=10_000,
     bursts=2,
     backlog=50_000,
@@ -70,6 +73,7 @@ FULL = Sizes(
 # second for which the published endpoints wait weighs more than it does in the full form.
 QUICK = Sizes(
     rounds=1,
+    turns=1,
     burst=3_000,
     bursts=2,
     backlog=0,
@@ -86,6 +90,7 @@ QUICK = Sizes(
 # Each part once and as small as can be: whether it works, table, pictures and all; no figures.
 TRIAL = Sizes(
     rounds=1,
+    turns=1,
     burst=200,
     bursts=1,
     backlog=300,

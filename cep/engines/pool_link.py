@@ -122,7 +122,7 @@ class Worker:
         """Yield the packets that have come, with their descriptors."""
         while True:
             try:
-                packet, handles = packets.receive(self.sock, socket.MSG_DONTWAIT)
+                packet, handles = packets.receive(self.sock, packets.NOW)
             except (BlockingIOError, ConnectionResetError):
                 return
             if not packet:
@@ -138,7 +138,7 @@ class Worker:
         unread: list[int] = []
         while most is None or len(unread) < most:
             try:
-                packet, handles = packets.receive(self.far, socket.MSG_DONTWAIT)
+                packet, handles = packets.receive(self.far, packets.NOW)
             except (BlockingIOError, ConnectionResetError):
                 break
             packets.close_all(handles)

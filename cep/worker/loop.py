@@ -59,7 +59,7 @@ def _next(
     if stash.size:
         if stash.size < stash.LIMIT and time.monotonic() - waiting_since < _TOGETHER_S:
             try:
-                return inbox.take(socket.MSG_DONTWAIT)
+                return inbox.take(packets.NOW)
             except BlockingIOError:
                 pass
         stash.send(sock)

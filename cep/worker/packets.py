@@ -33,6 +33,9 @@ _RESULT = struct.Struct("<QIfB")  # seq, length, seconds of run time, result in 
 _STASHED = struct.Struct("<I")  # bytes that follow
 _STASH_SIZE = PACKET_LIMIT + _STASHED.size
 _FDS = socket.CMSG_SPACE(struct.calcsize("i"))
+# Plain numbers: to combine two of the enumeration's members takes longer than the call.
+_CLOEXEC = int(socket.MSG_CMSG_CLOEXEC)
+NOW = int(socket.MSG_DONTWAIT)
 
 
 class TaskPacket(NamedTuple):
@@ -254,9 +257,7 @@ def receive(sock: socket.socket, flags: int = 0) -> tuple[bytes, list[int]]:
     Raises:
         BlockingIOError: Nothing is there and the call may not wait.
     """
-    packet, ancillary, _flags, _address = sock.recvmsg(
-        PACKET_LIMIT, _FDS, flags | socket.MSG_CMSG_CLOEXEC
-    )
+    packet, ancillary, _flags, _address = sock.recvmsg(PACKET_LIMIT, _FDS, flags | _CLOEXEC)
     if not ancillary:
         return packet, []
     handles = array.array("i")
