@@ -34,6 +34,10 @@ log = logging.getLogger(__name__)
 # megabyte of JSON costs milliseconds of the loop.
 OPEN_BROKEN_UP_TO_BYTES = 512 * 1024
 
+# Acks after which the broker is asked for proof of them, beside each heartbeat. A task whose ack is
+# proven before it is answered needs no tombstone.
+PROBE_AT = 256
+
 # Reasons not to consume. The consumer runs only while none holds.
 HOLD_FULL = "high mark reached"
 HOLD_PAUSED = "paused"
@@ -90,6 +94,7 @@ class Intake:
         self._epoch = 0
         self._cancelled = False  # the broker has confirmed that it delivers no more
         self._mark = 0
+        self._unproven = 0  # acks since the last probe
         self._acks: list[tuple[int, int | None]] = []  # (tag, seq)
         # What this turn's commit makes durable: number and id of each task.
         self._fresh: dict[int, bytes | None] = {}
@@ -284,7 +289,10 @@ class Intake:
             self._consumer.ack(self._epoch, [tag for tag, _ in self._acks])
             seqs = [seq for _, seq in self._acks if seq is not None]
             self._journal.ack_sent(seqs, self._epoch, self._mark)
+            self._unproven += len(seqs)
             self._acks.clear()
+            if self._unproven >= PROBE_AT:
+                self.probe()
             self._remember()
         if self._rejects:
             self._consumer.reject(self._epoch, self._rejects)
@@ -292,6 +300,7 @@ class Intake:
 
     def probe(self) -> None:
         """Ask the broker, on the same channel, for proof that the acks so far were processed."""
+        self._unproven = 0
         if self._epoch:
             self._consumer.probe(self._epoch, self._mark)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cep.agent.intake import HOLD_DISK, HOLD_FULL, HOLD_PAUSED, Intake
+from cep.agent.intake import HOLD_DISK, HOLD_FULL, HOLD_PAUSED, PROBE_AT, Intake
 from cep.config.settings import IntakeLimits
 from cep.journal.journal import Journal
 from cep.model import Delivery
@@ -213,3 +213,28 @@ def test_a_probe_asks_about_the_latest_acks(journal: Journal) -> None:
     scene.turn([delivery(1)])
     scene.intake.probe()
     assert scene.consumer.told[-1] == ("probe", 1, 1)
+
+
+def test_many_acks_are_probed_without_waiting_for_a_heartbeat(journal: Journal) -> None:
+    scene = Scene(journal)
+    probes: list[tuple[object, ...]] = []
+    for tag in range(1, 2 * PROBE_AT + 2):
+        scene.intake.take([delivery(tag)])
+        journal.commit()
+        scene.intake.acknowledge()
+        probes = [said for said in scene.consumer.told if said[0] == "probe"]
+        assert len(probes) == tag // PROBE_AT
+    assert probes == [("probe", 1, PROBE_AT), ("probe", 1, 2 * PROBE_AT)]
+
+
+def test_a_task_whose_ack_was_proven_before_its_answer_leaves_nothing(journal: Journal) -> None:
+    scene = Scene(journal)
+    ids = [task_id() for _ in range(PROBE_AT)]
+    scene.turn([delivery(tag, id_) for tag, id_ in enumerate(ids, 1)])
+    assert scene.consumer.told[-1] == ("probe", 1, 1)
+    journal.acks_processed(1, 1)
+    for seq in scene.desk.tasks:
+        journal.finish(seq, b"r")
+    journal.settle(scene.desk.tasks)
+    journal.commit()
+    assert not any(journal.knows(id_) for id_ in ids)
