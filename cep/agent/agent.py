@@ -246,7 +246,6 @@ class _Life:
 
     def _run_fenced(self, loop: MainLoop) -> None:
         try:
-            process.look_for_cycles_rarely()
             loop.run()
         except LeaseLost:
             self._fenced = True  # what is on disk belongs to another agent now

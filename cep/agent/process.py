@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import gc
 import os
 import signal
 from collections.abc import Callable
@@ -16,7 +15,6 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT)
 HANGUP = signal.SIGHUP
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
-_YOUNG = 10_000  # objects more than before, until Python looks for cycles among them
 
 
 class StopRequested(BaseException):
@@ -81,13 +79,3 @@ def die_with_parent() -> None:
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:  # it ended before the kernel knew
         os.kill(os.getpid(), signal.SIGTERM)
-
-
-def look_for_cycles_rarely() -> None:
-    """Leave what the start made out of Python's search for cycles, and search less often.
-
-    A task makes some dozen objects that end with it and no cycle, and by default Python searches
-    after each 700: 2 % of the agent's time.
-    """
-    gc.freeze()
-    gc.set_threshold(_YOUNG)
