@@ -14,7 +14,6 @@ import logging
 import os
 import queue
 import socket
-import stat
 import struct
 import threading
 import time
@@ -33,7 +32,7 @@ from cep.errors import (
     revived,
 )
 from cep.paths import EndpointPaths, control_dir
-from cep.safety.files import check_way, make_parents
+from cep.safety.files import make_private
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +67,7 @@ class ControlServer:
         Raises:
             CantCreate: The directory is not ours alone, or the socket cannot be made.
         """
-        _make_private(self._path.parent)
+        make_private(self._path.parent)
         self._path.unlink(missing_ok=True)
         server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
@@ -228,16 +227,3 @@ def _peer_uid(connection: socket.socket) -> int:
     size = struct.calcsize("3i")
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
     return int(struct.unpack("3i", credentials)[1])
-
-
-def _make_private(directory: Path) -> None:
-    """Make the directory, or check that the one that is there is ours alone."""
-    make_parents(directory)
-    directory.mkdir(mode=0o700, exist_ok=True)
-    check_way(directory)
-    found = directory.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
-        raise CantCreate(
-            f"The directory {directory} for control sockets is not a directory of yours alone "
-            "(mode 0700). Remove it or set XDG_RUNTIME_DIR."
-        )

@@ -170,6 +170,24 @@ def make_directory(directory: Path) -> None:
     check_way(directory)
 
 
+def make_private(directory: Path) -> None:
+    """Make a directory for sockets, or check that the one that is there is ours alone.
+
+    Raises:
+        CantCreate: It is a link, is not ours, lets others in, or lies where everybody can
+            exchange it.
+    """
+    make_parents(directory)
+    directory.mkdir(mode=PRIVATE_DIRECTORY, exist_ok=True)
+    check_way(directory)
+    found = directory.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise CantCreate(
+            f"The directory {directory} for sockets is not a directory of yours alone "
+            "(mode 0700). Remove it or set XDG_RUNTIME_DIR."
+        )
+
+
 def make_parents(path: Path) -> None:
     """Make the missing directories above a path, each of mode 0700.
 
