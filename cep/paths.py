@@ -180,7 +180,7 @@ def profile_dirs(base: Path | None) -> tuple[Path, ...]:
 
 
 def control_dir() -> Path:
-    """The directory for control sockets of this user: short, local, private (mode 0700).
+    """The directory for sockets of this user: short, local, private (mode 0700).
 
     Never in the home directory: network file systems cannot hold sockets everybody can reach,
     and a socket path is limited to 108 bytes (unix(7)).

@@ -36,6 +36,7 @@ _TEMPLATES = (
 )
 _NO_CHANNEL = "Parsl has no channels any more; run the endpoint where the scheduler's commands are."
 _OBJECT = "It takes a Python object, which a YAML file cannot hold."
+_SOCKETS = "Agent and interchange meet at Unix sockets, which need neither address nor port."
 _ROUTING = "It steered an engine that is gone; nothing replaces it."
 
 TOP: dict[str, Retired] = {
@@ -92,6 +93,8 @@ ENGINES: dict[str, dict[str, Retired]] = {
         "remote_monitoring_radio": Retired(_OBJECT, refused=True),
         "enable_mpi_mode": Retired("MPI tasks need GlobusMPIEngine.", refused=None),
         "mpi_launcher": Retired("MPI tasks need GlobusMPIEngine."),
+        "loopback_address": Retired(_SOCKETS),
+        "interchange_port_range": Retired(_SOCKETS),
         "worker_ports": Retired("Use `worker_port`: workers connect to one port now."),
         "worker_mode": Retired("Use `container_type` for containers."),
         "scheduler_mode": Retired(_ROUTING),

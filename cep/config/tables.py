@@ -241,10 +241,8 @@ HTEX_FIELDS = (
 
 #: Keys handed to Parsl's HighThroughputExecutor as they are.
 HTEX_PASSED = (
-    Key("loopback_address", Text(False), "127.0.0.1", "Address for talk on one host."),
     Key("worker_port", Whole(1, 65535), None, "The one port that workers connect to."),
     Key("worker_port_range", PortRange(), (54000, 55000), "Where to choose that port."),
-    Key("interchange_port_range", PortRange(), (55000, 56000), "Ports of the interchange."),
     Key("launch_cmd", Text(), None, "Template of the worker pool's command."),
     Key("worker_debug", Flag(), False, "Workers log more."),
     Key("cores_per_worker", Number(0), 1.0, "Cores of one worker; may be a fraction."),

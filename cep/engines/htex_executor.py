@@ -1,6 +1,6 @@
-"""The one subclass of Parsl's HighThroughputExecutor: the sockets to the interchange.
+"""The one subclass of Parsl's HighThroughputExecutor: what goes to the interchange and comes back.
 
-Owns the three sockets to the interchange, and ends its process. `dispatch` and `request` belong
+Owns the link to the interchange, and ends its process. `dispatch` and `request` belong
 to one thread (the socket has no lock), `listen` to another; `end` to a third, after both.
 Nothing that comes from a worker is unpickled here: `plain_pickle` reads plain values and knows no
 classes at all, so that a user's `__reduce__` never runs in the agent.
@@ -28,6 +28,7 @@ from parsl.jobs.states import JobStatus
 from cep.engines import ahead
 from cep.engines.container_guard import guarded, write_guard
 from cep.engines.containers import Container
+from cep.engines.interchange_link import InterchangeLink
 from cep.engines.interchange_process import InterchangeProcess
 from cep.engines.job_words import JobWord
 from cep.engines.lending import POOL_MODULE, PUBLISHED_POOL, Lending, Refusal
@@ -41,13 +42,10 @@ PARSL_NAMES = (
     "_check_python_mismatch",
     "_get_launch_command",
     "_launch_block",
-    "_start_local_interchange_process",
-    "_start_result_queue_thread",
     "_task_counter",
     "_workers_per_node",
 )
 INTERCHANGE_START_MS = 60_000
-SEND_TIMEOUT_MS = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +170,7 @@ class Executor(HighThroughputExecutor):  # type: ignore[misc]
         self.run_dir = str(run_dir)
         self._endpoint_id = endpoint_id
         self._process = process
+        self._link = InterchangeLink(run_dir)
         self._unheard = False  # the interchange no longer takes messages
         self._asked_port: int | None = arguments.get("worker_port")
         self._local = local
@@ -185,9 +184,10 @@ class Executor(HighThroughputExecutor):  # type: ignore[misc]
     # -- start ---------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Start the interchange.
+        """Start the interchange, in place of what Parsl's executor does.
 
         Raises:
+            CantCreate: The directory for sockets is not ours alone.
             EngineError: It did not come up; the message holds its last words.
         """
         if self._lending is not None:
@@ -197,9 +197,11 @@ class Executor(HighThroughputExecutor):  # type: ignore[misc]
         if self._container is not None:
             write_guard(Path(self.run_dir), self._container)
         self.launch_cmd = self._compose_launch_command()
-        super().start()
-        # Without a peer, a send would wait for ever.
-        self.outgoing_q.zmq_socket.setsockopt(zmq.SNDTIMEO, SEND_TIMEOUT_MS)
+        self.logconf_path = None
+        self._link.open()
+        self._process.configure(self._interchange_config())
+        self.worker_port = self._ask_worker_port()
+        self.initialize_scaling()
 
     def prepare_unstarted(self, worker_port: int) -> None:
         """Compose the launch command as `start` does, without starting or writing anything.
@@ -225,13 +227,10 @@ class Executor(HighThroughputExecutor):  # type: ignore[misc]
         """The command that starts the workers of a block, container included."""
         return self._get_launch_command(block)
 
-    def _start_result_queue_thread(self) -> None:
-        """Parsl's thread would unpickle results; `listen` does this work."""
-
-    def _start_local_interchange_process(self) -> None:
-        config = {
-            "client_address": self.loopback_address,
-            "client_ports": (self.outgoing_q.port, self.incoming_q.port, self.command_client.port),
+    def _interchange_config(self) -> dict[str, Any]:
+        return {
+            "client_address": self._link.address,
+            "client_ports": self._link.NAMES,
             "interchange_address": self.address,
             "worker_port": self._asked_port,
             "worker_port_range": self.worker_port_range,
@@ -249,26 +248,16 @@ class Executor(HighThroughputExecutor):  # type: ignore[misc]
             "disconnect_grace_s": 0.0 if self._local else 2.0 * self.heartbeat_period,
             "silence_s": 2.0 * self.heartbeat_period,
         }
-        self._process.configure(config)
-        self.worker_port = self._ask_worker_port()
 
     def _ask_worker_port(self) -> int:
-        socket = self.command_client.zmq_socket
-        poller = zmq.Poller()
-        poller.register(self._process.life, zmq.POLLIN)
-        poller.register(socket, zmq.POLLOUT)
-        for direction in (zmq.POLLOUT, zmq.POLLIN):
-            poller.modify(socket, direction)
-            ready = dict(poller.poll(INTERCHANGE_START_MS))
-            if socket not in ready:
-                words = self._process.last_words() or "no answer"
-                raise EngineError(
-                    f"Parsl's interchange did not start: {words}",
-                    hint=f"Its log is {self.logdir}/interchange.log.",
-                )
-            if direction == zmq.POLLOUT:
-                socket.send_pyobj("WORKER_BINDS")
-        return int(plain_loads(socket.recv()))
+        answer = self._link.first_answer("WORKER_BINDS", self._process.life, INTERCHANGE_START_MS)
+        if answer is None:
+            words = self._process.last_words() or "no answer"
+            raise EngineError(
+                f"Parsl's interchange did not start: {words}",
+                hint=f"Its log is {self.logdir}/interchange.log.",
+            )
+        return int(plain_loads(answer))
 
     def _compose_launch_command(self) -> str:
         """The template that Parsl fills in; our own values are quoted for the shell."""
@@ -333,7 +322,7 @@ class Executor(HighThroughputExecutor):  # type: ignore[misc]
         if self._unheard:
             return False
         try:
-            self.outgoing_q.put(message)
+            self._link.tasks.send(pickle.dumps(message))
         except zmq.Again:
             self._unheard = True
         return not self._unheard
@@ -368,7 +357,7 @@ class Executor(HighThroughputExecutor):  # type: ignore[misc]
         Returns:
             True when the interchange died; all it had sent was handed over.
         """
-        socket = self.incoming_q.results_receiver
+        socket = self._link.results
         poller = zmq.Poller()
         for source in (socket, self._wake_read, self._process.life):
             poller.register(source, zmq.POLLIN)
@@ -449,10 +438,7 @@ class Executor(HighThroughputExecutor):  # type: ignore[misc]
     def end(self, timeout_s: float) -> None:
         """End the interchange and close all sockets; safe after a failed start and twice."""
         self._process.end(timeout_s)
-        for name in ("outgoing_q", "incoming_q", "command_client"):
-            pipe = self.__dict__.pop(name, None)
-            if pipe is not None:
-                pipe.zmq_context.destroy(linger=0)
+        self._link.close()
         for descriptor in (self._wake_read, self._wake_write):
             if descriptor >= 0:
                 os.close(descriptor)

@@ -10,6 +10,9 @@ process of its own. Beyond Parsl's own messages it
 * notices a broken connection to a manager at once, where Parsl waits for missed heartbeats;
 * waits without a time-out while no manager is connected;
 * ends by itself when the agent dies, and tells the managers to end before it goes.
+
+Its three sockets to the agent are Unix sockets (`cep.engines.interchange_link`); the one to the
+managers is TCP, encrypted unless the configuration says otherwise.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ import signal
 import sys
 import threading
 import traceback
+import types
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -34,6 +38,7 @@ from cep.engines.worker_logs import bounded_file_logger
 parsl_interchange: Any = parsl_parts.load("parsl.executors.high_throughput.interchange")
 
 parsl_interchange.set_file_logger = bounded_file_logger
+_tcp_url = parsl_interchange.tcp_url
 time = parsl_interchange.time = SteadyTime()  # one clock for what Parsl and what we compare
 log = logging.getLogger("parsl.executors.high_throughput.interchange")
 
@@ -43,6 +48,25 @@ _STDIN = 0
 #: When to look for the manager whose connection broke, in seconds after the news: libzmq tells of
 #: a broken connection before its socket forgets it (stream_engine_base.cpp, `error`).
 _LOOK_AFTER_S = (0.0, 0.05, 1.0)
+
+
+def url_of(address: str, port: str | int | None = None) -> str:
+    """As Parsl's `tcp_url`; of an address of Unix sockets the `port` is one's name."""
+    return f"{address}/{port}" if address.startswith("ipc://") else str(_tcp_url(address, port))
+
+
+class _Sockets(parsl_interchange.curvezmq.ServerContext):  # type: ignore[misc]
+    """Parsl's maker of encrypted sockets; those to the agent (a DEALER or REP) are plain."""
+
+    def socket(self, socket_type: int) -> Any:
+        made = super().socket(socket_type)
+        if socket_type in (zmq.DEALER, zmq.REP):
+            made.setsockopt(zmq.CURVE_SERVER, 0)  # back to no mechanism (libzmq, options.cpp)
+        return made
+
+
+parsl_interchange.tcp_url = url_of
+parsl_interchange.curvezmq = types.SimpleNamespace(ServerContext=_Sockets)
 
 
 class NotedManagers(dict[bytes, dict[str, Any]]):

@@ -160,9 +160,8 @@ def htex_arguments(settings: HtexSettings, address: str = "") -> dict[str, Any]:
             "engine.interchange_launch_cmd cannot be set: the endpoint starts an interchange of "
             "its own, which tells it about workers that come and go. Remove the key."
         )
-    for key in ("worker_port_range", "interchange_port_range"):
-        if key in arguments:
-            arguments[key] = tuple(arguments[key])
+    if "worker_port_range" in arguments:
+        arguments["worker_port_range"] = tuple(arguments["worker_port_range"])
     selector = arguments.pop("manager_selector", None)
     if isinstance(selector, ComponentSettings):
         arguments["manager_selector"] = _selector(selector)

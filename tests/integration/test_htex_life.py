@@ -35,8 +35,11 @@ def settings(workers: int = 1, **changes: Any) -> HtexSettings:
 
 
 @pytest.fixture
-def rig_for(tmp_path: Path) -> Iterator[Callable[[HtexSettings], Rig]]:
-    """Start engines; at the end nothing of them is left: processes, threads, descriptors."""
+def rig_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[HtexSettings], Rig]]:
+    """Start engines; at the end nothing of them is left: processes, threads, sockets."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     built: list[Rig] = []
     threads = set(threading.enumerate())
 
@@ -54,6 +57,7 @@ def rig_for(tmp_path: Path) -> Iterator[Callable[[HtexSettings], Rig]]:
         psutil.wait_procs(left, timeout=60)
         assert not [process for process in left if process.is_running()]
     assert not set(threading.enumerate()) - threads
+    assert not list((tmp_path / "cep").iterdir())
 
 
 def processes(rig: Rig, word: str) -> list[psutil.Process]:
@@ -83,10 +87,11 @@ def test_nothing_listens_beyond_the_loopback_address(
 ) -> None:
     rig = rig_for(settings()).start()
     assert rig.value(add, 1, 1) == 2
-    family = [psutil.Process(), *marked_processes(rig.run.run_dir)]
+    agent = psutil.Process()
+    assert not [one for one in agent.net_connections("tcp") if one.status == psutil.CONN_LISTEN]
     sockets = [
         connection.laddr
-        for process in family
+        for process in marked_processes(rig.run.run_dir)
         for connection in process.net_connections("tcp")
         if connection.status == psutil.CONN_LISTEN
     ]
@@ -149,7 +154,9 @@ def test_a_task_sent_ahead_is_given_back_when_cancelled_and_kept_when_its_manage
 
 def managers(session: Any) -> list[dict[str, Any]]:
     """The interchange's own account of its managers."""
-    found: list[dict[str, Any]] = session._executor.command_client.run("MANAGERS")
+    commands = session._executor._link.commands
+    commands.send_pyobj("MANAGERS")
+    found: list[dict[str, Any]] = commands.recv_pyobj()
     return found
 
 
@@ -400,7 +407,9 @@ threading.Event().wait()
 
 def test_a_killed_agent_takes_its_interchange_and_blocks_along(tmp_path: Path) -> None:
     with subprocess.Popen(
-        [sys.executable, "-c", AGENT, str(tmp_path)], stdout=subprocess.PIPE
+        [sys.executable, "-c", AGENT, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)},
     ) as agent:
         assert agent.stdout is not None
         assert agent.stdout.readline() == b"up\n"
@@ -409,6 +418,7 @@ def test_a_killed_agent_takes_its_interchange_and_blocks_along(tmp_path: Path) -
         agent.kill()
     _, alive = psutil.wait_procs(family, timeout=60)
     assert not alive
+    assert not list((tmp_path / "cep").iterdir()), "the sockets were gone before the kill"
 
 
 def wait_until(condition: Callable[[], bool]) -> None:

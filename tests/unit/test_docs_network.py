@@ -63,8 +63,11 @@ def test_the_brokers_ports_are_those_that_the_configuration_knows() -> None:
     assert sorted(numbers(broker.pin)) == sorted(AMQP_PORTS)
 
 
-def test_the_control_socket_is_where_the_page_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    control = row("`cep` commands", "the agent on the same host")
+@pytest.mark.parametrize("who", ["`cep` commands", "interchange"])
+def test_the_unix_sockets_are_where_the_page_says(
+    who: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    control = row(who, "the agent on the same host")
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
     monkeypatch.setattr("tempfile.gettempdir", lambda: "/tmp")
     monkeypatch.setattr("os.getuid", lambda: 4711)
@@ -77,11 +80,8 @@ def test_the_ports_of_workers_and_interchange_are_the_defaults_of_the_engine() -
     workers = row("manager", "interchange")
     assert numbers(workers.port) == list(HTEX["worker_port_range"])
     assert HTEX["worker_port"] is None
-    inside = row("interchange", "agent")
-    assert numbers(inside.port) == list(HTEX["interchange_port_range"])
-    assert f"`{HTEX['loopback_address']}`" in inside.to
     known = {key.name for key in ENGINES["GlobusComputeEngine"]}
-    for pin in re.findall(r"`engine\.(\w+)`", workers.pin + inside.pin):
+    for pin in re.findall(r"`engine\.(\w+)`", workers.pin):
         assert pin in known
 
 
@@ -91,8 +91,7 @@ def test_the_defaults_are_parsls_own() -> None:
     from parsl.executors import HighThroughputExecutor
 
     taken = inspect.signature(HighThroughputExecutor.__init__).parameters
-    for name in ("worker_port_range", "interchange_port_range", "loopback_address"):
-        assert taken[name].default == HTEX[name]
+    assert taken["worker_port_range"].default == HTEX["worker_port_range"]
 
 
 def test_local_blocks_are_reached_on_loopback_and_encryption_is_the_default() -> None:
@@ -134,7 +133,8 @@ def test_the_servers_of_a_hub_are_asked_where_the_page_says() -> None:
 def test_nothing_else_in_the_code_opens_a_listening_socket() -> None:
     """A new listener must be added to the page, and here."""
     opening = re.compile(
-        r"(?<!event)\.(listen|create_server|bind_to_random_port)\(|start_(unix_)?server\("
+        r"(?<!event)\.(listen|create_server|bind_to_random_port)\(|start_(unix_)?server\(|"
+        r"socket\.bind\("
     )
     found = {
         str(path.relative_to(ROOT))
@@ -143,6 +143,7 @@ def test_nothing_else_in_the_code_opens_a_listening_socket() -> None:
     }
     assert found == {
         "cep/agent/control.py",  # the Unix socket
+        "cep/engines/interchange_link.py",  # Unix sockets
         "cep/hub/broker/broker.py",  # the embedded broker
         "cep/hub/sockets.py",  # the hub's REST service
         "cep/hub/server.py",  # the same sockets, behind a door that counts

@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 import zmq
+from parsl import curvezmq
 from parsl.executors.high_throughput.manager_selector import RandomManagerSelector
 
 from cep.engines import ahead
 from cep.engines.interchange import EndpointInterchange
+from cep.engines.interchange_link import InterchangeLink
 
 DEADLINE_S = 60.0
 
@@ -22,14 +24,14 @@ DEADLINE_S = 60.0
 class Stage:
     """The agent's sockets, an interchange, and managers."""
 
-    def __init__(self, directory: Path) -> None:
-        self.context = zmq.Context()
-        self.tasks, self.results, self.commands = (self._bind() for _ in range(3))
-        ports = tuple(port for _, port in (self.tasks, self.results, self.commands))
+    def __init__(self, directory: Path, cert_dir: str | None = None) -> None:
+        self.context: Any = curvezmq.ClientContext(cert_dir)  # the managers'
+        self.link = InterchangeLink(directory)
+        self.link.open()
         self.interchange = EndpointInterchange(
-            client_address="127.0.0.1",
+            client_address=self.link.address,
             interchange_address="127.0.0.1",
-            client_ports=ports,
+            client_ports=self.link.NAMES,
             worker_port=None,
             worker_port_range=(20000, 60000),
             hub_address=None,
@@ -38,7 +40,7 @@ class Stage:
             logdir=str(directory),
             logging_level=30,
             poll_period=100,
-            cert_dir=None,
+            cert_dir=cert_dir,
             manager_selector=RandomManagerSelector(),
             run_id="",
             log_config=None,
@@ -49,11 +51,6 @@ class Stage:
         self.poller = self.interchange._poller()
         self.told: list[dict[str, Any]] = []
         self.managers: list[zmq.Socket[bytes]] = []
-
-    def _bind(self) -> tuple[Any, int]:
-        socket = self.context.socket(zmq.DEALER)
-        socket.setsockopt(zmq.LINGER, 0)
-        return socket, socket.bind_to_random_port("tcp://127.0.0.1")
 
     def manager(self, name: str, block: str = "0", workers: int = 1, **more: Any) -> Any:
         socket = self.connection(name)
@@ -78,7 +75,7 @@ class Stage:
 
     def connection(self, name: str) -> Any:
         """Connect as the manager of this name does."""
-        socket = self.context.socket(zmq.DEALER)
+        socket: Any = self.context.socket(zmq.DEALER)
         socket.setsockopt(zmq.LINGER, 0)
         socket.setsockopt(zmq.IDENTITY, name.encode())
         socket.connect(f"tcp://127.0.0.1:{self.interchange.worker_port}")
@@ -86,7 +83,7 @@ class Stage:
         return socket
 
     def send(self, message: dict[str, Any]) -> None:
-        self.tasks[0].send_pyobj(message)
+        self.link.tasks.send_pyobj(message)
 
     def task(self, number: int, **context: Any) -> None:
         self.send({"task_id": number, "context": context, "buffer": b""})
@@ -117,8 +114,8 @@ class Stage:
         while not done():
             assert time.monotonic() < limit, self.told
             self.interchange._turn(self.poller, 20, threading.Event())
-            while self.results[0].poll(0):
-                self.told.append(pickle.loads(self.results[0].recv()))
+            while self.link.results.poll(0):
+                self.told.append(pickle.loads(self.link.results.recv()))
 
     def wait(self, event: str) -> dict[str, Any]:
         """Wait for an event and take it."""
@@ -136,6 +133,7 @@ class Stage:
         self.interchange.manager_sock.disable_monitor()
         self.interchange.zmq_context.destroy(linger=0)
         self.context.destroy(linger=0)
+        self.link.close()
 
 
 @pytest.fixture
@@ -150,6 +148,32 @@ def test_a_manager_that_registers_is_told_with_its_workers(stage: Stage) -> None
     told = stage.wait("registered")
     assert (told["manager"], told["block"], told["workers"]) == ("m", "7", 3)
     assert (told["host"], told["endpoint_version"]) == ("here", "0.1")
+
+
+def test_with_encryption_only_the_sockets_to_the_agent_are_plain(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, curvezmq.create_certificates(tmp_path))
+    encrypted, plain = stage.context, curvezmq.ClientContext(None)
+    try:
+        stage.context = plain
+        stage.manager("plain")
+        stage.context = encrypted
+        manager = stage.manager("encrypted")
+        assert stage.wait("registered")["manager"] == "encrypted"
+        stage.task(11)
+        assert stage.numbers(manager, 1) == [11]
+        assert list(stage.interchange._ready_managers) == [b"encrypted"]
+        for name in ("task_incoming", "results_outgoing", "command_channel"):
+            assert kind_of(getattr(stage.interchange, name)) == (zmq.NULL, "ipc")
+        assert kind_of(stage.interchange.manager_sock) == (zmq.CURVE, "tcp")
+    finally:
+        plain.destroy(linger=0)
+        stage.close()
+
+
+def kind_of(socket: Any) -> tuple[int, str]:
+    """How it is encrypted, and by what it travels."""
+    endpoint = socket.getsockopt(zmq.LAST_ENDPOINT).decode()
+    return socket.getsockopt(zmq.MECHANISM), endpoint.partition(":")[0]
 
 
 def test_without_managers_it_waits_without_a_time_out(stage: Stage) -> None:

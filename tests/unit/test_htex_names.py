@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from typing import Any
 
 import pytest
@@ -17,8 +18,6 @@ from cep.engines import htex_executor, interchange, lending, pool
 EXECUTOR_METHODS = (
     "_get_launch_command",
     "_launch_block",
-    "_start_local_interchange_process",
-    "_start_result_queue_thread",
 )
 
 
@@ -31,16 +30,25 @@ def test_the_executor_has_the_names_used() -> None:
         assert name in htex_executor.PARSL_NAMES
 
 
-def test_starting_the_executor_still_calls_what_is_replaced() -> None:
-    source = inspect.getsource(HighThroughputExecutor.start)
-    for name in ("_start_result_queue_thread", "_start_local_interchange_process"):
-        assert f"self.{name}()" in source
-    assert "initialize_scaling" in source
+def test_starting_the_executor_does_nothing_that_ours_leaves_out() -> None:
+    """Ours has its own sockets, threads and process, and neither monitoring nor log settings."""
+    used = set(re.findall(r"self\.(\w+)", inspect.getsource(HighThroughputExecutor.start)))
+    ours = {"encrypted", "cert_dir", "logdir", "logconf_path", "initialize_scaling"}
+    sockets = {"outgoing_q", "incoming_q", "command_client"}
+    where = {"loopback_address", "interchange_port_range", "worker_debug"}
+    monitoring = {"monitoring_messages", "zmq_monitoring", "hub_zmq_port"}
+    threads = {"_result_queue_thread", "_start_result_queue_thread"}
+    assert used == {
+        *(*ours, *sockets, *where, *monitoring, *threads),
+        *("log_config", "_start_local_interchange_process"),
+    }
+    made = HighThroughputExecutor(address="127.0.0.1")
+    assert (made.log_config, made.monitoring_messages) == (None, None)
 
 
 def test_the_interchange_takes_the_configuration_that_is_sent() -> None:
     wanted = set(inspect.signature(parsl_interchange.Interchange.__init__).parameters) - {"self"}
-    source = inspect.getsource(htex_executor.Executor._start_local_interchange_process)
+    source = inspect.getsource(htex_executor.Executor._interchange_config)
     for name in wanted:
         assert f'"{name}":' in source, name
 
@@ -109,8 +117,26 @@ def test_the_launch_command_begins_with_the_pool_that_is_replaced() -> None:
     assert parsl_executor.DEFAULT_LAUNCH_CMD.startswith(lending.PUBLISHED_POOL)
 
 
-def test_the_pipes_have_the_sockets_used() -> None:
-    assert "zmq_socket" in inspect.getsource(zmq_pipes.TasksOutgoing)
-    assert "results_receiver" in inspect.getsource(zmq_pipes.ResultsIncoming)
-    assert "zmq_socket" in inspect.getsource(zmq_pipes.CommandClient)
+def test_the_interchange_makes_the_sockets_that_are_told_apart() -> None:
+    source = inspect.getsource(parsl_interchange.Interchange)
+    made = re.findall(r"self\.(\w+) = self\.zmq_context\.socket\(zmq\.(\w+)\)", source)
+    assert made == [
+        ("task_incoming", "DEALER"),
+        ("results_outgoing", "DEALER"),
+        ("command_channel", "REP"),
+        ("manager_sock", "ROUTER"),
+    ]
+    assert source.count("zmq_context.socket(") == len(made)
+    for number, name in enumerate(("task_incoming", "results_outgoing", "command_channel")):
+        assert f"self.{name}.connect(tcp_url(client_address, client_ports[{number}]))" in source
+    assert "self.zmq_context = curvezmq.ServerContext(self.cert_dir)" in source
+
+
+def test_the_agents_ends_are_of_the_kind_that_parsls_are() -> None:
+    for pipe, kind in (
+        (zmq_pipes.TasksOutgoing, "DEALER"),
+        (zmq_pipes.ResultsIncoming, "DEALER"),
+        (zmq_pipes.CommandClient, "REQ"),
+    ):
+        assert f"self.zmq_context.socket(zmq.{kind})" in inspect.getsource(pipe)
     assert hasattr(manager_selector, "RandomManagerSelector")
