@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -188,6 +187,8 @@ def control_dir() -> Path:
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     if runtime and os.access(runtime, os.W_OK):
         return Path(runtime) / "cep"
+    import tempfile  # every command would pay for it
+
     return Path(tempfile.gettempdir()) / f"cep-{os.getuid()}"
 
 

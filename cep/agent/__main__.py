@@ -17,6 +17,7 @@ from typing import Any
 
 from cep.agent.launch import Announcer
 from cep.agent.options import StartOptions
+from cep.cycles import do_not_look_while_loading
 from cep.errors import CepError, SoftwareError, TemporaryFailure
 
 log = logging.getLogger(__name__)
@@ -27,6 +28,7 @@ def main(argv: list[str]) -> int:
     base, name, descriptor, options = argv
     os.set_inheritable(int(descriptor), False)
     announcer = Announcer(int(descriptor))
+    do_not_look_while_loading()
     try:
         from cep.agent.agent import run_endpoint
 

@@ -38,6 +38,7 @@ from cep.allocator import keep_freed_memory
 from cep.amqp.probe import check_connection
 from cep.config.load import load
 from cep.config.settings import EndpointSettings
+from cep.cycles import look_again
 from cep.engines.base import Engine, EngineRun
 from cep.engines.begun import begin_slots, begun_before, workers_are_local
 from cep.engines.build import build_engine
@@ -236,6 +237,7 @@ class _Life:
         try:
             with ExitStack() as down:
                 loop = self._build(enrolment, held, down)
+                look_again()
                 self._signals.loop_begins()
                 self._run_fenced(loop)
         finally:

@@ -9,7 +9,6 @@ Runs in the main thread at the very start.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import re
 from collections.abc import Iterable, Mapping, MutableMapping
@@ -108,6 +107,8 @@ def _wipe(names: Iterable[str]) -> None:
 
     Nothing points there any more: they were unset before.
     """
+    import ctypes  # `cep start` only splits, and waits for what it loads
+
     words = Path("/proc/self/stat").read_text(encoding="utf-8", errors="replace")
     numbers = words.rpartition(")")[2].split()
     start, end = int(numbers[_ENV_START]), int(numbers[_ENV_END])

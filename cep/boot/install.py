@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -206,6 +205,8 @@ def _read(path: Path) -> str | None:
 
 def _write(path: Path, text: str, mode: int) -> None:
     """Write a file whole or not at all."""
+    import tempfile  # `cep start` looks for a unit, and writes none
+
     try:
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:

@@ -6,10 +6,8 @@ import os
 import re
 import shutil
 import subprocess
-import tempfile
 from pathlib import Path
 
-from cep.boot.user_manager import wait_for
 from cep.errors import ConfigError, Unavailable
 
 # Exists exactly while systemd is the service manager; sd_booted(3).
@@ -60,6 +58,8 @@ class Manager:
             within_s: Give a user's own manager so long to come up.
         """
         if self.user and within_s:
+            from cep.boot.user_manager import wait_for  # `cep start` seldom waits here
+
             wait_for(Path(self._environment["XDG_RUNTIME_DIR"]), within_s)
         return self.ask("show", "--property=Version").returncode == 0
 
@@ -108,6 +108,8 @@ class Manager:
         """
         if shutil.which("systemd-analyze") is None:
             return
+        import tempfile  # `cep start` looks for a unit, and verifies none
+
         with tempfile.TemporaryDirectory(prefix="cep-unit-") as directory:
             path = Path(directory) / unit
             path.write_text(text, encoding="utf-8")

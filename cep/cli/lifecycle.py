@@ -11,6 +11,7 @@ import click
 
 from cep.cli import foreground, managed, naming
 from cep.cli.command import CepCommand, Shared, interactive, set_up_logging
+from cep.cycles import do_not_look_while_loading
 from cep.errors import CepError, InputMissing, Unavailable, UsageError
 from cep.paths import EndpointPaths, looks_like_uuid
 
@@ -211,6 +212,7 @@ def _start_unit(unit: managed.Unit, root: Path, verb: str, options: StartOptions
 
 
 def _stay(root: Path, settings: EndpointSettings, options: StartOptions) -> int:
+    do_not_look_while_loading()
     from cep.agent.agent import run
 
     paths = EndpointPaths.of(root, run_dir=settings.run_dir, state_dir=settings.state_dir)

@@ -35,7 +35,7 @@ ALLOWED: dict[str, frozenset[str]] = {
     "config": frozenset(),
     "safety": frozenset(),
 }
-FOR_ALL = frozenset({"allocator", "model", "errors", "paths", "safety", ""})
+FOR_ALL = frozenset({"allocator", "cycles", "model", "errors", "paths", "safety", ""})
 # Single modules beyond that, each with its reason.
 BEYOND = {
     # The codes of error results; the message itself is the worker's and the agent's business.
