@@ -39,7 +39,7 @@ from cep.amqp.probe import check_connection
 from cep.config.load import load
 from cep.config.settings import EndpointSettings
 from cep.cycles import look_again
-from cep.engines.base import Engine, EngineRun
+from cep.engines.base import Engine, EngineRun, LoadsAhead
 from cep.engines.begun import begin_slots, begun_before, workers_are_local
 from cep.engines.build import build_engine
 from cep.engines.container_leftovers import end_leftover_containers, warn_of_unknown
@@ -54,6 +54,7 @@ from cep.safety.text import hide
 log = logging.getLogger(__name__)
 
 REPORT_FAILURE_S = 5.0
+ENGINE_STOP_S = 5.0
 # Each step of the start may take so long before the service manager gives up on it: logins and the
 # registration try again for some seconds, a large journal and the interchange take a while.
 START_STEP_S = 120.0
@@ -226,6 +227,15 @@ class _Life:
             hooks.run_teardown(script, self._paths.root, self._paths.teardown_due)
 
     def _set_up_and_serve(self, held: lease.HeldLease) -> None:
+        engine = build_engine(self._settings.engine)
+        try:
+            if isinstance(engine, LoadsAhead):
+                engine.load_ahead(self._paths.run)
+            self._register_and_serve(engine, held)
+        finally:
+            engine.stop(ENGINE_STOP_S)  # has ended with the loop, if it came so far
+
+    def _register_and_serve(self, engine: Engine, held: lease.HeldLease) -> None:
         settings, paths = self._settings, self._paths
         enrolment = self._enrolment()
         if settings.endpoint_setup:
@@ -236,7 +246,7 @@ class _Life:
             paths.teardown_due.touch(mode=0o600)
         try:
             with ExitStack() as down:
-                loop = self._build(enrolment, held, down)
+                loop = self._build(enrolment, engine, held, down)
                 look_again()
                 self._signals.loop_begins()
                 self._run_fenced(loop)
@@ -272,7 +282,9 @@ class _Life:
         )
         return Enrolment(service, self._paths, self._settings, self._options.endpoint_uuid)
 
-    def _build(self, enrolment: Enrolment, held: lease.HeldLease, down: ExitStack) -> MainLoop:
+    def _build(
+        self, enrolment: Enrolment, engine: Engine, held: lease.HeldLease, down: ExitStack
+    ) -> MainLoop:
         """Build every part; `down` takes each one down again, last built first."""
         paths, settings, mailbox = self._paths, self._settings, self._mailbox
         trail = self._trail(down)
@@ -284,8 +296,7 @@ class _Life:
         audit = Unaudited() if trail is None else Audit(trail, endpoint_id)
         down.callback(audit.close)
         keeper, agent_links = self._links(registered, enrolment.ca_file, held, down)
-        engine = build_engine(settings.engine)
-        down.callback(engine.stop, 5.0)
+        down.callback(engine.stop, ENGINE_STOP_S)
         outbox, dispatcher, intake = self._desk(journal, engine, agent_links, endpoint_id, audit)
         reporter = Reporter(endpoint_id, settings)
         self._recover(journal, dispatcher, outbox, endpoint_id, audit)

@@ -107,6 +107,20 @@ class HasBlocks(Protocol):
         """Use other numbers of blocks and other times for them; blocks that live go on."""
 
 
+@runtime_checkable
+class LoadsAhead(Protocol):
+    """An engine with a process of its own whose code takes long to load."""
+
+    def load_ahead(self, run_dir: Path) -> None:
+        """Have it load from now on, while the endpoint registers; `start` or `stop` follows.
+
+        From the main thread; at once. What goes wrong here, `start` says.
+
+        Args:
+            run_dir: As in the `EngineRun` that follows.
+        """
+
+
 class Engine(Protocol):
     """Five verbs. See the module's docstring for threads."""
 

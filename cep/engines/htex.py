@@ -7,16 +7,19 @@ The verbs are called from the agent's main thread.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cep.config.settings import HtexSettings
 from cep.engines import providers
 from cep.engines.base import EngineDown, EngineEvent, EngineRun, Outcomes, Submission
+from cep.engines.interchange_process import InterchangeProcess
 from cep.errors import CepError
 from cep.model import EngineStatus, Outcome, OutcomeKind
 from cep.wire.result import WORKER_LOST
@@ -31,6 +34,7 @@ log = logging.getLogger(__name__)
 DEATHS_TO_GIVE_UP = 3
 DEATHS_WITHIN_S = 60.0
 _END_OF_DEAD_S = 10.0
+_END_OF_UNUSED_S = 2.0
 
 
 class GlobusComputeEngine:
@@ -47,6 +51,12 @@ class GlobusComputeEngine:
         self._deliver_lock = threading.Lock()  # around `_silent` and `_has_run` as well
         self._has_run = False  # a task, since the last death of an interchange
         self._silent = False
+        self._ahead: InterchangeProcess | None = None  # loads, for the first session
+
+    def load_ahead(self, run_dir: Path) -> None:
+        """Launch the interchange, which waits for its configuration once it is loaded."""
+        with contextlib.suppress(OSError):  # `start` launches one itself then, and says why not
+            self._ahead = InterchangeProcess.of(run_dir, self._settings)
 
     def start(self, run: EngineRun, deliver: Callable[[EngineEvent], None]) -> None:
         """Start the interchange and ask for the first blocks."""
@@ -58,7 +68,8 @@ class GlobusComputeEngine:
     def _new_session(self) -> Session:
         from cep.engines.htex_assembly import open_session
 
-        return open_session(self._settings, self._run, self._deliver, self._session_died)
+        ahead, self._ahead = self._ahead, None
+        return open_session(self._settings, self._run, self._deliver, self._session_died, ahead)
 
     def _deliver(self, event: EngineEvent) -> None:
         with self._deliver_lock:
@@ -118,6 +129,9 @@ class GlobusComputeEngine:
     def stop(self, deadline_s: float) -> None:
         """Cancel the blocks and end everything; what is unanswered becomes lost."""
         until = time.monotonic() + deadline_s
+        if self._ahead is not None:
+            self._ahead.end(min(deadline_s, _END_OF_UNUSED_S))
+            self._ahead = None
         with self._lock:
             self._stopping = True
             session, self._session = self._session, None

@@ -20,7 +20,7 @@ from cep.engines.base import EngineEvent, EngineRun
 from cep.engines.begun import workers_are_local
 from cep.engines.breaker import BlockBreaker
 from cep.engines.containers import container_of
-from cep.engines.interchange_process import InterchangeProcess
+from cep.engines.interchange_process import InterchangeProcess, label_of, mark_of
 from cep.engines.lending import interpreter_of, lending_of
 from cep.engines.providers import (
     LOCAL,
@@ -28,7 +28,6 @@ from cep.engines.providers import (
     htex_arguments,
     provider_of,
 )
-from cep.engines.worker_logs import EXECUTOR_SUFFIX
 from cep.errors import CepError, ConfigError, EngineError
 from cep.worker import versions
 from cep.worker.context import WorkerContext
@@ -44,9 +43,6 @@ NOT_ENCRYPTED = (
     "who reaches the port on the network can run code as you. Remove `encrypted: false` from the "
     "engine's configuration."
 )
-DEFAULT_LABEL = "GlobusComputeEngine"
-#: Environment variable that marks all processes of one endpoint, by its run directory.
-MARK_VARIABLE = "CEP_ENDPOINT_DIR"
 _END_S = 2.0
 
 
@@ -55,6 +51,7 @@ def open_session(
     run: EngineRun,
     deliver: Callable[[EngineEvent], None],
     died: Callable[[Session], None],
+    process: InterchangeProcess | None = None,
 ) -> Session:
     """Start the interchange and the threads, and ask for the first blocks.
 
@@ -63,6 +60,7 @@ def open_session(
         run: The endpoint it works for.
         deliver: Takes events, from any thread.
         died: Called from one of the session's threads when it cannot go on.
+        process: The interchange, where it was launched before; ended here whatever happens.
 
     Raises:
         ConfigError: The settings cannot work.
@@ -71,11 +69,9 @@ def open_session(
     run_dir = run.run_dir.resolve()
     if not settings.encrypted:
         log.warning("%s", NOT_ENCRYPTED, extra={"event": "htex.not-encrypted"})
-    # setproctitle would write over the mark in /proc/PID/environ without SPT_NOENV.
-    mark = {MARK_VARIABLE: str(run_dir), "SPT_NOENV": "1"}
-    label = label_of(settings)
+    mark = mark_of(run_dir)
     try:
-        process = InterchangeProcess(run_dir / label, mark)
+        process = process or InterchangeProcess.of(run_dir, settings)
     except OSError as error:
         raise EngineError(f"Parsl's interchange could not be started: {error}.") from error
     executor = None
@@ -96,11 +92,6 @@ def open_session(
             raise
         raise EngineError(f"Parsl's interchange could not be started: {error}") from error
     return _session(settings, run, executor, deliver, died)
-
-
-def label_of(settings: HtexSettings) -> str:
-    """The executor's label, which names its directory and its jobs."""
-    return f"{settings.label or DEFAULT_LABEL}{EXECUTOR_SUFFIX}"
 
 
 def executor_of(

@@ -381,7 +381,10 @@ def main() -> None:
     # Signals to the whole group are for the agent, whose end this process notices.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
-    config = pickle.load(sys.stdin.buffer)
+    try:
+        config = pickle.load(sys.stdin.buffer)
+    except EOFError:
+        return  # the agent has ended before it needed us
     try:
         EndpointInterchange(**config).start()
     except BaseException:

@@ -1,8 +1,8 @@
 """The interchange as the agent's child: start, configure, notice its death, end.
 
-Free of Parsl, so that the child loads its modules while the agent loads its own. `life` reads as
-ended when the process is gone; its standard input, which stays open, tells it that the agent
-lives.
+Free of Parsl, so that the child loads its modules while the agent loads its own, or registers
+(`cep.engines.base.LoadsAhead`). `life` reads as ended when the process is gone; its standard
+input, which stays open, tells it that the agent lives.
 """
 
 from __future__ import annotations
@@ -16,7 +16,28 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cep.config.settings import HtexSettings
+from cep.engines.worker_logs import EXECUTOR_SUFFIX
+
 COMMAND = (sys.executable, "-m", "cep.engines.interchange_main")
+DEFAULT_LABEL = "GlobusComputeEngine"
+#: Environment variable that marks all processes of one endpoint, by its run directory.
+MARK_VARIABLE = "CEP_ENDPOINT_DIR"
+
+
+def label_of(settings: HtexSettings) -> str:
+    """The executor's label, which names its directory and its jobs."""
+    return f"{settings.label or DEFAULT_LABEL}{EXECUTOR_SUFFIX}"
+
+
+def mark_of(run_dir: Path) -> dict[str, str]:
+    """The variables by which all processes of one endpoint are recognised.
+
+    Args:
+        run_dir: The endpoint's run directory, resolved.
+    """
+    # setproctitle would write over the mark in /proc/PID/environ without SPT_NOENV.
+    return {MARK_VARIABLE: str(run_dir), "SPT_NOENV": "1"}
 
 
 class InterchangeProcess:
@@ -47,6 +68,20 @@ class InterchangeProcess:
             raise
         finally:
             os.close(theirs)
+
+    @classmethod
+    def of(cls, run_dir: Path, settings: HtexSettings) -> InterchangeProcess:
+        """Launch the interchange of an endpoint; it loads, and waits for its configuration.
+
+        Args:
+            run_dir: The endpoint's run directory.
+            settings: The engine's.
+
+        Raises:
+            OSError: It cannot be launched.
+        """
+        place = run_dir.resolve()
+        return cls(place / label_of(settings), mark_of(place))
 
     def configure(self, config: Mapping[str, Any]) -> None:
         """Send what it needs to begin."""
