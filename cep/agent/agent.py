@@ -338,8 +338,8 @@ class _Life:
     ) -> tuple[LeaseKeeper, Links]:
         """The connections to the broker, not started yet, and who keeps the lease for them."""
         port, put = self._settings.amqp_port, self._mailbox.put
-        for address in (registered.tasks, registered.results):
-            check_connection(address.url, port=port, ssl_ca_file=ca_file)
+        for url in dict.fromkeys((registered.tasks.url, registered.results.url)):
+            check_connection(url, port=port, ssl_ca_file=ca_file)
         keeper = LeaseKeeper(held, put)
         down.callback(keeper.stop)
         keeper.start()

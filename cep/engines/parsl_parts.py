@@ -74,9 +74,14 @@ def _types_checked_from_first_call() -> Iterator[None]:
     at_once = typeguard.typechecked
 
     def typechecked(target: Any = None, **options: Any) -> Any:
-        if options or not isinstance(target, types.FunctionType):
-            return at_once(target, **options)
-        return _checked_from_first_call(target, at_once)
+        if not options and isinstance(target, types.FunctionType):
+            return _checked_from_first_call(target, at_once)
+        if not options and isinstance(target, type):
+            for name, member in list(vars(target).items()):
+                if isinstance(member, types.FunctionType):
+                    setattr(target, name, _checked_from_first_call(member, at_once))
+            return target
+        return at_once(target, **options)
 
     typeguard.typechecked = typechecked
     try:

@@ -90,11 +90,12 @@ class ThreadPoolEngine:
     def start(self, run: EngineRun, deliver: Callable[[EngineEvent], None]) -> None:
         """Start the threads; see `Engine.start`."""
         # The codec (dill) is needed with this engine only, so not when the module is imported.
-        from cep.worker import environ, execute
+        from cep.worker import environ
+        from cep.worker.execute import execute
 
+        self._execute = execute
         begins = self._slots_of(run)
         environ.install()
-        execute.warm_up()
         self._deliver = deliver
         context = worker_context(self._settings, run)
         prefix = self._settings.thread_name_prefix or "task"
@@ -239,7 +240,6 @@ class ThreadPoolEngine:
 
     def _work(self, worker: _Worker, context: WorkerContext) -> None:
         from cep.worker import environ
-        from cep.worker.execute import execute
 
         if not environ.own_directory() and worker.number == 0:
             log.warning(
@@ -250,7 +250,7 @@ class ThreadPoolEngine:
         place = Place(worker=threading.current_thread().name)
         while (task := self._next(worker)) is not None:
             began = time.monotonic()
-            packed = execute(
+            packed = self._execute(
                 task.body, task.task_id, context, task.result_serializers, in_thread=True
             )
             seconds = time.monotonic() - began

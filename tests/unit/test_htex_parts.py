@@ -368,8 +368,13 @@ def test_parsl_still_checks_types_in_the_agent() -> None:
         "    except typeguard.TypeCheckError as error:\n"
         "        print('label' in str(error))\n"
         "print(typeguard.typechecked is at_once)\n"
+        "from parsl.monitoring import MonitoringHub\n"
+        "try:\n"
+        "    MonitoringHub(workflow_name=3)\n"
+        "except typeguard.TypeCheckError as error:\n"
+        "    print('workflow_name' in str(error))\n"
     )
-    assert printed(program) == ["True"] * 5
+    assert printed(program) == ["True"] * 6
 
 
 def printed(program: str) -> list[str]:

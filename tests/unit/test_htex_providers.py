@@ -91,7 +91,7 @@ def test_a_connection_without_encryption_is_said_in_the_log(
     def refuse(*_: object) -> None:
         raise OSError("no processes in this test")
 
-    monkeypatch.setattr(htex_assembly, "InterchangeProcess", refuse)
+    monkeypatch.setattr(htex_assembly.InterchangeProcess, "of", refuse)
     run = EngineRun("id", "name", tmp_path, None, tmp_path)
     for encrypted in (True, False):
         with pytest.raises(EngineError, match="no processes"):
