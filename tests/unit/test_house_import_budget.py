@@ -123,6 +123,32 @@ def test_a_start_with_a_client_identity_loads_no_login() -> None:
     assert tops(loaded_by(code)) & (HEAVY - {"yaml"}) == set()
 
 
+def test_a_start_launches_its_agent_before_it_loads_what_only_others_need() -> None:
+    code = (
+        "import cep.cli.main, cep.cli.lifecycle, cep.agent.launch\n"
+        "import cep.boot.managed, cep.boot.install, cep.boot.systemd"
+    )
+    unneeded = {"ctypes", "random", "socket", "tempfile", "yaml", "cep.boot.user_manager"}
+    assert loaded_by(code) & unneeded == set()
+
+
+def test_an_engine_of_threads_starts_no_program() -> None:
+    """`platform.platform()` runs `uname -p`; the first result has time for that."""
+    code = (
+        "import pathlib, queue, subprocess\n"
+        "from cep.config.settings import ThreadPoolSettings\n"
+        "from cep.engines.base import EngineRun\n"
+        "from cep.engines.build import build_engine\n"
+        "def refuse(*_, **__):\n    raise AssertionError('a program was started')\n"
+        "subprocess.Popen = refuse\n"
+        "engine = build_engine(ThreadPoolSettings(max_workers=1))\n"
+        "here = pathlib.Path('/nonexistent')\n"
+        "engine.start(EngineRun('id', 'name', here, None, here), queue.SimpleQueue().put)\n"
+        "engine.stop(60.0)"
+    )
+    assert "cep.worker.execute" in loaded_by(code)
+
+
 @pytest.mark.parametrize("name", ["globus_sdk", "pika", "sqlalchemy", "yaml"])
 def test_a_heavy_import_would_be_noticed(name: str) -> None:
     assert name in tops(loaded_by(f"import json, {name}")) & HEAVY
