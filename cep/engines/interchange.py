@@ -31,6 +31,7 @@ from typing import Any
 import zmq
 
 from cep.allocator import keep_freed_memory
+from cep.cycles import look_again
 from cep.engines import ahead, parsl_parts
 from cep.engines.steady import SteadyTime
 from cep.engines.worker_logs import bounded_file_logger
@@ -378,6 +379,7 @@ def main() -> None:
 
     setproctitle("parsl: HTEX interchange")
     keep_freed_memory()
+    look_again()
     # Signals to the whole group are for the agent, whose end this process notices.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)

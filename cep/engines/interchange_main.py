@@ -1,6 +1,9 @@
 """`python -m cep.engines.interchange_main`: the process that agent and managers meet in."""
 
-from cep.engines.interchange import main
+from cep.cycles import do_not_look_while_loading
 
 if __name__ == "__main__":
+    do_not_look_while_loading()
+    from cep.engines.interchange import main
+
     main()
