@@ -236,13 +236,18 @@ def test_events_join_the_first_one_until_there_are_enough_or_the_time_is_over() 
     assert mailbox.gather(0, 3600.0) == []
 
 
-def test_only_an_engine_with_its_hands_full_lets_events_wait_for_each_other() -> None:
-    def linger_s(given: int) -> float:
-        parts = SimpleNamespace(dispatcher=SimpleNamespace(given=given))
+def test_only_with_enough_in_hand_do_events_wait_for_each_other() -> None:
+    def linger_s(given: int, unconfirmed: int = 0) -> float:
+        parts = SimpleNamespace(
+            dispatcher=SimpleNamespace(given=given),
+            outbox=SimpleNamespace(unconfirmed=unconfirmed),
+        )
         return loop.MainLoop._linger_s(SimpleNamespace(_p=parts))  # type: ignore[arg-type]
 
-    assert linger_s(loop.LINGER_FROM_GIVEN - 1) == 0
-    assert 0.002 <= linger_s(loop.LINGER_FROM_GIVEN) < linger_s(2 * loop.LINGER_FROM_GIVEN)
+    few = loop.LINGER_FROM - 1
+    assert linger_s(few) == linger_s(0, few) == 0
+    assert 0.002 <= linger_s(few + 1) < linger_s(2 * loop.LINGER_FROM)
+    assert linger_s(few, 1) == linger_s(1, few) == linger_s(few + 1)
     assert linger_s(100_000) == loop.LONGEST_LINGER_S
 
 
