@@ -90,12 +90,12 @@ class ThreadPoolEngine:
     def start(self, run: EngineRun, deliver: Callable[[EngineEvent], None]) -> None:
         """Start the threads; see `Engine.start`."""
         # The codec (dill) is needed with this engine only, so not when the module is imported.
-        from cep.worker import environ
-        from cep.worker.execute import execute
+        from cep.worker import environ, execute
 
-        self._execute = execute
+        self._execute = execute.execute
         begins = self._slots_of(run)
         environ.install()
+        execute.warm_up()  # now, and not when the home may hang: it starts a process
         self._deliver = deliver
         context = worker_context(self._settings, run)
         prefix = self._settings.thread_name_prefix or "task"

@@ -102,7 +102,7 @@ def execute(
 
 
 def warm_up() -> None:
-    """Do once, before a process forks, what its children would each do for their first task."""
+    """Do once, before a process forks or takes tasks, what else the first task would do."""
     _details("")
 
 

@@ -132,18 +132,20 @@ def test_a_start_launches_its_agent_before_it_loads_what_only_others_need() -> N
     assert loaded_by(code) & unneeded == set()
 
 
-def test_an_engine_of_threads_starts_no_program() -> None:
-    """`platform.platform()` runs `uname -p`; the first result has time for that."""
+def test_the_first_task_of_an_engine_of_threads_starts_no_program() -> None:
+    """`platform.platform()` runs `uname -p` once: at the start, since a home may hang later."""
     code = (
         "import pathlib, queue, subprocess\n"
         "from cep.config.settings import ThreadPoolSettings\n"
         "from cep.engines.base import EngineRun\n"
         "from cep.engines.build import build_engine\n"
-        "def refuse(*_, **__):\n    raise AssertionError('a program was started')\n"
-        "subprocess.Popen = refuse\n"
         "engine = build_engine(ThreadPoolSettings(max_workers=1))\n"
         "here = pathlib.Path('/nonexistent')\n"
         "engine.start(EngineRun('id', 'name', here, None, here), queue.SimpleQueue().put)\n"
+        "def refuse(*_, **__):\n    raise AssertionError('a program was started')\n"
+        "subprocess.Popen = refuse\n"
+        "from cep.worker.execute import _details\n"
+        "_details('id')\n"
         "engine.stop(60.0)"
     )
     assert "cep.worker.execute" in loaded_by(code)
