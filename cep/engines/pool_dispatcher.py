@@ -3,7 +3,7 @@
 It owns all state of the pool and waits on all sockets at once. Payloads pass through unopened.
 
 A worker has the next task waiting in its socket while it runs one, so it never idles between two;
-what it has not read can be taken back, for a worker with nothing to do, for a cancel, or when it
+what it has not begun can be taken back, for a worker with nothing to do, for a cancel, or when it
 dies. What it has begun stands in its start slots. So a dead worker costs only the task it ran.
 """
 
