@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 
 from tests.integration import venvs
@@ -18,8 +17,7 @@ def test_an_installation_comes_from_the_file_alone(tmp_path: Path) -> None:
     python = "{}.{}".format(*sys.version_info[:2])
     made = wheelhouse.build(python, os.uname().machine, tmp_path, cache=venvs.CACHE)
     check(made, python=python, arch=os.uname().machine)
-    with tarfile.open(made) as archive:
-        archive.extractall(tmp_path, filter="data")
+    subprocess.run(["tar", "-xf", made, "-C", tmp_path], check=True)
     top = made.with_suffix("")
     subprocess.run([base, "-m", "venv", tmp_path / "venv"], check=True)
     words = ["install", "-q", "--no-index", "--find-links", "wheels", "--require-hashes"]
