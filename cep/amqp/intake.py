@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 MIB = 1024 * 1024
 FIRST_SIZE_BYTES = 10 * MIB  # assumed before anything came: the hosted service refuses more
-# Enough to hide the owner's group commit; RabbitMQ itself lets 200 unsent messages pile up.
-MOST_MESSAGES = 512
+# Enough to hide the owner's group commit, and that a broker seldom has to stop: each stop costs it
+# a turn. Bursts went 1.07 times as fast as with 512; 1,000 was no faster, nor was 4,000.
+MOST_MESSAGES = 2000
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,7 +119,7 @@ def test_answers_that_the_broker_does_not_take_stop_the_intake_too(scene: Bench)
 def test_large_bodies_that_are_on_their_way_behind_small_ones_stay_within_the_limit(
     rabbitmq: RabbitMq, tls: bool
 ) -> None:
-    """Prefetch counts messages: 512 small ones may be asked for, and 10 MB each may come."""
+    """Prefetch counts messages: 2,000 small ones may be asked for, and 10 MB each may come."""
     # One body may begin below the limit, and pika takes up to two mouthfuls of 100 KiB with TLS.
     overrun = 200_000 + 256 * 1024
     small, large, body = 600, 30, 200_000

@@ -84,9 +84,9 @@ def test_any_order_of_settling_settles_each_tag_once_at_a_broker() -> None:
 def test_prefetch_keeps_bodies_of_the_mean_size_within_the_limit() -> None:
     assert prefetch_for(64 * MIB, 10 * MIB) == 6
     assert prefetch_for(64 * MIB, 1 * MIB) == 64
-    assert prefetch_for(64 * MIB, 2000) == 512
+    assert prefetch_for(64 * MIB, 2000) == 2000
     assert prefetch_for(64 * MIB, 100 * MIB) == 1
-    assert prefetch_for(64 * MIB, 0) == 512
+    assert prefetch_for(64 * MIB, 0) == 2000
 
 
 def test_before_anything_came_bodies_are_taken_for_large_ones() -> None:
@@ -104,7 +104,7 @@ def test_the_mean_rises_fast_and_falls_slowly() -> None:
     assert prefetch_for(64 * MIB, sizes.mean_bytes) < 30
     for _ in range(400):
         sizes.add(2000)
-    assert prefetch_for(64 * MIB, sizes.mean_bytes) == 512
+    assert prefetch_for(64 * MIB, sizes.mean_bytes) == 2000
 
 
 def test_a_small_change_of_prefetch_is_not_worth_a_round_trip() -> None:
