@@ -131,6 +131,7 @@ class Connection(SelectConnection):  # type: ignore[misc]
         self._corked = False
         self._gathered: list[bytes | memoryview] = []
         self._gathered_bytes = 0
+        self._reader = deliveries.Reader()
         # Channel, and who takes the answers on it, by the channel's number.
         self._answers: dict[int, tuple[Any, answers.TakeAnswer]] = {}
         super().__init__(*args, **kwargs)
@@ -170,7 +171,7 @@ class Connection(SelectConnection):  # type: ignore[misc]
                         at += answers.BYTES
                         asked[1](tag, multiple, positive)
                         continue
-                ordinary = deliveries.read(data, at)
+                ordinary = self._reader.read(data, at)
                 if ordinary and (channel := self._at_rest(ordinary[0].number)):
                     message, end = ordinary
                     self.bytes_received += end - at

@@ -9,6 +9,7 @@ import pytest
 from pika import frame, spec
 from pika.adapters.utils import io_services_utils
 
+from cep.amqp import deliveries
 from cep.amqp.connection import Connection, Envelope
 
 PROPERTIES = pika.BasicProperties(delivery_mode=2, headers={"a": "b", "n": 7})
@@ -30,6 +31,7 @@ class Reader(Connection):
 
     def __init__(self) -> None:
         self._frame_buffer = b""
+        self._reader = deliveries.Reader()
         self._answers = {}
         self.bytes_received = 0
         self.found: list[Any] = []

@@ -36,6 +36,7 @@ class _WithoutSocket:
         self._gathered: list[bytes | memoryview] = []
         self._gathered_bytes = 0
         self._frame_buffer = b""
+        self._reader = deliveries.Reader()
         self._answers: dict[int, Any] = {}
         self.server_capabilities = {"basic.nack": True, "publisher_confirms": True}
         self._heartbeat_checker = None
@@ -205,7 +206,22 @@ others = (
     | st.builds(frame.Body, numbers, st.binary(max_size=MOST))
     | st.just(frame.Heartbeat())
 ).map(lambda one: one.marshal())
+# As most are: alike, so that they fit into the mould that the first two of them made.
+alike = st.builds(
+    delivery,
+    st.binary(min_size=1, max_size=MOST) | st.sampled_from([b"", CLOSES, CANCELS]),
+    st.builds(
+        lambda one, other: BasicProperties(delivery_mode=2, headers={"a": one, "b": other}),
+        st.sampled_from(["id-1", "id-2", "longer", "f\xfc."]),
+        st.sampled_from(["id-3", "id-4", "", 5]),
+    ),
+    number=st.sampled_from([1, 1, 1, 1, 2]),
+    tag=tags,
+    redelivered=st.booleans(),
+    key=st.sampled_from(["key", "key", "kez"]),
+)
 streams = st.lists(messages | messages | messages | said | others, max_size=8).map(b"".join)
+streams_alike = st.lists(alike | alike | alike | alike | said, max_size=12).map(b"".join)
 
 
 def heard_alike(stream: bytes, cuts: list[int]) -> None:
@@ -222,7 +238,7 @@ def heard_alike(stream: bytes, cuts: list[int]) -> None:
 cuts = st.lists(st.integers(0, 10_000), max_size=4)
 
 
-@given(streams, cuts)
+@given(streams | streams_alike, cuts)
 def test_whatever_a_broker_sends_and_however_it_is_cut_channels_see_what_pika_shows_them(
     stream: bytes, cuts: list[int]
 ) -> None:
@@ -241,9 +257,12 @@ def test_whom_a_delivery_is_for_and_whether_he_still_takes_any_is_pikas_to_know(
 
 def test_a_delivery_with_any_damaged_byte_is_taken_as_pika_takes_it() -> None:
     first, second = delivery(b"damaged"), delivery(b"sound", tag=2)
+    mould = delivery(b"one") + delivery(b"two")
     for where, byte in enumerate(first):
         for value in {(byte + 1) % 256, (byte + 2) % 256, 255} - {byte}:
-            heard_alike(first[:where] + bytes((value,)) + first[where + 1 :] + second, [])
+            damaged = first[:where] + bytes((value,)) + first[where + 1 :]
+            heard_alike(damaged + second, [])
+            heard_alike(mould + damaged + second, [])
 
 
 # The end of the first channel; what it had asked before that is answered first.
@@ -308,11 +327,26 @@ def test_an_ordinary_delivery_is_not_read_by_pika(monkeypatch: pytest.MonkeyPatc
     assert both == ["1 answer (1, False, True) True", "1 answer (5, True, False) True"]
 
 
+def test_deliveries_that_are_alike_are_read_in_one_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = Ours()
+    ours.hear(delivery(b"one") + delivery(b"two", tag=2))
+    monkeypatch.setattr(deliveries, "_walk", lambda _data, _at: pytest.fail("it is taken apart"))
+    other = BasicProperties(delivery_mode=2, headers={"task_uuid": "u", "function_uuid": "f\xfd"})
+    ours.hear(delivery(b"a longer one", other, tag=3, redelivered=True))
+    message = deliveries.Received(
+        1, CONSUMED, 3, True, "exchange", "key", other.headers, 2, b"a longer one"
+    )
+    assert ours.seen[-1] == f"1 {message!r}"
+
+
 def test_a_delivery_that_is_not_here_as_a_whole_is_left_to_pika() -> None:
     whole = delivery(b"x" * MOST)
-    assert deliveries.read(b"before" + whole + b"after", 6) is not None
-    for end in range(len(whole)):
-        assert deliveries.read(whole[:end], 0) is None
+    assert deliveries.Reader().read(b"before" + whole + b"after", 6) is not None
+    reader = deliveries.Reader()
+    for _ in range(3):  # the third one fits into the mould that the first two made
+        for end in range(len(whole)):
+            assert reader.read(whole[:end], 0) is None
+        assert reader.read(whole, 0) is not None
 
 
 def test_a_body_frame_after_an_empty_message_is_no_part_of_it() -> None:
