@@ -19,7 +19,7 @@ from cep.wire.lines import Written
 
 # Source: globus-compute-common 1.0.0, messagepack protocol 1.
 PROTOCOL_VERSION = 1
-_VERSION_BYTE = bytes((PROTOCOL_VERSION,))
+VERSION_BYTE = bytes((PROTOCOL_VERSION,))
 
 _encode_any = json.JSONEncoder(
     ensure_ascii=False, allow_nan=False, check_circular=True, separators=(",", ":")
@@ -84,13 +84,13 @@ def pack(message_type: str, data: Mapping[str, Any]) -> bytes:
         fields = ",".join([f"{_encode_text(key)}:{encode(value)}" for key, value in data.items()])
         text = f'{{"message_type":{_encode_text(message_type)},"data":{{{fields}}}}}'
     except (TypeError, ValueError, RecursionError) as exc:
-        raise _no_word(message_type, exc) from exc
-    return _VERSION_BYTE + to_utf8(text)
+        raise no_word(message_type, exc) from exc
+    return VERSION_BYTE + to_utf8(text)
 
 
 def pack_around(message_type: str, data: Mapping[str, Any]) -> bytes:
     """Pack a message of which some values are `Written`; otherwise as `pack`."""
-    parts = [_VERSION_BYTE]
+    parts = [VERSION_BYTE]
     text = f'{{"message_type":{_encode_text(message_type)},"data":{{'
     comma = ""
     try:
@@ -103,12 +103,13 @@ def pack_around(message_type: str, data: Mapping[str, Any]) -> bytes:
             else:
                 text += encode(value)
     except (TypeError, ValueError, RecursionError) as exc:
-        raise _no_word(message_type, exc) from exc
+        raise no_word(message_type, exc) from exc
     parts.append(to_utf8(f"{text}}}}}"))
     return b"".join(parts)
 
 
-def _no_word(message_type: str, exc: Exception) -> WireError:
+def no_word(message_type: str, exc: Exception) -> WireError:
+    """The error for what JSON has no word for, of which `encode` has said `exc`."""
     return WireError(
         f"A {message_type} message cannot be written as JSON ({type(exc).__name__}: {exc})."
     )

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from typing import NamedTuple
 
 from cep.errors import WireError
-from cep.wire import envelope
+from cep.wire import envelope, lines
 
 MESSAGE_TYPE = "task"
+
+# A message as `pack_task` writes it, and the service too: what stands before and after the id.
+_BEFORE_ID = b'\x01{"message_type":"task","data":{"task_id":"'
+_AFTER_ID = b'","container_id":null,"container":null,"task_buffer":"'
+_ID_AT = len(_BEFORE_ID)
+_ID_ENDS = _ID_AT + 36
+_BUFFER_AT = _ID_ENDS + len(_AFTER_ID)
+_TAIL = '"}}'
+# What JSON's decoder reads each text with: from behind its quotation mark to behind the next one.
+_read_text: Callable[[str, int], tuple[str, int]] = json.decoder.scanstring  # type: ignore[attr-defined]
 
 
 class TaskMessage(NamedTuple):
@@ -48,6 +60,33 @@ def unpack_task(body: bytes) -> TaskMessage:
     Raises:
         WireError: It is not one; `task_id` is set when that field was readable.
     """
+    return _as_packed(body) or _as_json(body)
+
+
+def _as_packed(body: bytes) -> TaskMessage | None:
+    """A task message that is written as `pack_task` would; None for any other.
+
+    What surrounds its two texts is compared and not read, which takes a third of the time.
+    """
+    if not isinstance(body, bytes) or len(body) > lines.LARGE:
+        return None
+    if not (body.startswith(_BEFORE_ID) and body.startswith(_AFTER_ID, _ID_ENDS)):
+        return None
+    try:
+        text = body.decode()
+        task_buffer, end = _read_text(text, _BUFFER_AT)
+    except ValueError:  # what is wrong with it shall be said in the words of the other way
+        return None
+    # A half of a surrogate pair can be named by a number only, which these texts do not need.
+    if text[end - 1 :] != _TAIL or "\\u" in text:
+        return None
+    task_id = text[_ID_AT:_ID_ENDS]
+    if envelope.read_uuid(task_id) != task_id:
+        return None
+    return TaskMessage(task_id, task_buffer)
+
+
+def _as_json(body: bytes) -> TaskMessage:
     data = envelope.expect(body, MESSAGE_TYPE, large="task_buffer")
     task_id = envelope.read_uuid(data.get("task_id"))
     if task_id is None:

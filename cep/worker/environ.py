@@ -228,7 +228,10 @@ def is_in(directory: str) -> bool:
     process, and to wait until they give way again.
     """
     room = _local.room
-    return _getcwd(room, _ROOM_SIZE) is not None and room.value == os.fsencode(directory)
+    return _getcwd(room, _ROOM_SIZE) is not None and room.value == _path_bytes(directory)
+
+
+_path_bytes = functools.lru_cache(maxsize=8)(os.fsencode)  # the same directory for each task
 
 
 def may_change_directory(in_thread: bool) -> bool:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cep.errors import WireError
-from cep.wire import buffers, envelope, result
+from cep.wire import buffers, envelope, result, task
 from cep.wire.headers import parse_task_headers
 from cep.wire.result import error_result, pack_result, unpack_result
 from cep.wire.status import unpack_status_report
@@ -259,3 +259,67 @@ def test_wrong_lengths_are_refused(text: str) -> None:
 def test_a_number_that_json_has_no_word_for_becomes_null(word: str) -> None:
     message = b'\x01{"message_type":"x","data":{"odd":%s,"even":2.5}}' % word.encode()
     assert envelope.unpack(message) == ("x", {"odd": None, "even": 2.5})
+
+
+def read_alike(message: bytes) -> None:
+    """What is read of a task as it is packed is what is read of it as JSON."""
+    found = task._as_packed(message)
+    if found is not None:
+        assert found == task._as_json(message)
+
+
+TEXTS = st.text(st.characters(codec="utf-8") | st.sampled_from('"\\\n\x00u'))
+
+
+@given(TEXTS, st.uuids().map(str) | TEXTS)
+def test_a_packed_task_is_read_as_any_json_would_be(buffer: str, task_id: str) -> None:
+    message = pack_task(task_id, buffer)
+    read_alike(message)
+    read_alike(message[:-3] + buffer.encode() + message[-3:])  # perhaps no JSON any more
+
+
+def test_a_packed_task_is_not_read_as_json() -> None:
+    """An id in other letters, and what JSON writes for half of a surrogate pair, are rarer."""
+    assert task._as_packed(pack_task(TASK_ID, 'a "text"\n')) == (TASK_ID, 'a "text"\n', None)
+    assert task._as_packed(pack_task(TASK_ID.upper(), "x")) is None
+    assert task._as_packed(pack_task(TASK_ID, "x").replace(b'"x"', b'"\\ud800"')) is None
+
+
+def test_a_packed_task_with_any_damaged_byte_is_read_as_any_json_would_be() -> None:
+    message = pack_task(TASK_ID, 'buffer "\n')
+    for where in range(len(message)):
+        for value in {0, 0x20, 0x22, 0x5C, 0x61, 0x7D, 0xC3, message[where] + 1} - {message[where]}:
+            read_alike(message[:where] + bytes((value,)) + message[where + 1 :])
+
+
+@given(
+    TEXTS,
+    TEXTS,
+    JSON_VALUES,
+    st.none() | st.tuples(TEXTS, TEXTS),
+    st.none() | st.lists(st.builds(result.Transition, st.integers(), TEXTS, TEXTS), max_size=3),
+)
+def test_a_packed_result_is_what_any_json_would_be(
+    task_id: str,
+    data: str,
+    details: Any,
+    error: tuple[str, str] | None,
+    transitions: list[result.Transition] | None,
+) -> None:
+    fields = {
+        "task_id": task_id,
+        "data": data,
+        "details": details,
+        "error_details": error and {"code": error[0], "user_message": error[1]},
+        "task_statuses": None
+        if transitions is None
+        else [result.transition_data(one) for one in transitions],
+    }
+    try:
+        wanted = envelope.pack("result", fields)
+    except WireError:  # JSON has no word for some number
+        with pytest.raises(WireError):
+            pack_result(task_id, data, details=details, error=error, transitions=transitions)
+        return
+    packed = pack_result(task_id, data, details=details, error=error, transitions=transitions)
+    assert packed == wanted
