@@ -21,6 +21,7 @@ from cep.errors import AuditUnwritable
 from cep.model import Outcome, Place
 from cep.safety.audit import Trail, now_text
 from cep.wire.envelope import read_uuid
+from cep.wire.result import peek_error
 
 ARRIVE, BEGIN, END = "arrive", "begin", "end"
 #: Taken back: the broker has the task again; the engine gave it back untouched; it was lost with
@@ -59,6 +60,9 @@ class Unaudited:
 
     def ended(self, seq: int, code: str | None, outcome: Outcome | None = None) -> None:
         """A task has its answer: a success, or an error with this code."""
+
+    def answered(self, outcome: Outcome, result: bytes) -> None:
+        """The same, of a task that came back from the engine; the result says how it ended."""
 
     def withdrawn(self, seqs: Iterable[int]) -> None:
         """These go back to the broker: the turn could not be committed."""
@@ -168,6 +172,10 @@ class Audit(Unaudited):
         if outcome is not None:
             more |= {**_times(task, outcome), **self._place(outcome.place)}
         self._note(END, seq, task.about, **more)
+
+    def answered(self, outcome: Outcome, result: bytes) -> None:
+        """See `Unaudited`."""
+        self.ended(outcome.seq, peek_error(result), outcome)
 
     def withdrawn(self, seqs: Iterable[int]) -> None:
         """See `Unaudited`."""

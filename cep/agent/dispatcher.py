@@ -24,13 +24,14 @@ from cep.wire.result import (
     UNKNOWN_TASK_FAILURE,
     WORKER_LOST,
     error_result,
-    peek_error,
 )
 
 log = logging.getLogger(__name__)
 
 # Bodies in an engine's hands beyond its firm window; enough for any number of tiny tasks.
 WINDOW_BYTES = 16 * 1024 * 1024
+
+_DONE = OutcomeKind.DONE  # looked up once: an enumeration is slow to tell its members
 
 
 @dataclass(slots=True)
@@ -253,18 +254,22 @@ class Dispatcher:
             if outcome.seq not in self._given:
                 log.debug("outcome for task %s, which is not given", outcome.seq)
                 continue
-            if outcome.kind is OutcomeKind.NOT_BEGUN:
+            if outcome.kind is _DONE:
+                self.counters["done"] += 1
+                result: bytes | None = outcome.result
+            elif outcome.kind is OutcomeKind.NOT_BEGUN:
                 untouched.append(outcome.seq)
                 continue
-            if outcome.kind is OutcomeKind.LOST and self._keep_lost:
+            elif outcome.kind is OutcomeKind.LOST and self._keep_lost:
                 continue
-            result = self._result_of(outcome)
+            else:
+                result = self._error_of(outcome)
             if result is None:
                 self._audit.lost(outcome)
                 self._back_to_front([outcome.seq], untouched=False)
             else:
                 self._finish(outcome.seq, result)
-                self._audit.ended(outcome.seq, peek_error(result), outcome)
+                self._audit.answered(outcome, result)
                 finished.append((outcome.seq, len(result)))
         if untouched:
             self._journal.ungive(untouched)
@@ -281,11 +286,8 @@ class Dispatcher:
         ]
         return self.take_outcomes(lost)
 
-    def _result_of(self, outcome: Outcome) -> bytes | None:
-        """The result message, or None when the task is to be tried again."""
-        if outcome.kind is OutcomeKind.DONE:
-            self.counters["done"] += 1
-            return outcome.result
+    def _error_of(self, outcome: Outcome) -> bytes | None:
+        """The error result of a task without an end, or None when it is to be tried again."""
         entry = self._entries[outcome.seq]
         entry.losses += (outcome.reason,)
         lost = outcome.kind is OutcomeKind.LOST
@@ -301,8 +303,11 @@ class Dispatcher:
         )
 
     def _finish(self, seq: int, result: bytes) -> None:
-        self._leave_window([seq])
-        self._drop(seq)
+        size = self._entries.pop(seq).size
+        self._bytes -= size
+        if seq in self._given:
+            self._given.remove(seq)
+            self._given_bytes -= size
         self._journal.finish(seq, result)
 
     def _drop(self, seq: int) -> None:

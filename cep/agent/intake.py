@@ -204,6 +204,7 @@ class Intake:
             delivery.body,
             headers.resource_specification,
             headers.result_serializers,
+            key=key,
         )
         self._acks.append((delivery.tag, seq))
         self._fresh[seq] = key

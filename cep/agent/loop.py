@@ -11,7 +11,8 @@ from __future__ import annotations
 import logging
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import groupby
 from typing import Any
 
 from cep.agent import disk_hold, logs, reregistration, standing, watch
@@ -22,6 +23,7 @@ from cep.agent.idle import IdleWatch
 from cep.agent.intake import HOLD_PAUSED, HOLD_STOPPING
 from cep.agent.lease_keeper import LeaseGone
 from cep.agent.mailbox import (
+    AgentEvent,
     ConfigRead,
     ControlRequest,
     RegisteredAgain,
@@ -59,6 +61,19 @@ STOPPED_WHILE_RUNNING = (
     "The endpoint was stopped while this task was running, and the task was ended with it. "
     "If running it twice does no harm, submit it again."
 )
+
+
+def _joined(events: Iterable[AgentEvent]) -> Iterator[AgentEvent]:
+    """The events in order; outcomes that came one after another are one, with less to do for each.
+
+    Threads send each outcome by itself.
+    """
+    for kind, alike in groupby(events, type):
+        if kind is Outcomes:
+            batches: Iterator[Any] = alike
+            yield Outcomes([outcome for batch in batches for outcome in batch.outcomes])
+        else:
+            yield from alike
 
 
 class MainLoop:
@@ -146,7 +161,7 @@ class MainLoop:
         while not self._over():
             events = parts.mailbox.gather(parts.timers.next_in_s(), self._linger_s())
             self._guard_lease()
-            for event in events:
+            for event in _joined(events):
                 self._on_event[type(event)](event)
             for name in parts.timers.take_due():
                 self._on_timer[name]()

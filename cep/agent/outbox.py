@@ -90,11 +90,14 @@ class Outbox:
     def confirmed(self, seqs: Sequence[int]) -> None:
         """The broker has these; the journal may forget them."""
         mine = []
+        size_bytes = 0
         for seq in seqs:
-            size = self._land(seq)
+            size = self._in_flight.pop(seq, None)
             if size is not None:
                 mine.append(seq)
-                self._bytes -= size
+                size_bytes += size
+        self._in_flight_bytes -= size_bytes
+        self._bytes -= size_bytes
         self.counters["confirmed"] += len(mine)
         self._journal.settle(mine)
 

@@ -42,6 +42,8 @@ ENGINE_TYPE = "ThreadPoolEngine"
 FEW = 2
 MANY = 6
 
+_DONE = OutcomeKind.DONE  # looked up once: an enumeration is slow to tell its members
+
 
 class _Worker:
     """One thread and what it is at.
@@ -254,7 +256,7 @@ class ThreadPoolEngine:
                 task.body, task.task_id, context, task.result_serializers, in_thread=True
             )
             seconds = time.monotonic() - began
-            outcome = Outcome(task.seq, OutcomeKind.DONE, result=packed, run_s=seconds, place=place)
+            outcome = Outcome(task.seq, _DONE, packed, "", "", seconds, place)
             if not self._finished(worker, outcome):
                 return
             self._pace(worker, task.function_id, seconds)

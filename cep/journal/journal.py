@@ -216,14 +216,24 @@ class Journal:
         body: bytes,
         resource_specification: str | None = None,
         result_serializers: Sequence[str] = (),
+        *,
+        key: bytes | None = None,
     ) -> int:
         """Take a task in and return its sequence number; `knows` it at once.
+
+        Args:
+            task_id: UUID text.
+            function_id: UUID text.
+            body: The message.
+            resource_specification: See `cep.model.Task`.
+            result_serializers: See `cep.model.Task`.
+            key: The 16 bytes of the task's id, from who has them already.
 
         Raises:
             DataError: The task id is not a UUID.
             SoftwareError: The task is known already.
         """
-        seq, _ = self._memory.enter(task_id, len(body), finished=False)
+        seq, _ = self._memory.enter(task_id, len(body), finished=False, key=key)
         self._batch.accepted[seq] = Task(
             seq, task_id, function_id, body, resource_specification, tuple(result_serializers)
         )

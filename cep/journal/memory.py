@@ -55,14 +55,22 @@ class Memory:
         self.unfinished = 0
         self.unfinished_bytes = 0
 
-    def enter(self, task_id: str, size: int, *, finished: bool) -> tuple[int, Live]:
+    def enter(
+        self, task_id: str, size: int, *, finished: bool, key: bytes | None = None
+    ) -> tuple[int, Live]:
         """Give a new task its sequence number.
+
+        Args:
+            task_id: UUID text.
+            size: Bytes of its body or result.
+            finished: It comes with its result.
+            key: The 16 bytes of its id, from who has them already.
 
         Raises:
             DataError: The task id is not a UUID.
             SoftwareError: The task is known already.
         """
-        key = key_of(task_id)
+        key = key or key_of(task_id)
         if key is None:
             raise DataError(f"The task id {task_id!r} is not a UUID.")
         if key in self.ids:

@@ -277,6 +277,8 @@ def runs(seqs: Sequence[int], is_needed: Callable[[int], bool], gap: int = 16) -
     if not ordered:
         return ranges
     first = last = ordered[0]
+    if ordered[-1] - first == len(ordered) - 1:  # without a hole, as nearly always
+        return [(first, ordered[-1])]
     for seq in ordered[1:]:
         if seq - last > gap or any(is_needed(hole) for hole in range(last + 1, seq)):
             ranges.append((first, last))
