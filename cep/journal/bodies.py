@@ -204,7 +204,20 @@ def sync_directory(directory: Path) -> None:
     Raises:
         OSError: It cannot be opened or flushed.
     """
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    _sync(directory, os.O_DIRECTORY)
+
+
+def sync_file(file: Path) -> None:
+    """Flush a file that others have written and closed.
+
+    Raises:
+        OSError: It cannot be opened or flushed.
+    """
+    _sync(file, os.O_NOFOLLOW)
+
+
+def _sync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags)
     try:
         os.fsync(descriptor)
     finally:
