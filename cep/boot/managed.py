@@ -98,10 +98,12 @@ class Unit:
 
 def unit_of(root: Path) -> Unit | None:
     """The unit that `enable-on-boot` wrote for the endpoint in this directory, if there is one."""
-    from cep.boot import install, systemd
+    from cep.boot import systemd
 
-    if not systemd.is_running():
+    if not systemd.is_running():  # as in a container; nothing more is loaded then
         return None
+    from cep.boot import install
+
     owner = root.stat().st_uid
     folders = [(False, systemd.SYSTEM_UNITS)]
     if owner == os.getuid():
