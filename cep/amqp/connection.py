@@ -31,8 +31,9 @@ from cep.errors import PeerUntrusted
 from cep.safety import peer
 
 GATHER_BYTES = 256 * 1024  # more is passed on at once, so that nothing large is copied twice
-# Below the size from which the allocator asks the kernel for memory, and gives it back, each time.
-READ_BYTES = 64 * 1024
+# One and a half of the largest frames that RabbitMQ sends by itself: what is not complete is copied
+# once more with each piece that comes. The allocator keeps such a piece (cep.allocator).
+READ_BYTES = 192 * 1024
 # Before anything else has its turn: what has been read counts for no limit yet, so one piece.
 READ_AT_ONCE_BYTES = READ_BYTES
 _KNOWN_FRAMES = frozenset(

@@ -25,7 +25,7 @@ POINTS = (
     "given-committed",
     "finished-committed",
     "settled-committed",
-    "bodies-removed",  # the files that nobody needs any more are gone
+    "bodies-removed",  # the files that nobody needs any more are gone, or about to be
     "compact-vacuumed",  # pages given back, write-ahead log not yet truncated
     "compacted",
 )

@@ -135,10 +135,12 @@ def _create(db: Path) -> None:
         crash.reach("journal-created")
         new.rename(db)
         sync_directory(db.parent)
-    except sqlite3.Error as exc:
+    except (sqlite3.Error, OSError) as exc:
         for leftover in (new, *_companions(new)):
             with suppress(OSError):
                 leftover.unlink(missing_ok=True)
+        if isinstance(exc, OSError):
+            raise
         raise faults.from_sqlite(exc, db) from exc
 
 

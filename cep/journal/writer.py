@@ -206,10 +206,7 @@ class Writer:
             return
         gone = [(seq, TASK) for seq in batch.finished]
         gone += [(seq, RESULT) for seq in batch.settled]
-        removed = False
-        for seq, kind in gone:
-            if self.bodies.holds(seq, kind) and (seq, kind) not in written:
-                self.bodies.remove(seq, kind)
-                removed = True
-        if removed:
+        gone = [one for one in gone if self.bodies.holds(*one) and one not in written]
+        if gone:
+            self.bodies.remove_soon(gone)
             crash.reach("bodies-removed")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cep.journal.bodies import FLUSHES, OPEN_FILES, TASK, BodyFiles
+from cep.journal.bodies import OPEN_FILES, TASK, THREADS, BodyFiles
 
 MANY = 2 * OPEN_FILES + 1
 
@@ -24,19 +24,19 @@ def test_every_file_is_flushed_and_several_at_the_same_time(
     bodies: BodyFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flushed: list[int] = []
-    together = threading.Barrier(FLUSHES)
+    together = threading.Barrier(THREADS)
     flush = os.fsync
 
     def noted(descriptor: int) -> None:
-        if len(flushed) < FLUSHES:
+        if len(flushed) < THREADS:
             together.wait(60)
         flush(descriptor)
         flushed.append(os.fstat(descriptor).st_ino)
 
     monkeypatch.setattr(os, "fsync", noted)
-    bodies.write([(seq, TASK, b"%d" % seq) for seq in range(FLUSHES)])
+    bodies.write([(seq, TASK, b"%d" % seq) for seq in range(THREADS)])
     monkeypatch.setattr(os, "fsync", lambda one: (flush(one), flushed.append(os.fstat(one).st_ino)))
-    bodies.write([(seq, TASK, b"%d" % seq) for seq in range(FLUSHES, MANY)])
+    bodies.write([(seq, TASK, b"%d" % seq) for seq in range(THREADS, MANY)])
     bodies.close()
     names = {path.name: path.stat().st_ino for path in bodies._directory.iterdir()}
     assert sorted(names.values()) == sorted(flushed)
@@ -44,6 +44,30 @@ def test_every_file_is_flushed_and_several_at_the_same_time(
         b"%d" % seq for seq in range(MANY)
     ]
     assert bodies.total_bytes == sum(len(str(seq)) for seq in range(MANY))
+
+
+def test_files_that_nobody_needs_are_counted_out_at_once_and_removed_soon(
+    bodies: BodyFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever removes them waits for nobody; one that resists is left for the next start."""
+    bodies.write([(seq, TASK, b"body") for seq in range(3)])
+    allowed = threading.Event()
+    unlink = Path.unlink
+
+    def slow(path: Path, **how: bool) -> None:
+        assert allowed.wait(60)
+        if path.name == "1.task":
+            raise PermissionError
+        unlink(path, **how)
+
+    monkeypatch.setattr(Path, "unlink", slow)
+    bodies.remove_soon([(seq, TASK) for seq in range(3)])
+    assert bodies.total_bytes == 0
+    assert not any(bodies.holds(seq, TASK) for seq in range(3))
+    assert len(list(bodies._directory.iterdir())) == 3
+    allowed.set()
+    bodies.close()
+    assert [path.name for path in bodies._directory.iterdir()] == ["1.task"]
 
 
 def test_one_that_cannot_be_flushed_is_an_error_and_all_are_closed(
