@@ -268,12 +268,12 @@ def runs(seqs: Sequence[int], is_needed: Callable[[int], bool], gap: int = 16) -
     """Join numbers into closed ranges, over small holes in which nothing is needed.
 
     Args:
-        seqs: Distinct numbers in any order.
+        seqs: Numbers in any order; one may come twice.
         is_needed: Whether a number in a hole must not be covered.
         gap: The widest hole looked into.
     """
     ranges: list[_Range] = []
-    ordered = sorted(seqs)
+    ordered = sorted(set(seqs))
     if not ordered:
         return ranges
     first = last = ordered[0]

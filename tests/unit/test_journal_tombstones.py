@@ -241,3 +241,4 @@ def test_numbers_are_joined_over_holes_that_nobody_needs() -> None:
     assert runs([1, 3, 6], lambda hole: hole == 5) == [(1, 3), (6, 6)]
     assert runs([1, 1000], lambda _: False) == [(1, 1), (1000, 1000)]
     assert runs([1, 3], lambda _: False, gap=1) == [(1, 1), (3, 3)]
+    assert runs([1, 1, 3], lambda hole: hole == 2) == [(1, 1), (3, 3)]
