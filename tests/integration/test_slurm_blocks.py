@@ -189,7 +189,15 @@ def test_blocks_come_with_the_tasks_and_go_when_idle(site: SlurmSite) -> None:
         assert len(jobs_of(site, endpoint_id)) == 2
         until(lambda: not jobs_of(site, endpoint_id, ended=False), WITHIN_S, "the idle blocks' end")
         assert told(site, "tide")["blocks"] == []
-    assert [job["state"] for job in jobs_of(site, endpoint_id)] == ["CANCELLED", "CANCELLED"]
+    states: list[str] = []
+
+    def completed() -> bool:
+        """Slurm says COMPLETING while it still clears away after a job that it has cancelled."""
+        states[:] = [job["state"] for job in jobs_of(site, endpoint_id)]
+        return "COMPLETING" not in states
+
+    until(completed, WITHIN_S, "the end of both jobs")
+    assert states == ["CANCELLED", "CANCELLED"]
 
 
 def test_a_job_that_the_scheduler_cancels_is_named_in_the_tasks_error(
