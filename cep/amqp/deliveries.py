@@ -37,6 +37,8 @@ _HEADER = struct.Struct(">BHIHHQH")
 # Type, channel and size of the frame.
 _BODY = struct.Struct(">BHI")
 _LENGTH = struct.Struct(">I")
+# What precedes the size of a frame in it, and the size of the body in a header frame.
+_SIZE_AT, _BODY_SIZE_AT = struct.calcsize(">BH"), struct.calcsize(">BHIHH")
 # Looked up once and not for each message.
 _HEAD_BYTES, _END = spec.FRAME_HEADER_SIZE, spec.FRAME_END
 _DELIVER, _BASIC = spec.Basic.Deliver.INDEX, BasicProperties.INDEX
@@ -168,13 +170,13 @@ class _Mould:
         # What may differ, as (format, where it is): tag and bits, the body's size in the header
         # frame, the texts, and the body's size in its frame. All else is constant.
         tag_at = at + _METHOD.size + data[at + _METHOD.size - 1]
-        (method_size,) = _LENGTH.unpack_from(data, at + 3)
+        (method_size,) = _LENGTH.unpack_from(data, at + _SIZE_AT)
         header_at = at + _HEAD_BYTES + method_size + 1
-        (header_size,) = _LENGTH.unpack_from(data, header_at + 3)
+        (header_size,) = _LENGTH.unpack_from(data, header_at + _SIZE_AT)
         body_at = header_at + _HEAD_BYTES + header_size + 1
-        places = [("QB", tag_at), ("Q", header_at + _HEADER.size - 10)]
+        places = [("QB", tag_at), ("Q", header_at + _BODY_SIZE_AT)]
         places += [(f"{end - start}s", start) for _, start, end in texts]
-        places.append(("I", body_at + 3))
+        places.append(("I", body_at + _SIZE_AT))
         layout, reached = ">", at
         for size, place in places:
             layout += f"{place - reached}s{size}"
