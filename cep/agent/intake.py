@@ -51,7 +51,7 @@ HOLDS_UNWRITABLE = (HOLD_DISK, HOLD_AUDIT)
 class TaskConsumer(Protocol):
     """What intake needs of `cep.amqp.consumer.Consumer`."""
 
-    def consume(self) -> None: ...
+    def consume(self, most: int) -> None: ...
     def pause(self) -> None: ...
     def ack(self, epoch: int, tags: Sequence[int]) -> None: ...
     def reject(self, epoch: int, tags: Sequence[int]) -> None: ...
@@ -115,6 +115,8 @@ class Intake:
         self._allowed = None if allowed_functions is None else frozenset(allowed_functions)
         self._task_size_limit = task_size_limit
         self._limits = limits
+        if not self._holds:
+            self._consume()
 
     # -- consuming -----------------------------------------------------------------------------
 
@@ -329,7 +331,8 @@ class Intake:
 
     def _consume(self) -> None:
         self._cancelled = False
-        self._consumer.consume()
+        # What is on its way at the high mark is taken too: let it be no more than the mark itself.
+        self._consumer.consume(self._limits.high_tasks)
 
     def _give_back(self) -> None:
         if self._cancelled and self._returns:

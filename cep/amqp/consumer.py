@@ -19,7 +19,15 @@ from cep.amqp.backoff import BackOff
 from cep.amqp.deliveries import Received, Taker
 from cep.amqp.events import AcksProcessed, AmqpEvent, ConsumeStopped, Consuming, Delivered
 from cep.amqp.failures import Failure
-from cep.amqp.intake import MIB, Settlement, SizeEstimate, Unsettled, prefetch_for, worth_changing
+from cep.amqp.intake import (
+    MIB,
+    MOST_MESSAGES,
+    Settlement,
+    SizeEstimate,
+    Unsettled,
+    prefetch_for,
+    worth_changing,
+)
 from cep.amqp.link import Link
 from cep.amqp.loop import AmqpLoop
 from cep.model import Delivery, QueueAddress
@@ -79,6 +87,7 @@ class Consumer:
             backoff=backoff,
         )
         self._wished = False
+        self._most = MOST_MESSAGES
         self._phase = IDLE
         self._tag = ""  # the consumer's, while it consumes
         self._told_consuming = False  # the owner was told so and not yet of its end
@@ -100,9 +109,19 @@ class Consumer:
         """
         self._link.start()
 
-    def consume(self) -> None:
-        """Wish for deliveries; the wish survives reconnects. Answered by `Consuming`."""
-        self._loop.call(lambda: self._wish(True))
+    def consume(self, most: int = MOST_MESSAGES) -> None:
+        """Wish for deliveries; the wish survives reconnects. Answered by `Consuming`.
+
+        Args:
+            most: Messages that may be delivered and not settled, at least 1; never more than
+                `MOST_MESSAGES`. A wish that differs in this replaces the one before.
+        """
+
+        def wish() -> None:
+            self._most = min(most, MOST_MESSAGES)
+            self._wish(True)
+
+        self._loop.call(wish)
 
     def pause(self) -> None:
         """Wish for no deliveries; survives reconnects.
@@ -185,7 +204,7 @@ class Consumer:
         channel = self._link.channel
         if channel is None or not channel.is_open or self._link.ending:
             return
-        wanted = prefetch_for(self._limit_bytes, self._sizes.mean_bytes)
+        wanted = prefetch_for(self._limit_bytes, self._sizes.mean_bytes, self._most)
         run = self._wished and not self._braked
         if self._phase == IDLE and run:
             self._phase = STARTING

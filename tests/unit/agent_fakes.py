@@ -37,8 +37,8 @@ class FakeConsumer:
     def __init__(self) -> None:
         self.told: list[tuple[object, ...]] = []
 
-    def consume(self) -> None:
-        self.told.append(("consume",))
+    def consume(self, most: int) -> None:
+        self.told.append(("consume", most))
 
     def pause(self) -> None:
         self.told.append(("pause",))

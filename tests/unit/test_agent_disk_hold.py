@@ -93,14 +93,14 @@ def test_an_empty_commit_proves_nothing_and_does_not_end_the_hold(scene: Scene) 
     assert scene.take(3) is True, "nothing is left to write"
     assert scene.hold.commit() is True
     assert scene.intake.held() == [HOLD_DISK]
-    assert scene.consumer.told == [("consume",), ("pause",)]
+    assert scene.consumer.told == [("consume", 5000), ("pause",)]
     scene.hold.look()
     assert scene.intake.held() == [HOLD_DISK]
     assert scene.timers.next_in_s() is not None, f"{TIMER} is set again"
     scene.room = 10
     scene.hold.look()
     assert scene.intake.held() == []
-    assert scene.consumer.told[-1] == ("consume",)
+    assert scene.consumer.told[-1] == ("consume", 5000)
     assert scene.told == ["no room", "still no room", None]
 
 

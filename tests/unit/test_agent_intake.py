@@ -181,7 +181,28 @@ def test_consuming_stops_at_the_high_mark_and_resumes_at_the_low_one(journal: Jo
     scene.intake.begin()
     for unfinished in (3, 4, 3, 2):
         scene.intake.balance(unfinished, 0)
-    assert scene.consumer.told == [("consume",), ("pause",), ("consume",)]
+    assert scene.consumer.told == [("consume", 4), ("pause",), ("consume", 4)]
+
+
+def test_no_more_messages_are_asked_for_at_once_than_the_high_mark_also_after_a_change(
+    journal: Journal,
+) -> None:
+    scene = Scene(journal)
+    scene.intake.begin()
+
+    def change_to(high_tasks: int) -> None:
+        scene.intake.change(
+            allowed_functions=None,
+            task_size_limit=1000,
+            limits=IntakeLimits(high_tasks=high_tasks, low_tasks=2),
+        )
+
+    change_to(9)
+    scene.intake.hold(HOLD_PAUSED)
+    change_to(7)
+    assert scene.consumer.told == [("consume", 4), ("consume", 9), ("pause",)]
+    scene.intake.release(HOLD_PAUSED)
+    assert scene.consumer.told[-1] == ("consume", 7)
 
 
 def test_two_reasons_hold_until_both_are_gone(journal: Journal) -> None:
@@ -190,9 +211,9 @@ def test_two_reasons_hold_until_both_are_gone(journal: Journal) -> None:
     scene.intake.hold(HOLD_PAUSED)
     scene.intake.hold(HOLD_FULL)
     scene.intake.release(HOLD_FULL)
-    assert scene.consumer.told == [("consume",), ("pause",)]
+    assert scene.consumer.told == [("consume", 4), ("pause",)]
     scene.intake.release(HOLD_PAUSED)
-    assert scene.consumer.told[-1] == ("consume",)
+    assert scene.consumer.told[-1] == ("consume", 4)
 
 
 def test_with_a_full_disk_tasks_go_back_after_the_cancel(journal: Journal) -> None:

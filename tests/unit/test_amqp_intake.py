@@ -87,6 +87,7 @@ def test_prefetch_keeps_bodies_of_the_mean_size_within_the_limit() -> None:
     assert prefetch_for(64 * MIB, 2000) == 2000
     assert prefetch_for(64 * MIB, 100 * MIB) == 1
     assert prefetch_for(64 * MIB, 0) == 2000
+    assert prefetch_for(64 * MIB, 2000, 40) == 40
 
 
 def test_before_anything_came_bodies_are_taken_for_large_ones() -> None:
