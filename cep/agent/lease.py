@@ -27,15 +27,14 @@ from cep.agent.lease_file import (
     decode,
     describe,
     judge,
-    link_exclusively,
     published_pid,
     read,
     token_of,
     utc_now,
-    write_new,
 )
 from cep.errors import CantCreate, LeaseLost
 from cep.paths import EndpointPaths
+from cep.safety.files import link_exclusively, write_new
 
 __all__ = [
     "HeldLease",

@@ -23,15 +23,14 @@ from cep.agent.lease_file import (
     decode,
     describe,
     judge,
-    link_exclusively,
     name_of,
     published_pid,
     read_bytes,
     sync_directory,
-    write_new,
 )
 from cep.errors import AlreadyRunning, CantCreate
 from cep.paths import EndpointPaths
+from cep.safety.files import link_exclusively, write_new
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,6 @@ Owns no state; may be called from any thread.
 from __future__ import annotations
 
 import enum
-import errno
 import hashlib
 import json
 import os
@@ -20,7 +19,6 @@ from cep.paths import EndpointPaths
 FORMAT = 1  # of lease.json; a newer cep adds fields and keeps these
 SILENT_PERIODS = 3  # a lease not renewed for so many periods is that of a Disconnected endpoint
 LARGEST = 65536  # bytes of a lease; a path and a host name do not fill a tenth of it
-_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 _TIME_FORMAT = "%Y-%m-%dT%H:%M:%S.%fZ"
 
 
@@ -176,35 +174,6 @@ def read_bytes(file: Path) -> bytes | None:
         return file.read_bytes()
     except FileNotFoundError:
         return None
-
-
-def write_new(file: Path, data: bytes, *, again: bool = False) -> None:
-    """Write a file of ours, flushed, mode 0600 whatever the umask."""
-    exclusive = 0 if again else os.O_EXCL
-    if again:
-        file.unlink(missing_ok=True)  # it may be linked under another name: leave that one alone
-    flags = os.O_WRONLY | os.O_CREAT | exclusive | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(file, flags, 0o600)
-    try:
-        os.fchmod(descriptor, 0o600)
-        os.write(descriptor, data)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def link_exclusively(file: Path, name: Path) -> None:
-    """Give a finished file a second name that must be free.
-
-    Raises:
-        FileExistsError: It is not.
-    """
-    try:
-        os.link(file, name)
-    except OSError as exc:
-        if exc.errno not in _NO_LINKS:
-            raise
-        write_new(name, file.read_bytes())  # no hard links here: created exclusively, then filled
 
 
 def sync_directory(directory: Path) -> None:

@@ -79,7 +79,8 @@ class Watch:
         if span is None:
             return
         now = self._clock()
-        stuck = [name for name, at in self._asked_at.items() if now - at > span * PATIENCE]
+        late = {name for name, at in self._asked_at.items() if now - at > span * PATIENCE}
+        stuck = [name for name in self._parts if name in late]
         if stuck:
             self._name(stuck, now)
         else:

@@ -16,8 +16,10 @@ from cep.engines.job_words import CRASHED, GONE, UNKNOWN, JobWord, last_lines
 log = logging.getLogger(__name__)
 
 ENDS_KEPT = 10
-#: So long somebody waits for the reason of a lost block; the scheduler is asked every so often.
+#: So long somebody waits for the reason of a lost block; longer while the batch system clears away
+#: after its job, which takes an epilog's time. The scheduler is asked every so often.
 REASON_WITHIN_S = 12.0
+ENDING_WITHIN_S = 60.0
 REASON_EVERY_S = 2.0
 
 
@@ -58,7 +60,7 @@ class BlockWatch:
         self._watched = watched
         self._clock = clock
         self._pace_s = period_s
-        self._wanted: dict[str, float] = {}  # lost block -> clock value to wait for a reason until
+        self._wanted: dict[str, float] = {}  # lost block -> clock value since when
         self.ends: dict[str, BlockEnd] = {}
         self.silence = ""
         self.due_at: float | None = None
@@ -79,7 +81,7 @@ class BlockWatch:
 
     def want_reason(self, block: str) -> None:
         """Somebody has lost this block and waits to know why."""
-        self._wanted[block] = self._clock() + REASON_WITHIN_S
+        self._wanted[block] = self._clock()
 
     def work(self) -> None:
         """Ask when it is time, and give the reasons that are known."""
@@ -101,7 +103,8 @@ class BlockWatch:
 
     def due(self) -> list[float]:
         """Clock values at which `work` has something to do."""
-        return [*self._wanted.values(), *([] if self.due_at is None else [self.due_at])]
+        due = [self._reason_until(name) for name in self._wanted]
+        return due if self.due_at is None else [*due, self.due_at]
 
     def _slower_s(self) -> float:
         """The next pause between questions when the last one brought nothing new.
@@ -166,15 +169,21 @@ class BlockWatch:
     def _give_reasons(self) -> None:
         """Tell why blocks were lost, as soon as it is known, or when it has taken too long."""
         now = self._clock()
-        for name, until in list(self._wanted.items()):
+        for name in list(self._wanted):
             block, end = self._blocks.get(name), self.ends.get(name)
-            if end is None and block is not None and now < until and not self.silence:
+            in_time = now < self._reason_until(name)
+            if end is None and block is not None and in_time and not self.silence:
                 if not self._watched:
                     continue
                 self.look([block])
                 end = self.ends.get(name)
             del self._wanted[name]
             self._explain(name, "" if end is None else end.word.end_with_advice(end.job))
+
+    def _reason_until(self, name: str) -> float:
+        block = self._blocks.get(name)
+        ending = block is not None and block.word.ending
+        return self._wanted[name] + (ENDING_WITHIN_S if ending else REASON_WITHIN_S)
 
     def describe_ends(self) -> tuple[Mapping[str, object], ...]:
         """The ends for `status`."""

@@ -36,7 +36,7 @@ class Containers:
     endpoint_id: str
 
     def end(self, block: str | None = None) -> list[str]:
-        """Remove them, running or not, and wait until they are gone.
+        """Remove them, running or not, and wait until they are gone or others remove them.
 
         Args:
             block: Only those of this block.

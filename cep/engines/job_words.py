@@ -36,6 +36,9 @@ ENDED = frozenset(
         "TIMEOUT",
     }
 )
+#: The job is over for its processes, and the batch system clears away after it: its end has no
+#: word yet. Slurm and PBS say so (squeue(1), qstat(1)).
+ENDING = frozenset({"COMPLETING", "EXITING"})
 #: These ends are the block's own fault even when its workers had come.
 CRASHED = frozenset({"BOOT_FAIL", "FAILED", "LAUNCH_FAILED", "MISSING", "OUT_OF_MEMORY"})
 _TOO_LARGE = (
@@ -76,6 +79,11 @@ class JobWord:
     def ended(self) -> bool:
         """Whether the job is over for certain."""
         return self.state in ENDED
+
+    @property
+    def ending(self) -> bool:
+        """Whether how it ended is about to be known."""
+        return self.state in ENDING
 
     def end(self, job: str) -> str:
         """How it ended, as `TIMEOUT after 00:05:00 in job 1234`."""

@@ -8,6 +8,7 @@ group-writable) and root's. A sticky directory such as /tmp is no danger to what
 
 from __future__ import annotations
 
+import errno
 import grp
 import os
 import pwd
@@ -20,6 +21,7 @@ from cep.errors import CantCreate, CepError
 PRIVATE_DIRECTORY = 0o700
 PRIVATE_FILE = 0o600
 _GUARDED = os.O_NOFOLLOW | os.O_CLOEXEC
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
 
 
 def open_private(path: str | os.PathLike[str], flags: int) -> int:
@@ -72,6 +74,35 @@ def replace_text(path: Path, text: str, *, synced: bool = True) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def write_new(file: Path, data: bytes, *, again: bool = False) -> None:
+    """Write a file of ours, flushed, mode 0600 whatever the umask."""
+    exclusive = 0 if again else os.O_EXCL
+    if again:
+        file.unlink(missing_ok=True)  # it may be linked under another name: leave that one alone
+    flags = os.O_WRONLY | os.O_CREAT | exclusive | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(file, flags, 0o600)
+    try:
+        os.fchmod(descriptor, 0o600)
+        os.write(descriptor, data)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def link_exclusively(file: Path, name: Path) -> None:
+    """Give a finished file a second name that must be free.
+
+    Raises:
+        FileExistsError: It is not.
+    """
+    try:
+        os.link(file, name)
+    except OSError as exc:
+        if exc.errno not in _NO_LINKS:
+            raise
+        write_new(name, file.read_bytes())  # no hard links here: created exclusively, then filled
 
 
 def writers(found: os.stat_result) -> str | None:

@@ -12,6 +12,7 @@ import platform
 import sqlite3
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,13 @@ from globus_sdk.transport import RetryConfig
 from cep import paths
 from cep.errors import CantCreate, ConfigError, DataError, NotAllowed
 from cep.model import PRODUCTION
-from cep.safety.files import PRIVATE_FILE, check_trusted, check_writers, make_parents
+from cep.safety.files import (
+    PRIVATE_FILE,
+    check_trusted,
+    check_writers,
+    link_exclusively,
+    make_parents,
+)
 from cep.service import refusal
 from cep.service.address import ServiceAddress
 from cep.service.identity import (
@@ -328,6 +335,8 @@ def _open_store(base: Path, namespace: str) -> SQLiteTokenStorage:
     try:
         make_parents(file)
         _check_store(file)
+        if not file.exists():
+            _make_store(file)
         return SQLiteTokenStorage(
             file,
             namespace=namespace,
@@ -336,6 +345,21 @@ def _open_store(base: Path, namespace: str) -> SQLiteTokenStorage:
         )
     except (OSError, sqlite3.Error) as exc:
         raise CantCreate(f"The token store in {base} cannot be opened: {exc}.") from exc
+
+
+def _make_store(file: Path) -> None:
+    """Make an empty token store and put it in its place whole, unless one has come meanwhile.
+
+    globus-sdk makes the file first and the tables after it: who opens it between the two finds
+    none, and so does everybody after an interruption there.
+    """
+    import tempfile
+
+    with tempfile.TemporaryDirectory(dir=file.parent, prefix=f".{file.name}.") as aside:
+        made = Path(aside) / file.name
+        SQLiteTokenStorage(made).close()
+        with suppress(FileExistsError):
+            link_exclusively(made, file)
 
 
 def _check_store(file: Path) -> None:

@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import IO, Any
 
@@ -162,7 +163,8 @@ class NetworkNamespace:
             processes.append(process)
         _, alive = psutil.wait_procs(processes, timeout=GONE_S)
         for process in alive:
-            process.kill()
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
         psutil.wait_procs(alive, timeout=GONE_S)
         return told
 

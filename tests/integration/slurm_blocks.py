@@ -132,7 +132,7 @@ class Task:
         return self._mark.read_text()
 
     def fate(self, within_s: float = 400.0) -> dict[str, Any]:
-        """How it ended: `error` and `seconds`."""
+        """How it ended: `error`, `seconds`, and `minute`: `a_minute` of then."""
         fate: dict[str, Any] = self._future.result(timeout=within_s)
         return fate
 
@@ -144,7 +144,12 @@ def tasks(site: SlurmSite) -> Iterator[Callable[..., Task]]:
 
         def submit(endpoint_id: str, mark: str, seconds: float = 300.0) -> Task:
             words = ("fate", endpoint_id, f"{HOME}/{mark}", str(seconds))
-            return Task(site, endpoint_id, mark, pool.submit(site.sdk, *words, timeout_s=390.0))
+
+            def fate() -> dict[str, Any]:
+                told: dict[str, Any] = site.sdk(*words, timeout_s=390.0)
+                return {**told, "minute": a_minute()}
+
+            return Task(site, endpoint_id, mark, pool.submit(fate))
 
         try:
             yield submit

@@ -56,13 +56,16 @@ WantedBy=multi-user.target
 
 # ptrace(2): PTRACE_ATTACH is 16; of waitpid(2), __WALL is 0x40000000.
 _HOLD_THREADS = """
-import ctypes, os, signal, sys
+import ctypes, errno, os, signal, sys
 process = int(sys.argv[1])
 signal.alarm(150)
 call = ctypes.CDLL(None, use_errno=True).ptrace
 held = {int(thread) for thread in os.listdir(f"/proc/{process}/task")} - {process}
-for thread in held:
-    assert call(16, thread, None, None) == 0, os.strerror(ctypes.get_errno())
+for thread in list(held):
+    if call(16, thread, None, None) != 0:
+        assert ctypes.get_errno() == errno.ESRCH, os.strerror(ctypes.get_errno())
+        held.discard(thread)  # it ended after it was listed
+        continue
     os.waitpid(thread, 0x40000000)
 while held:
     thread, status = os.waitpid(-1, 0x40000000)
@@ -365,13 +368,13 @@ class SystemdHost:
         return json.loads(done.stdout.splitlines()[-1])
 
     def pace_s(self, unit: str) -> int:
-        """Restart a service and return twice the seconds that took, 5 to 30.
+        """Restart a service and return three times the seconds that took, 8 to 30.
 
         A measure for limits that a service keeps easily on this machine, as busy as it is now.
         """
         begun = time.monotonic()
         self.systemctl("restart", unit)
-        return min(30, max(5, math.ceil(2 * (time.monotonic() - begun))))
+        return min(30, max(8, math.ceil(3 * (time.monotonic() - begun))))
 
     def hold_threads(self, process: str) -> None:
         """Hold a process's threads but the main one, by a debugger's call, until it ends."""

@@ -88,7 +88,7 @@ def test_functions_run_in_a_container_that_ends_with_the_endpoint(scene: Scene, 
     until(mark.exists, within_s=WITHIN_S, what="a task runs")
     container.pause()  # so that it is deaf to signals and to its interchange
     scene.cep("stop", "plain", "--now")
-    assert containers(endpoint_id) == []
+    until(lambda: containers(endpoint_id) == [], within_s=WITHIN_S, what="it is gone")
     assert "stopped" in scene.sdk_answer(client)["error"]
 
 
@@ -102,7 +102,7 @@ def test_a_start_removes_what_has_outlived_a_killed_agent(scene: Scene, image: s
     scene.start("killed")
     assert container.id not in [one.id for one in containers(endpoint_id)]
     scene.cep("stop", "killed")
-    assert containers(endpoint_id) == []
+    until(lambda: containers(endpoint_id) == [], within_s=WITHIN_S, what="it is gone")
 
 
 if LONG:
@@ -152,7 +152,7 @@ def test_the_worker_is_lent_to_an_image_that_has_only_python(scene: Scene) -> No
     container = one_running(endpoint_id)
     assert scene.sdk("hosts", endpoint_id, "20")["hosts"] == [container.id[:12]]
     scene.cep("stop", "lent")
-    assert containers(endpoint_id) == []
+    until(lambda: containers(endpoint_id) == [], within_s=WITHIN_S, what="it is gone")
 
 
 def test_an_image_without_python_is_named_in_the_task_s_error(scene: Scene) -> None:
@@ -161,4 +161,4 @@ def test_an_image_without_python_is_named_in_the_task_s_error(scene: Scene) -> N
     error = scene.sdk("fate", endpoint_id, str(Path(scene.root) / "never"), "0")["error"]
     assert "the container's image has no python3 on its PATH" in error
     scene.cep("stop", "bare")
-    assert containers(endpoint_id) == []
+    until(lambda: containers(endpoint_id) == [], within_s=WITHIN_S, what="it is gone")

@@ -319,13 +319,13 @@ def test_an_audit_that_cannot_be_written_stops_the_intake_until_it_can(
         audit.rename(tmp_path / "kept")
         audit.mkdir()  # what cannot be opened to append
         scene.submit(note, ["a", "b", "c"])
-        while call(paths, {"do": "status"})["holds"] != ["audit log not writable"]:
+        while call(paths, {"do": "status"}, 60.0)["holds"] != ["audit log not writable"]:
             assert agent.poll() is None
         assert "cannot be written" in scene.log()
         while scene.queued() < 3:
             assert agent.poll() is None
         audit.rmdir()
-        call(paths, {"do": "status"})  # any event is a turn of the loop, which tries again
+        call(paths, {"do": "status"}, 60.0)  # any event is a turn of the loop, which tries again
         account = scene.collect(4, onto=account)
         assert account.errors == []
         assert account.run_twice == []

@@ -155,5 +155,5 @@ def test_the_status_tells_the_truth_also_of_an_endpoint_that_was_killed(scene: S
     stopped = scene.start("stopped")
     assert scene.sdk("until-status", stopped, "online", "60")["status"] == "online"
     scene.cep("stop", "stopped")
-    assert scene.sdk("status", stopped)["status"] == "offline"
+    assert scene.sdk("until-status", stopped, "offline", "60")["status"] == "offline"
     assert scene.sdk("until-status", killed, "offline", "60")["status"] == "offline"

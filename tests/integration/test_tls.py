@@ -224,7 +224,7 @@ def test_the_main_job_over_tls_with_the_official_sdk_and_no_shell_variables(
     assert f"service_url: {hub.url}\nssl_ca_file: {ca}\n" in config
     # At boot there are no variables but the identity's: the file has to say it all.
     account.cep("start", "ep", **NO_SHELL)
-    assert "Service:   online" in account.cep("status", "ep", "--remote", **NO_SHELL)
+    until(lambda: "Service:   online" in account.cep("status", "ep", "--remote", **NO_SHELL))
     endpoint = json.loads((account.base / "ep" / "endpoint.json").read_text())["endpoint_id"]
     done = account.python("-c", SDK_PROGRAM, hub.url, endpoint)
     assert done.stdout == "42\n", done.stderr + hub.log()

@@ -13,7 +13,7 @@ import pytest
 
 from cep.config.settings import ComponentSettings, HtexSettings
 from cep.engines import scaling
-from cep.engines.block_watch import REASON_WITHIN_S
+from cep.engines.block_watch import ENDING_WITHIN_S, REASON_EVERY_S, REASON_WITHIN_S
 from cep.engines.blocks import ScalingRules
 from cep.engines.breaker import FIRST_PAUSE_S, BlockBreaker
 from cep.engines.job_words import GONE, JobWord
@@ -479,6 +479,37 @@ def test_nobody_waits_long_for_the_reason_of_a_lost_block(make: Make, site: Site
     note(scaler, "look", None)
     note(scaler, "lost", "0")
     assert site.explained == [("0", ""), ("0", "")]
+
+
+@pytest.mark.parametrize("word", ["COMPLETING", "EXITING"])
+def test_the_reason_is_awaited_longer_while_the_batch_system_clears_away(
+    make: Make, site: Site, word: str
+) -> None:
+    scaler = make(init_blocks=1)
+    note(scaler, "registered", ("m", "0", 2))
+    site.jobs["job-0"] = JobWord(word)
+    note(scaler, "lost", "0")
+    site.now += REASON_EVERY_S
+    scaler._step()
+    site.now += REASON_WITHIN_S
+    scaler._step()
+    assert site.explained == []
+    site.jobs["job-0"] = JobWord("CANCELLED", ran_s=60.0)
+    site.now += REASON_EVERY_S
+    scaler._step()
+    assert site.explained == [("0", "CANCELLED after 00:01:00 in job job-0")]
+
+
+def test_a_batch_system_that_clears_away_for_ever_is_not_awaited(make: Make, site: Site) -> None:
+    scaler = make(init_blocks=1)
+    note(scaler, "registered", ("m", "0", 2))
+    site.jobs["job-0"] = JobWord("COMPLETING")
+    note(scaler, "lost", "0")
+    site.now += REASON_EVERY_S
+    scaler._step()
+    site.now += ENDING_WITHIN_S
+    scaler._step()
+    assert site.explained == [("0", "")]
 
 
 def test_waiting_tasks_are_refused_while_nothing_is_tried(make: Make, site: Site) -> None:

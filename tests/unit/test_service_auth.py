@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from cep.errors import ConfigError, DataError, NotAllowed
+from cep.safety.files import link_exclusively
+from cep.service import auth
 from cep.service.address import ServiceAddress, of_url
 from cep.service.auth import CLIENT_ID, Login, scopes
 from cep.service.identity import client_identity
@@ -163,6 +165,28 @@ def test_the_token_store_is_private_and_named_as_published(
         namespaces = {row[0] for row in database.execute("SELECT namespace FROM token_storage")}
     environment = of_url(service.url).environment
     assert namespaces == {f"clientprofile/{environment}/{STAND_IN_CLIENT}"}
+
+
+@pytest.mark.usefixtures("as_client")
+def test_a_new_token_store_appears_whole_and_never_in_the_place_of_another(
+    service: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files: list[Path] = []
+
+    def slow(made: Path, file: Path) -> None:
+        files.append(file)
+        if len(files) == 1:
+            assert not file.exists()
+            with Login(of_url(service.url), base=tmp_path) as quicker:
+                quicker.ensure()
+        link_exclusively(made, file)
+
+    monkeypatch.setattr(auth, "link_exclusively", slow)
+    with Login(of_url(service.url), base=tmp_path) as login:
+        login.ensure()
+    assert files == [tmp_path / "storage.db"] * 2
+    assert service.tokens == 1, "the quicker one's token is there"
+    assert [one.name for one in tmp_path.iterdir()] == ["storage.db"]
 
 
 @pytest.mark.usefixtures("as_client")
