@@ -17,7 +17,8 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -78,6 +79,16 @@ class HubProcess:
         process.send_signal(signal.SIGKILL)
         psutil.wait_procs([process], timeout=60)
 
+    @contextmanager
+    def suspended(self) -> Iterator[None]:
+        """The process stands still for the length of a block."""
+        process = psutil.Process(self.running["pid"])
+        process.suspend()
+        try:
+            yield
+        finally:
+            process.resume()
+
     @property
     def running(self) -> dict[str, Any]:
         """What the hub wrote about itself."""
@@ -135,8 +146,8 @@ class Rest:
         headers = {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"}
         return self._send(method, path, body, headers)
 
-    def send_and_break_off(self, path: str, content: Any) -> None:
-        """Send a POST and reset the connection without waiting for the answer."""
+    def send_and_break_off(self, path: str, content: Any, hub: HubProcess) -> None:
+        """Send a POST and reset the connection: the hub finds both at once."""
         body = json.dumps(content).encode()
         head = (
             f"POST {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {self.token}\r\n"
@@ -146,7 +157,10 @@ class Rest:
         with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
             # Closing with a linger time of zero sends a reset.
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            connection.sendall(head.encode() + body)
+            connection.sendall(head.encode() + body[:-1])
+            with hub.suspended():
+                connection.sendall(body[-1:])
+                connection.close()
 
     def _send(
         self, method: str, path: str, body: bytes | None, headers: dict[str, str]

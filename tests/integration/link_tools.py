@@ -89,7 +89,7 @@ def cut_off(rabbitmq: RabbitMq, inbox: Inbox) -> LinkDown:
     for _ in range(int(DEADLINE_S)):
         rabbitmq.close_connections()
         with contextlib.suppress(AssertionError):
-            return inbox.wait(LinkDown, deadline_s=1.0)
+            return inbox.wait(LinkDown, deadline_s=5.0)
     raise AssertionError(f"no LinkDown in {DEADLINE_S} s; came: {inbox.seen[-10:]}")
 
 

@@ -11,7 +11,12 @@ from typing import Any
 
 import psycopg
 
-from tests.integration.docker_engine import ensure_image, free_port, session_labels
+from tests.integration.docker_engine import (
+    ANSWER_S,
+    ensure_image,
+    free_port,
+    session_labels,
+)
 from tests.integration.scene import until
 
 ADMIN, ADMIN_PASSWORD = "admin", "admin-secret"
@@ -43,7 +48,8 @@ class Postgres:
         """Start the container; `wait_ready` waits for the server."""
         from testcontainers.core.container import DockerContainer
 
-        container = DockerContainer(ensure_image("postgres"))
+        patience = {"timeout": ANSWER_S}
+        container = DockerContainer(ensure_image("postgres"), docker_client_kw=patience)
         if self._own_network:
             container.with_kwargs(labels=session_labels(), network_mode="none")
         else:

@@ -21,7 +21,12 @@ import pika
 from pika.adapters.blocking_connection import BlockingChannel
 
 from cep.amqp.loop import quieten_pika
-from tests.integration.docker_engine import ensure_image, free_port, session_labels
+from tests.integration.docker_engine import (
+    ANSWER_S,
+    ensure_image,
+    free_port,
+    session_labels,
+)
 
 USER = "admin"
 PASSWORD = "admin-secret"
@@ -95,7 +100,8 @@ class RabbitMq:
         """Make the container and wait until the broker answers."""
         from testcontainers.core.container import DockerContainer
 
-        container = DockerContainer(ensure_image("rabbitmq"))
+        patience = {"timeout": ANSWER_S}
+        container = DockerContainer(ensure_image("rabbitmq"), docker_client_kw=patience)
         if self._network_of is None:
             container.with_kwargs(labels=session_labels(), hostname="rabbit")
             container.ports = {
@@ -120,7 +126,7 @@ class RabbitMq:
 
     def stop(self) -> None:
         """End the broker in good order (its clients are told); its port refuses from then on."""
-        self._container.stop(timeout=20)
+        self._container.stop(timeout=120)  # then it would be killed, without good order
 
     def kill(self) -> None:
         """End the broker as a power cut would: no word to its clients."""

@@ -77,7 +77,7 @@ def test_garbage_is_settled_and_the_next_good_task_runs(scene: Bench) -> None:
     assert all(account.answers[id_].error_code is not None for id_ in ids)
     assert list(account.executions) == ["good"]
     assert scene.queued() == 0
-    tasks = call(paths(scene), {"do": "status"})["tasks"]
+    tasks = call(paths(scene), {"do": "status"}, 60.0)["tasks"]
     assert tasks["malformed"] == 2
     scene.stop(agent)
 
@@ -107,13 +107,13 @@ def test_only_allowed_functions_run(scene: Bench) -> None:
 
 def test_a_paused_endpoint_takes_nothing_also_after_a_restart(scene: Bench) -> None:
     agent = scene.start()
-    assert call(paths(scene), {"do": "pause"})["state"] == "paused"
+    assert call(paths(scene), {"do": "pause"}, 60.0)["state"] == "paused"
     scene.stop(agent)
     scene.submit(note, ["a"])
     agent = scene.start()
-    assert call(paths(scene), {"do": "status"})["state"] == "paused"
+    assert call(paths(scene), {"do": "status"}, 60.0)["state"] == "paused"
     assert scene.queued() == 1
-    call(paths(scene), {"do": "resume"})
+    call(paths(scene), {"do": "resume"}, 60.0)
     assert list(scene.collect(1).executions) == ["a"]
     scene.stop(agent)
 
@@ -128,7 +128,7 @@ def test_unstarted_tasks_survive_a_stop_and_running_ones_are_answered(
         wait_for_trace(scene, label)
     scene.submit(note, ["later-1", "later-2"])
     wait_until(scene, lambda seen: seen["tasks"]["received"] == 4)
-    call(paths(scene), {"do": "stop", "drain_s": 0})
+    call(paths(scene), {"do": "stop", "drain_s": 0}, 60.0)
     assert agent.wait(60) == 0, scene.log()
     stopped = scene.collect_rest(Account(scene.labels))
     gate.touch()
@@ -157,7 +157,7 @@ def test_a_stop_request_with_a_wrong_time_is_refused_and_the_agent_goes_on(scene
     agent = scene.start()
     for wrong in ("soon", None, -1, float("inf")):
         with pytest.raises(Unavailable, match="drain_s"):
-            call(paths(scene), {"do": "stop", "drain_s": wrong})
+            call(paths(scene), {"do": "stop", "drain_s": wrong}, 60.0)
     scene.submit(note, ["a"])
     assert list(scene.collect(1).executions) == ["a"]
     assert scene.stop(agent) == 0

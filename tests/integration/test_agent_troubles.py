@@ -123,7 +123,7 @@ def test_a_full_disk_stops_intake_until_there_is_room_again(scene: Bench, tmp_pa
         scene.submit(length, [f"big-{n}" for n in range(40)], b"x" * 700_000)
         held: list[str] = []
         while HOLD_DISK not in held:
-            held = call(EndpointPaths.of(scene.root), {"do": "status"})["holds"]
+            held = call(EndpointPaths.of(scene.root), {"do": "status"}, 60.0)["holds"]
         gate.touch()
         account = scene.collect(41)
         assert len(account.answers) == 41, scene.log()

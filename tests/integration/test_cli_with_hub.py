@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.hub_rig import HubProcess
+from tests.integration.scene import until
 
 UNSET = (
     "GLOBUS_SDK_ENVIRONMENT",
@@ -85,10 +86,15 @@ def test_what_configure_wrote_is_enough_without_the_shell_s_service_variables(
     bare = ("GLOBUS_SDK_ENVIRONMENT", "GLOBUS_SDK_SERVICE_URL_AUTH")
     account.cep("start", "ep", without=bare)
     account.cep("restart", "ep", without=bare)
-    told = account.cep("status", "ep", "--remote", "--json", without=bare).stdout
-    assert json.loads(told)["service"] == "online"
+
+    def told() -> str:
+        said = account.cep("status", "ep", "--remote", "--json", without=bare).stdout
+        return str(json.loads(said)["service"])
+
+    # The hub hears of a start or a stop a moment after it.
+    until(lambda: told() == "online", within_s=60, what="online")
     account.cep("stop", "ep")
-    assert account.status()["service"] == "offline"
+    until(lambda: account.status()["service"] == "offline", within_s=60, what="offline")
 
 
 def test_pause_holds_over_a_restart(account: Account) -> None:

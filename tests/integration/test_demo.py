@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -48,12 +50,16 @@ def test_an_interrupted_demo_leaves_nothing(scene: Scene) -> None:
             (one, number, one.network.popen([CEP, "demo"], env=one.environment, cwd=one.root))
             for one, number in ((scene, signal.SIGINT), (other, signal.SIGTERM))
         ]
-        for _, number, process in begun:
+
+        def interrupt(number: int, process: subprocess.Popen[str]) -> None:
             assert process.stdout is not None
             for line in process.stdout:
                 if line.startswith("Endpoint ID:"):
                     break
             process.send_signal(number)
+
+        with ThreadPoolExecutor(len(begun)) as pool:
+            list(pool.map(lambda demo: interrupt(*demo[1:]), begun))
         for one, number, process in begun:
             rest, _ = process.communicate(timeout=100)
             assert process.returncode == 128 + number, rest

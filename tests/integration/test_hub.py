@@ -154,14 +154,16 @@ def test_two_thousand_tasks_in_batches_of_128_are_taken_and_reach_the_endpoint(r
     endpoint.close()
 
 
-def test_a_submit_whose_client_breaks_off_is_run_once_when_it_is_repeated(rest: Rest) -> None:
+def test_a_submit_whose_client_breaks_off_is_run_once_when_it_is_repeated(
+    hub: HubProcess, rest: Rest
+) -> None:
     endpoint, function_id = FakeEndpoint(rest), rest.function()
     path = f"/v3/endpoints/{endpoint.id}/submit"
     told = []
     for number in range(10):
         packed = f"6\n00\nA=={len(str(number)) + 3}\n00\n{number}"
         content = {"create_queue": True, "tasks": {function_id: [packed]}}
-        rest.send_and_break_off(path, content)
+        rest.send_and_break_off(path, content, hub)
         told.extend(rest("POST", path, content)["tasks"][function_id])
     queued = [headers["task_uuid"] for headers, _ in endpoint.take(10)]
     assert sorted(queued) == sorted(told)

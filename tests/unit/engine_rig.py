@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import queue
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -169,3 +170,12 @@ def marked_processes(run_dir: Path) -> list[psutil.Process]:
             if process.environ().get(MARK) == str(run_dir.resolve()):
                 found.append(process)
     return found
+
+
+def wait_until(condition: Callable[[], bool], deadline_s: float = 60.0) -> None:
+    """Wait for what only a look at it tells, such as an engine's status."""
+    done = threading.Event()
+    until = time.monotonic() + deadline_s
+    while not condition():
+        assert time.monotonic() < until, "it did not come so within the deadline"
+        done.wait(0.02)

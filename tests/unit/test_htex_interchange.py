@@ -92,9 +92,11 @@ class Stage:
         self.task(number, **{ahead.SHORT: True})
 
     def received(self, manager: Any) -> list[dict[str, Any]]:
-        """Wait for the next message to a manager."""
-        self.until(lambda: manager.poll(0) > 0)
-        tasks: list[dict[str, Any]] = pickle.loads(manager.recv())
+        """Wait for the next tasks that a manager is sent; heartbeats are passed over."""
+        tasks: Any = None
+        while not isinstance(tasks, list):
+            self.until(lambda: manager.poll(0) > 0)
+            tasks = pickle.loads(manager.recv())
         return tasks
 
     def numbers(self, manager: Any, count: int) -> list[int]:

@@ -195,7 +195,7 @@ def time_consumer_out(site: Site, _step: Step, begun: Begun) -> float:
     """The agent is suspended with deliveries in its socket until the broker loses patience."""
 
     def timeouts() -> int:
-        lines = site.broker.logs(400).splitlines()
+        lines = site.broker.logs(100_000).splitlines()
         queue = site.scene.tasks_queue
         return sum("waiting for a consumer ack" in line and queue in line for line in lines)
 

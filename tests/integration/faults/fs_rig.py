@@ -36,7 +36,7 @@ def gated(executed: str, label: str, gate: str) -> str:
 
 def status(scene: Bench) -> dict[str, Any]:
     """What the agent says of itself."""
-    return call(EndpointPaths.of(scene.root), {"do": "status"})
+    return call(EndpointPaths.of(scene.root), {"do": "status"}, 60.0)
 
 
 def wait_until(

@@ -120,6 +120,8 @@ class Proxy:
 
     def swallow_acks(self, direction: str) -> None:
         """Let every basic.ack of this direction disappear, until `mend`."""
+        while self._swallowed.acquire(blocking=False):
+            pass  # of an earlier time
         self._call(lambda: self._swallow.update({direction: is_ack}))
 
     def wait_for_swallowed(self, within_s: float) -> bool:

@@ -134,12 +134,14 @@ def test_while_the_broker_takes_no_results_tasks_run_on_and_the_answers_follow(
                 within_s=60,
                 what="the agent was told to wait",
             )
-            assert len(scene.collect(11, within_s=0.5).answers) < 11
+            account = scene.collect(11, within_s=0.5)
+            assert len(account.answers) < 11
         finally:
             rabbitmq.control("set_vm_memory_high_watermark", NO_ALARM)
         until(lambda: "takes results again" in scene.log(), within_s=60, what="the alarm is over")
         scene.submit(note, ["after"])
-        account = scene.collect(1)
+        scene.collect(12, onto=account)
+        assert len(account.answers) == 12
         assert scene.stop(agent) == 0
     assert executed(scene) == ["first", *"abcdefghij", "after"]
     assert account.errors == []
@@ -159,7 +161,7 @@ def test_after_a_broker_restart_tasks_are_answered_again(
         rabbitmq.stop()
         try:
             until(
-                lambda: made.count_in_log("is down:") >= 2,
+                lambda: all(made.count_in_log(f"link {x} is down:") for x in ("tasks", "results")),
                 within_s=60,
                 what="both links have noticed",
             )

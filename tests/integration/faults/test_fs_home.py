@@ -28,7 +28,7 @@ from tests.integration.faults.fs_rig import LONG, THREADS, enter_account
 from tests.integration.rabbitmq import RabbitMq
 
 HEARTBEAT_S = 5
-HANG_S = 60.0 if LONG else 0.0  # at least, and until a renewal of the lease falls into it
+HANG_S = 60.0 if LONG else 0.5  # at least, and until a renewal of the lease falls into it
 
 
 @pytest.fixture

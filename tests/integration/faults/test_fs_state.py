@@ -88,5 +88,10 @@ def test_a_state_directory_that_fails_stops_intake_and_is_used_again_by_itself(
         complaints = [line for line in scene.log()[told:].splitlines() if " ERROR " in line]
         assert len(complaints) == 1, complaints
         assert words in complaints[0]
-    trouble(scene, disk, "open-files-stale-for-ever", disk.forget_open_files)
+
+    def forget_and_fail() -> None:
+        disk.forget_open_files()
+        disk.fail("ESTALE")  # until `heal`, so that it is not opened anew before all have looked
+
+    trouble(scene, disk, "open-files-stale-for-ever", forget_and_fail)
     assert scene.stop(agent) == 0

@@ -25,6 +25,7 @@ from tests.integration.faults.fs_rig import (
     enter_account,
     gated,
     long_only,
+    status,
     wait_for_trace,
     wait_until,
 )
@@ -49,6 +50,7 @@ def kill_with_a_full_journal(scene: Bench, filling: bytes = b"") -> None:
         wait_for_trace(scene, label)
     scene.submit(note, [f"task-{n}" for n in range(40)], filling)
     wait_until(scene, lambda seen: seen["tasks"]["received"] == 42)
+    status(scene)  # a second answer comes in a later turn: the first one's is committed
     scene.kill(agent)
     (scene.directory / "gate").touch()  # the shells that outlive it end
 
