@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from cep.agent import dispatcher, outbox
+from cep.amqp.connection import READ_AT_ONCE_BYTES
 from cep.amqp.consumer import UNDIGESTED_LIMIT_BYTES
+from cep.amqp.intake import MOST_MESSAGES
 from cep.config.settings import (
     DAY_S,
     DEFAULT_RESULT_SIZE_LIMIT,
@@ -57,6 +59,9 @@ def test_the_page_says_the_marks_and_the_sizes() -> None:
     assert (marks.high_bytes, marks.low_bytes) == (512 * MIB, 256 * MIB)
     assert "| 5,000, or 512 MiB of bodies" in text
     assert "below 2,500 and 256 MiB" in text
+    assert f"never more than {MOST_MESSAGES:,}, and up to twice" in text
+    record = 16 * 1024  # of TLS
+    assert f"what one turn reads ({2 * (READ_AT_ONCE_BYTES + record) // 1024} KiB)" in text
     assert UNDIGESTED_LIMIT_BYTES == cache.CACHE_BYTES == outbox.MAX_IN_FLIGHT_BYTES == 64 * MIB
     assert f"{outbox.MAX_IN_FLIGHT:,}, or 64 MiB" in text
     assert f"(up to {amount(dispatcher.WINDOW_BYTES)} of bodies)" in text
