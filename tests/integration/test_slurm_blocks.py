@@ -35,7 +35,7 @@ pytestmark = pytest.mark.timeout(900, func_only=True)  # what comes before has l
 @pytest.fixture(scope="module")
 def site(docker_engine: None) -> Iterator[SlurmSite]:
     del docker_engine
-    with Cluster(nodes=3, cpus=8, node_timeout_s=40, apart=["c3"]) as cluster:
+    with Cluster(nodes=3, cpus=8, node_timeout_s=25, apart=["c3"]) as cluster:
         made = SlurmSite(cluster)
         made.install()
         made.serve()
