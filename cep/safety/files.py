@@ -77,7 +77,17 @@ def replace_text(path: Path, text: str, *, synced: bool = True) -> None:
 
 
 def write_new(file: Path, data: bytes, *, again: bool = False) -> None:
-    """Write a file of ours, flushed, mode 0600 whatever the umask."""
+    """Write a small file of ours, flushed, mode 0600 whatever the umask.
+
+    Args:
+        file: Its directory exists.
+        data: What it will hold.
+        again: It may be there, and is made anew.
+
+    Raises:
+        FileExistsError: It is there, and `again` is false.
+        OSError: It cannot be written.
+    """
     exclusive = 0 if again else os.O_EXCL
     if again:
         file.unlink(missing_ok=True)  # it may be linked under another name: leave that one alone
@@ -96,6 +106,7 @@ def link_exclusively(file: Path, name: Path) -> None:
 
     Raises:
         FileExistsError: It is not.
+        OSError: It cannot be given one.
     """
     try:
         os.link(file, name)
