@@ -77,7 +77,8 @@ def of_reload(outcome: Mapping[str, Any]) -> dict[str, Any]:
         outcome: As `cep.agent.reload.Reply` has it.
     """
     return {
-        "at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        # Whoever sent a SIGHUP knows by it that another reload has ended since.
+        "at": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
         "error": outcome.get("error"),
         "hint": outcome.get("hint"),
         "kind": outcome.get("kind"),

@@ -6,6 +6,7 @@ import os
 import pty
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 from cep.agent.connections import Connections
 from cep.agent.idle import IdleWatch
 from cep.agent.mailbox import ConfigRead, Mailbox, Timers
+from cep.agent.picture import of_reload
 from cep.agent.reload import MOST_WAITING, Reload
 from cep.config.load import load
 from cep.errors import CantCreate, ConfigError, NotAllowed, revived
@@ -162,6 +164,12 @@ def test_who_asks_while_the_file_is_read_gets_a_newer_reading(rig: Rig) -> None:
     assert len(rig.outcomes) == 1
     rig.turn()
     assert len(rig.outcomes) == 2
+
+
+def test_two_reloads_soon_after_each_other_can_be_told_apart() -> None:
+    first = of_reload({})["at"]
+    time.sleep(0.002)  # no reading of a file is shorter than the unit of that time
+    assert of_reload({})["at"] > first
 
 
 def test_only_so_many_may_wait(rig: Rig) -> None:
