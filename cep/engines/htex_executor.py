@@ -14,7 +14,7 @@ import os
 import pickle
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -151,6 +151,8 @@ class Executor(HighThroughputExecutor):  # type: ignore[misc]
         arguments: What HighThroughputExecutor takes.
     """
 
+    all_addresses: Collection[str]  # where workers try to reach the interchange, in any order
+
     def __init__(
         self,
         *,
@@ -170,7 +172,9 @@ class Executor(HighThroughputExecutor):  # type: ignore[misc]
         self.run_dir = str(run_dir)
         self._endpoint_id = endpoint_id
         self._process = process
-        self._link = InterchangeLink(run_dir)
+        # Only our own pool knows the door for managers of this host.
+        ours = (self._custom_launch_cmd or PUBLISHED_POOL).startswith(PUBLISHED_POOL)
+        self._link = InterchangeLink(run_dir, managers=local and container is None and ours)
         self._unheard = False  # the interchange no longer takes messages
         self._asked_port: int | None = arguments.get("worker_port")
         self._local = local
@@ -199,6 +203,8 @@ class Executor(HighThroughputExecutor):  # type: ignore[misc]
         self.launch_cmd = self._compose_launch_command()
         self.logconf_path = None
         self._link.open()
+        if self._link.door is not None:
+            self.all_addresses = [self._link.door, *self.all_addresses]
         self._process.configure(self._interchange_config())
         self.worker_port = self._ask_worker_port()
         self.initialize_scaling()
@@ -247,6 +253,7 @@ class Executor(HighThroughputExecutor):  # type: ignore[misc]
             "_check_python_mismatch": self._check_python_mismatch,
             "disconnect_grace_s": 0.0 if self._local else 2.0 * self.heartbeat_period,
             "silence_s": 2.0 * self.heartbeat_period,
+            "door": self._link.door,
         }
 
     def _ask_worker_port(self) -> int:

@@ -12,7 +12,8 @@ process of its own. Beyond Parsl's own messages it
 * ends by itself when the agent dies, and tells the managers to end before it goes.
 
 Its three sockets to the agent are Unix sockets (`cep.engines.interchange_link`); the one to the
-managers is TCP, encrypted unless the configuration says otherwise.
+managers is TCP, encrypted unless the configuration says otherwise, and a Unix socket as well where
+managers run on this host (`cep.engines.local_door`).
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ import zmq
 
 from cep.allocator import keep_freed_memory
 from cep.cycles import look_again
-from cep.engines import ahead, parsl_parts
+from cep.engines import ahead, local_door, parsl_parts
 from cep.engines.steady import SteadyTime
 from cep.engines.worker_logs import bounded_file_logger
 
@@ -61,9 +62,8 @@ class _Sockets(parsl_interchange.curvezmq.ServerContext):  # type: ignore[misc]
 
     def socket(self, socket_type: int) -> Any:
         made = super().socket(socket_type)
-        if socket_type in (zmq.DEALER, zmq.REP):
-            made.setsockopt(zmq.CURVE_SERVER, 0)  # back to no mechanism (libzmq, options.cpp)
-        return made
+        agents = socket_type in (zmq.DEALER, zmq.REP)
+        return local_door.unencrypted(made) if agents else made
 
 
 parsl_interchange.tcp_url = url_of
@@ -102,11 +102,20 @@ class EndpointInterchange(parsl_interchange.Interchange):  # type: ignore[misc]
         disconnect_grace_s: How long the connection to a manager may be broken before the manager
             counts as lost; 0 when all managers run on this host, where only death breaks it.
         silence_s: A manager of an ended block that was silent for so long is lost.
+        door: Where to listen for managers of this host beside the network; None for nowhere.
         config: What Parsl's interchange takes.
     """
 
-    def __init__(self, *, disconnect_grace_s: float, silence_s: float, **config: Any) -> None:
+    def __init__(
+        self,
+        *,
+        disconnect_grace_s: float,
+        silence_s: float,
+        door: str | None = None,
+        **config: Any,
+    ) -> None:
         super().__init__(**config)
+        self._door = door
         self._ready_managers = NotedManagers(self._came, self._went)
         self._grace_s = disconnect_grace_s
         self._silence_s = silence_s
@@ -118,6 +127,8 @@ class EndpointInterchange(parsl_interchange.Interchange):  # type: ignore[misc]
         # A manager that reconnects while its broken connection still counts here would be ignored
         # for ever (zmq_setsockopt(3), ROUTER_HANDOVER): the newer connection is the living one.
         self.manager_sock.setsockopt(zmq.ROUTER_HANDOVER, 1)
+        if door is not None:
+            local_door.bind(self.manager_sock, door)
         self._disconnects = self.manager_sock.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         self._interesting: set[bytes] = set()
         self._agent_gone = False
@@ -173,6 +184,8 @@ class EndpointInterchange(parsl_interchange.Interchange):  # type: ignore[misc]
         log.info("The agent is gone; told %d managers to end", len(self._ready_managers))
         self.manager_sock.disable_monitor()
         self.zmq_context.destroy(linger=500)
+        if self._door is not None:  # the agent may have been killed
+            local_door.remove(self._door)
 
     # -- what the agent asks for ---------------------------------------------------------------
 

@@ -6,6 +6,7 @@ own that a block's script starts. Beyond Parsl's manager
 * workers are forked from a server that has the codec loaded already, and share no lock;
 * a dead worker is noticed and replaced at once, unless it never came up: then ever more slowly;
 * workers end with the pool, however it ends, and the pool leaves no temporary files;
+* on the endpoint's own host it reaches the interchange by a Unix socket (`cep.engines.local_door`);
 * log files are bounded.
 """
 
@@ -23,6 +24,7 @@ import shutil
 import signal
 import sys
 import threading
+import types
 from multiprocessing import connection, forkserver
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
@@ -30,7 +32,7 @@ from types import FrameType
 from typing import Any
 
 from cep.allocator import keep_freed_memory
-from cep.engines import ahead, parsl_parts
+from cep.engines import ahead, local_door, parsl_parts
 from cep.engines.lanes import Lanes
 from cep.engines.steady import SteadyTime
 from cep.engines.worker_logs import bounded_file_logger
@@ -39,6 +41,7 @@ from cep.worker import lend
 
 parsl_pool: Any = parsl_parts.load("parsl.executors.high_throughput.process_worker_pool")
 parsl_pool.time = SteadyTime()
+_tcp_url, _probe = parsl_pool.tcp_url, parsl_pool.probe_addresses
 
 import cep.engines.htex_task  # noqa: E402, F401  the forkserver loads it for all workers
 
@@ -46,7 +49,16 @@ log = logging.getLogger("parsl.executors.high_throughput.process_worker_pool")
 
 #: Parsl's names that this module uses beyond its documented ones; a test keeps watch over them.
 PARSL_NAMES = ("_start_worker", "_stop_event", "_mp_manager", "create_reg_message")
-PARSL_GLOBALS = ("SpawnContext", "distributions", "set_file_logger", "worker", "get_arg_parser")
+PARSL_GLOBALS = (
+    "SpawnContext",
+    "curvezmq",
+    "distributions",
+    "get_arg_parser",
+    "probe_addresses",
+    "set_file_logger",
+    "tcp_url",
+    "worker",
+)
 #: Packages whose versions a manager reports.
 REPORTED_PACKAGES = ("cep-endpoint", "dill", "globus-compute-sdk", "parsl")
 #: Set in each job of Slurm, whose slurmstepd signals all processes of a step within this time.
@@ -54,6 +66,35 @@ _JOB_VARIABLE = "SLURM_JOB_ID"
 KILLED_TOGETHER_S = 0.5
 #: Workers that die before they come up are replaced ever more slowly.
 LONGEST_DELAY_S = 60.0
+
+
+def url_of(address: str, port: str | int | None = None) -> str:
+    """As Parsl's `tcp_url`; the door of the endpoint's own host has no port."""
+    return address if local_door.is_door(address) else str(_tcp_url(address, port))
+
+
+class _Sockets(parsl_pool.curvezmq.ClientContext):  # type: ignore[misc]
+    """Parsl's maker of encrypted sockets; plain ones once the door is chosen."""
+
+    by_door = False
+
+    def socket(self, socket_type: int) -> Any:
+        made = super().socket(socket_type)
+        return local_door.unencrypted(made) if self.by_door else made
+
+
+def _choose(context: _Sockets, urls: set[str], **probing: Any) -> str:
+    """As Parsl's `probe_addresses`; by the door where it is open."""
+    door = local_door.open_one(urls)
+    if door is not None:
+        context.by_door = True
+        return door
+    return str(_probe(context, {url for url in urls if not local_door.is_door(url)}, **probing))
+
+
+parsl_pool.tcp_url = url_of
+parsl_pool.probe_addresses = _choose
+parsl_pool.curvezmq = types.SimpleNamespace(ClientContext=_Sockets)
 
 
 class _NoServer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -97,6 +98,25 @@ def test_nothing_listens_beyond_the_loopback_address(
     ]
     assert sockets
     assert {address.ip.removeprefix("::ffff:") for address in sockets} == {"127.0.0.1"}
+
+
+def test_workers_of_this_host_come_by_a_unix_socket_and_by_the_network_when_it_was_removed(
+    rig_for: Callable[[HtexSettings], Rig], tmp_path: Path
+) -> None:
+    rig = rig_for(settings()).start()
+    assert rig.value(add, 1, 1) == 2
+    (manager,) = processes(rig, "cep.engines.pool_main")
+    assert not manager.net_connections("tcp")
+
+    for directory in (tmp_path / "cep").iterdir():  # as logind does when the user logs out
+        shutil.rmtree(directory)
+    assert rig.value(add, 1, 2) == 3
+    manager.kill()
+    rig.pump_until(lambda: rig.slots == 0, "the loss of the manager")
+    assert rig.value(add, 1, 3) == 4
+    (another,) = processes(rig, "cep.engines.pool_main")
+    remote = {one.raddr.ip for one in another.net_connections("tcp") if one.raddr}
+    assert {address.removeprefix("::ffff:") for address in remote} == {"127.0.0.1"}
 
 
 def test_a_killed_manager_costs_its_tasks_at_once_and_a_new_block_runs_the_next(
@@ -400,7 +420,7 @@ engine.start(
     EngineRun("e", "n", root, root / "slots", root / "over"),
     lambda event: up.set() if isinstance(event, SlotsChanged) else None,
 )
-up.wait(30)
+assert up.wait(120)
 print("up", flush=True)
 threading.Event().wait()
 """
@@ -419,4 +439,4 @@ def test_a_killed_agent_takes_its_interchange_and_blocks_along(tmp_path: Path) -
         agent.kill()
     _, alive = psutil.wait_procs(family, timeout=60)
     assert not alive
-    assert not list((tmp_path / "cep").iterdir()), "the sockets were gone before the kill"
+    assert not list((tmp_path / "cep").iterdir()), "the interchange removes what is left"

@@ -17,6 +17,7 @@ from cep.config.load import load_text
 from cep.config.settings import HtexSettings
 from cep.config.tables import AMQP_PORTS, ENGINES, HTEX_PASSED, TOP
 from cep.engines import providers
+from cep.engines.interchange_link import InterchangeLink
 from cep.hub.options import DEFAULT_HOST, DEFAULT_PORT, HubOptions
 from cep.model import PRODUCTION, SERVICE_ENVIRONMENTS
 
@@ -61,6 +62,21 @@ def test_the_brokers_ports_are_those_that_the_configuration_knows() -> None:
     broker = row("agent", "the service's broker")
     assert sorted(numbers(broker.port)) == sorted(AMQP_PORTS)
     assert sorted(numbers(broker.pin)) == sorted(AMQP_PORTS)
+
+
+def test_the_door_for_managers_of_this_host_is_where_the_page_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    door = row("`LocalProvider`'s managers", "interchange on the same host")
+    assert "in that directory" in door.port
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    link = InterchangeLink(tmp_path, managers=True)
+    link.open()
+    try:
+        assert link.door is not None
+        assert link.door.startswith(f"{link.address}/")
+    finally:
+        link.close()
 
 
 @pytest.mark.parametrize("who", ["`cep` commands", "interchange"])
@@ -144,6 +160,7 @@ def test_nothing_else_in_the_code_opens_a_listening_socket() -> None:
     assert found == {
         "cep/agent/control.py",  # the Unix socket
         "cep/engines/interchange_link.py",  # Unix sockets
+        "cep/engines/local_door.py",  # the Unix socket for managers of this host
         "cep/hub/broker/broker.py",  # the embedded broker
         "cep/hub/sockets.py",  # the hub's REST service
         "cep/hub/server.py",  # the same sockets, behind a door that counts

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pickle
 import shlex
+import shutil
 import sys
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -103,10 +106,12 @@ class _NoProcess:
         del timeout_s
 
 
-def executor(tmp_path: Path, container: Container | None = None, **arguments: Any) -> Executor:
+def executor(
+    tmp_path: Path, container: Container | None = None, local: bool = True, **arguments: Any
+) -> Executor:
     made = Executor(
         process=_NoProcess(),  # type: ignore[arg-type]
-        local=True,
+        local=local,
         container=container,
         run_dir=tmp_path,
         label="engine",
@@ -165,6 +170,30 @@ def test_a_custom_launch_command_is_kept(tmp_path: Path) -> None:
     made = executor(tmp_path, launch_cmd="wrapper {debug} --block_id={{block_id}}")
     assert made._get_launch_command("5") == "wrapper  --block_id=5"
     made.end(1.0)
+
+
+@pytest.mark.parametrize(
+    ("what", "there"),
+    [
+        ({}, True),
+        ({"launch_cmd": "process_worker_pool.py -a {addresses}"}, True),
+        ({"launch_cmd": "wrapper -a {addresses}"}, False),
+        ({"local": False}, False),
+        ({"container": Container("docker", "image", "")}, False),
+    ],
+)
+def test_there_is_a_door_for_the_endpoints_own_pool_on_this_host_and_for_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: Mapping[str, Any], there: bool
+) -> None:
+    short = Path(tempfile.mkdtemp(dir="/tmp"))  # its name has no brackets
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(short))
+    made = executor(tmp_path, **what)
+    try:
+        made._link.open()
+        assert (made._link.door is not None) == there
+    finally:
+        made.end(1.0)
+        shutil.rmtree(short)
 
 
 def test_a_container_wraps_the_whole_command(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import socket as sockets
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ import zmq
 from parsl import curvezmq
 from parsl.executors.high_throughput.manager_selector import RandomManagerSelector
 
-from cep.engines import ahead
+from cep.engines import ahead, pool
 from cep.engines.interchange import EndpointInterchange
 from cep.engines.interchange_link import InterchangeLink
 
@@ -24,9 +25,9 @@ DEADLINE_S = 60.0
 class Stage:
     """The agent's sockets, an interchange, and managers."""
 
-    def __init__(self, directory: Path, cert_dir: str | None = None) -> None:
+    def __init__(self, directory: Path, cert_dir: str | None = None, door: bool = False) -> None:
         self.context: Any = curvezmq.ClientContext(cert_dir)  # the managers'
-        self.link = InterchangeLink(directory)
+        self.link = InterchangeLink(directory, managers=door)
         self.link.open()
         self.interchange = EndpointInterchange(
             client_address=self.link.address,
@@ -47,13 +48,21 @@ class Stage:
             _check_python_mismatch=False,
             disconnect_grace_s=20.0,
             silence_s=20.0,
+            door=self.link.door,
         )
         self.poller = self.interchange._poller()
         self.told: list[dict[str, Any]] = []
         self.managers: list[zmq.Socket[bytes]] = []
 
-    def manager(self, name: str, block: str = "0", workers: int = 1, **more: Any) -> Any:
-        socket = self.connection(name)
+    @property
+    def by_network(self) -> str:
+        """Where managers of any host reach it."""
+        return f"tcp://127.0.0.1:{self.interchange.worker_port}"
+
+    def manager(
+        self, name: str, block: str = "0", workers: int = 1, url: str | None = None, **more: Any
+    ) -> Any:
+        socket = self.connection(name, url)
         now = time.time()
         socket.send(
             pickle.dumps(
@@ -73,12 +82,12 @@ class Stage:
         )
         return socket
 
-    def connection(self, name: str) -> Any:
+    def connection(self, name: str, url: str | None = None) -> Any:
         """Connect as the manager of this name does."""
         socket: Any = self.context.socket(zmq.DEALER)
         socket.setsockopt(zmq.LINGER, 0)
         socket.setsockopt(zmq.IDENTITY, name.encode())
-        socket.connect(f"tcp://127.0.0.1:{self.interchange.worker_port}")
+        socket.connect(url or self.by_network)
         self.managers.append(socket)
         return socket
 
@@ -132,8 +141,9 @@ class Stage:
         return found[0]
 
     def close(self) -> None:
-        self.interchange.manager_sock.disable_monitor()
-        self.interchange.zmq_context.destroy(linger=0)
+        if not self.interchange.zmq_context.closed:  # it has ended by itself
+            self.interchange.manager_sock.disable_monitor()
+            self.interchange.zmq_context.destroy(linger=0)
         self.context.destroy(linger=0)
         self.link.close()
 
@@ -170,6 +180,92 @@ def test_with_encryption_only_the_sockets_to_the_agent_are_plain(tmp_path: Path)
     finally:
         plain.destroy(linger=0)
         stage.close()
+
+
+@pytest.fixture
+def with_door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
+    """An encrypted interchange that managers of this host reach by a door."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    made = Stage(tmp_path, curvezmq.create_certificates(tmp_path), door=True)
+    yield made
+    made.close()
+    assert not list((tmp_path / "cep").iterdir())
+
+
+def test_managers_come_by_the_door_unencrypted_and_by_the_network_encrypted(
+    with_door: Stage,
+) -> None:
+    stage, encrypted, plain = with_door, with_door.context, curvezmq.ClientContext(None)
+    try:
+        stage.context = plain
+        near = stage.manager("near", url=stage.link.door)
+        assert stage.wait("registered")["manager"] == "near"
+        stage.manager("plain")  # by the network, where nobody may come so
+        stage.context = encrypted
+        far = stage.manager("far")
+        assert stage.wait("registered")["manager"] == "far"
+        stage.task(11)
+        stage.task(12)
+        assert sorted(stage.numbers(near, 1) + stage.numbers(far, 1)) == [11, 12]
+        assert set(stage.interchange._ready_managers) == {b"near", b"far"}
+    finally:
+        stage.context = encrypted
+        plain.destroy(linger=0)
+
+
+def test_a_manager_that_came_by_the_door_and_ends_is_noticed(with_door: Stage) -> None:
+    plain = curvezmq.ClientContext(None)
+    try:
+        with_door.context, encrypted = plain, with_door.context
+        near = with_door.manager("near", url=with_door.link.door)
+        with_door.context = encrypted
+        with_door.wait("registered")
+        near.close()
+        assert with_door.wait("unreachable")["manager"] == "near"
+    finally:
+        plain.destroy(linger=0)
+
+
+def reached(stage: Stage, urls: set[str]) -> tuple[str, bool]:
+    """Choose as a pool does while the interchange works; whether it goes by the door."""
+    context = pool._Sockets(stage.context.cert_dir)
+    chosen: list[str] = []
+    try:
+        thread = threading.Thread(
+            target=lambda: chosen.append(
+                pool._choose(context, urls, timeout_ms=int(DEADLINE_S * 1000), identity=b"m")
+            )
+        )
+        thread.start()
+        stage.until(lambda: not thread.is_alive())
+        return chosen[0], context.by_door
+    finally:
+        context.destroy(linger=0)
+
+
+@pytest.mark.parametrize("what", ["open", "removed", "dead"])
+def test_a_pool_goes_by_the_door_where_somebody_listens_and_else_by_the_network(
+    with_door: Stage, what: str
+) -> None:
+    door = with_door.link.door
+    assert door is not None
+    path = Path(door.removeprefix("ipc://"))
+    if what != "open":
+        path.unlink()
+    if what == "dead":  # of another host, whose directory this one sees
+        with sockets.socket(sockets.AF_UNIX) as another:
+            another.bind(str(path))
+    urls = {pool.url_of(door), pool.url_of("127.0.0.1", with_door.interchange.worker_port)}
+    expected = (door, True) if what == "open" else (with_door.by_network, False)
+    assert reached(with_door, urls) == expected
+
+
+def test_an_interchange_without_its_agent_removes_the_door(with_door: Stage) -> None:
+    assert with_door.link.door is not None
+    directory = Path(with_door.link.door.removeprefix("ipc://")).parent
+    assert directory.is_dir()
+    with_door.interchange._farewell()
+    assert not directory.exists()
 
 
 def kind_of(socket: Any) -> tuple[int, str]:

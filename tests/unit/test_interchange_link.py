@@ -97,6 +97,38 @@ def test_nobody_else_can_reach_them_and_after_the_interchange_has_connected_nobo
     os.close(alive[1])
 
 
+def test_the_door_for_managers_stays_when_nobody_can_reach_the_agent_any_more(
+    runtime: Path, alive: tuple[int, int]
+) -> None:
+    link = InterchangeLink(runtime.parent, managers=True)
+    link.open()
+    (directory,) = runtime.iterdir()
+    assert link.door == f"ipc://{directory}/m"
+    peer = Peer(link)
+    managers = peer.context.socket(zmq.ROUTER)
+    managers.bind(link.door)
+    assert meet(link, peer, alive[0])
+    assert [place.name for place in directory.iterdir()] == ["m"]
+    assert directory.stat().st_mode & 0o777 == 0o700
+    peer.close()
+    link.close()
+    assert not list(runtime.iterdir())
+    os.close(alive[1])
+
+
+@pytest.mark.parametrize("name", ["a b", "a,b", "a{b}", "a'b", "a$b", "\u00e4"])
+def test_where_a_list_in_a_shells_command_would_not_keep_it_there_is_no_door(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (tmp_path / name).mkdir()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / name))
+    link = InterchangeLink(tmp_path, managers=True)
+    link.open()
+    assert link.address.startswith(f"ipc://{tmp_path / name}")
+    assert link.door is None
+    link.close()
+
+
 def test_an_interchange_that_ends_before_it_has_connected_is_noticed(
     link: InterchangeLink, alive: tuple[int, int]
 ) -> None:
