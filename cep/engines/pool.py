@@ -61,9 +61,10 @@ PARSL_GLOBALS = (
 )
 #: Packages whose versions a manager reports.
 REPORTED_PACKAGES = ("cep-endpoint", "dill", "globus-compute-sdk", "parsl")
-#: Set in each job of Slurm, whose slurmstepd signals all processes of a step within this time.
-_JOB_VARIABLE = "SLURM_JOB_ID"
-KILLED_TOGETHER_S = 0.5
+#: One is set in each job of Slurm and of PBS, which signal all processes of a job within this time.
+_JOB_VARIABLES = ("SLURM_JOB_ID", "PBS_JOBID")
+KILLED_TOGETHER_S = 1.0
+_killed = threading.Event()  # by SIGTERM
 #: Workers that die before they come up are replaced ever more slowly.
 LONGEST_DELAY_S = 60.0
 
@@ -206,9 +207,8 @@ class Pool(parsl_pool.Manager):  # type: ignore[misc]
         A batch system kills the processes of a job in any order; a worker that dies a moment
         before its pool is lost with the block, for the reason that the scheduler knows.
         """
-        if _JOB_VARIABLE in os.environ:
-            # Not on `_stop_event`: who sets that is about to end the process, and says nothing.
-            threading.Event().wait(KILLED_TOGETHER_S)
+        if any(name in os.environ for name in _JOB_VARIABLES) and _killed.wait(KILLED_TOGETHER_S):
+            threading.Event().wait()  # the process is about to end, and says nothing
         return _lost_message(task_id, worker_id)
 
     def _replace(self, worker_id: int, came_up: bool) -> None:
@@ -294,6 +294,7 @@ def _prepare_parsl() -> None:
 def _end_at_once(pool: list[Pool], signal_number: int, frame: FrameType | None) -> None:
     """SIGTERM: the block is being cancelled, nobody waits for results."""
     del frame
+    _killed.set()
     for child in multiprocessing.active_children():
         child.kill()
     if pool:
