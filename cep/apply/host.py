@@ -108,8 +108,8 @@ def unit_put(spec: Mapping[str, Any]) -> dict[str, Any]:
         CepError: As `unit_look`; or it cannot be written.
     """
     manager = Manager(user=spec["user"])
-    # Where its services have just been let run, the account's manager is only starting.
-    if manager.user and not manager.answers(0.0 if spec["lingered"] else systemd.MANAGER_S):
+    # Where somebody has just let its services run, the account's manager is only starting.
+    if manager.user and not manager.answers(systemd.MANAGER_S):
         raise Unavailable(
             f"{spec['account']} has no service manager of its own here (systemctl --user).",
             hint="Use a unit of the host: scope: system",

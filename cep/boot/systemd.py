@@ -57,10 +57,16 @@ class Manager:
         Args:
             within_s: Give a user's own manager so long to come up.
         """
-        if self.user and within_s:
-            from cep.boot.user_manager import wait_for  # `cep start` seldom waits here
+        if self._answers_now():
+            return True
+        if not (self.user and within_s):
+            return False
+        from cep.boot.user_manager import wait_for  # `cep start` seldom waits here
 
-            wait_for(Path(self._environment["XDG_RUNTIME_DIR"]), within_s)
+        wait_for(Path(self._environment["XDG_RUNTIME_DIR"]), within_s)
+        return self._answers_now()
+
+    def _answers_now(self) -> bool:
         return self.ask("show", "--property=Version").returncode == 0
 
     def ask(self, *words: str) -> subprocess.CompletedProcess[str]:

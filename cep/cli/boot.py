@@ -176,7 +176,7 @@ class _Enabling:
             self._lingers_by_us = systemd.set_lingering(self._who.name, True)
             if not self._lingers_by_us:
                 return "This site does not let services of accounts run without a login (linger)."
-        if manager.answers(systemd.MANAGER_S if self._lingers_by_us else 0.0):
+        if manager.answers(systemd.MANAGER_S):  # it may be only starting, whoever let it
             return None
         self._take_back()
         return "This account has no service manager of its own here (systemctl --user)."
