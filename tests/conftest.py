@@ -18,10 +18,17 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests import leftovers
 from tests.integration.faults import table
 from tests.integration.faults.settings import SEED
+
+# How long an example takes says more of the machine than of the code (with CI set, this is
+# Hypothesis's own default).
+settings.register_profile("cep", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+if not os.environ.get("CI"):
+    settings.load_profile("cep")
 
 IN_CI = bool(os.environ.get("CI"))
 PARTS = {

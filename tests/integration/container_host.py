@@ -8,6 +8,7 @@ of the host with both in it, which is found by its tag like the others.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -66,11 +67,8 @@ class ContainerHost:
 
     def __exit__(self, *_: object) -> None:
         if self._container:
-            subprocess.run(
-                ["docker", "rm", "--force", "--volumes", self._container],
-                check=False,
-                stdout=subprocess.DEVNULL,
-            )
+            with contextlib.closing(docker_engine.client()) as engine:
+                docker_engine.remove_container(engine.containers.get(self._container))
         shutil.rmtree(self.root, ignore_errors=True)
 
     def _start(self) -> None:

@@ -56,7 +56,7 @@ class BridgedHost(SharedNetwork):
         try:
             super().__exit__(kind, value, traceback)
         finally:
-            self._container.remove(force=True, v=True)
+            docker_engine.remove_container(self._container)
             self._engine.close()
 
     @property

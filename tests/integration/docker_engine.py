@@ -23,6 +23,7 @@ import socket
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -327,6 +328,25 @@ def session_labels() -> dict[str, str]:
     return {SESSION_LABEL: str(os.getpid())}
 
 
+def remove_container(container: Any, within_s: float = 60.0) -> None:
+    """Remove a container with its volumes, and return when it is gone.
+
+    An engine that is busy gives up on a container that takes long to die, and one that is being
+    removed already is not removed again; so it is asked until nothing is there. What is left after
+    that time is for `remove_leftovers`.
+    """
+    import docker.errors
+
+    until = time.monotonic() + within_s
+    while time.monotonic() < until:
+        try:
+            container.remove(force=True, v=True)
+        except docker.errors.NotFound:
+            return
+        except docker.errors.APIError:
+            time.sleep(0.5)  # the engine tells nobody when it is done
+
+
 def remove_leftovers(*, own: bool) -> None:
     """Remove what test processes made: ours, or only that of processes that are gone.
 
@@ -337,7 +357,7 @@ def remove_leftovers(*, own: bool) -> None:
         marked = {"label": SESSION_LABEL}
         for container in engine.containers.list(all=True, filters=marked, ignore_removed=True):
             if _is_leftover(container.labels.get(SESSION_LABEL, ""), own=own):
-                _forgiving(lambda c=container: c.remove(force=True, v=True))
+                remove_container(container)
         for network in engine.networks.list(filters=marked):
             labels = network.attrs.get("Labels") or {}
             if _is_leftover(labels.get(SESSION_LABEL, ""), own=own):
@@ -363,14 +383,22 @@ def _forgiving(remove: Any) -> None:
 
 
 def free_port() -> int:
-    """Return a free TCP port on loopback, below the kernel's range for outgoing connections.
+    """Return a free TCP port, as `free_ports` does."""
+    return free_ports(1)[0]
+
+
+def free_ports(count: int) -> list[int]:
+    """Return free TCP ports on loopback, below the kernel's range for outgoing connections.
 
     A client that retries against a closed port of that range may, rarely, connect to itself.
     """
     import random
 
+    found: list[int] = []
     for port in random.sample(range(20_000, 32_000), 200):
         with contextlib.suppress(OSError), socket.socket() as probe:
             probe.bind(("127.0.0.1", port))
-            return port
-    raise RuntimeError("No free TCP port between 20000 and 32000 on 127.0.0.1.")
+            found.append(port)
+        if len(found) == count:
+            return found
+    raise RuntimeError(f"Not {count} free TCP ports between 20000 and 32000 on 127.0.0.1.")

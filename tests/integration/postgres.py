@@ -15,6 +15,7 @@ from tests.integration.docker_engine import (
     ANSWER_S,
     ensure_image,
     free_port,
+    remove_container,
     session_labels,
 )
 from tests.integration.scene import until
@@ -104,7 +105,7 @@ class Postgres:
     def remove(self) -> None:
         """Remove the container with its volumes."""
         if self.container is not None:
-            self.container.remove(force=True, v=True)
+            remove_container(self.container)
             self._engine.close()
 
     def logs(self, lines: int = 30) -> str:
@@ -127,7 +128,7 @@ class Postgres:
             user=ADMIN,
             password=ADMIN_PASSWORD,
             autocommit=True,
-            connect_timeout=5,
+            connect_timeout=60,
         )
         try:
             yield connection

@@ -24,7 +24,8 @@ from cep.amqp.loop import quieten_pika
 from tests.integration.docker_engine import (
     ANSWER_S,
     ensure_image,
-    free_port,
+    free_ports,
+    remove_container,
     session_labels,
 )
 
@@ -61,7 +62,7 @@ class RabbitMq:
         self._call = call or (lambda work: work())
         self._hubs = 0
         if network_of is None:
-            self.port, self.tls_port, self.management_port = free_port(), free_port(), free_port()
+            self.port, self.tls_port, self.management_port = free_ports(3)
         else:
             self.port, self.tls_port, self.management_port = 5672, 5671, 15672
         self.ca_file = ca_file
@@ -154,7 +155,7 @@ class RabbitMq:
     def remove(self) -> None:
         """Remove the container with its volumes."""
         if self._container is not None:
-            self._container.remove(force=True, v=True)
+            remove_container(self._container)
             self._engine.close()
 
     def logs(self, lines: int = 50) -> str:
@@ -260,7 +261,7 @@ class RabbitMq:
         )
 
         def ask() -> bytes:
-            with opener.open(request, timeout=20) as answer:
+            with opener.open(request, timeout=60) as answer:
                 return bytes(answer.read())
 
         text = self._call(ask)

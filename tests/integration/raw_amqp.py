@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import TypeVar
 from urllib.parse import urlsplit
 
-from pamqp import base, body, commands, frame, header
+from pamqp import base, body, commands, frame, header, heartbeat
 
 DEADLINE_S = 60.0
 _F = TypeVar("_F", bound=base.Frame)
@@ -68,8 +68,8 @@ class RawClient:
         )
 
     def expect(self, kind: type[_F]) -> _F:
-        """The next frame, which must be this method."""
-        got = next(self.frames())
+        """The next frame but heartbeats, which must be this method."""
+        got = next(each for each in self.frames() if not isinstance(each, heartbeat.Heartbeat))
         assert isinstance(got, kind), got
         return got
 

@@ -40,7 +40,7 @@ def main() -> None:
     watcher = _ResultWatcher(uuid.UUID(group), service)
     watcher.start()
     watcher.watch_for_task_results(object(), futures)
-    print(sum(future.result(timeout=30) for future in futures), flush=True)
+    print(sum(future.result(timeout=120) for future in futures), flush=True)
     watcher.shutdown()
 
 

@@ -227,7 +227,7 @@ class Cluster:
     def _remove(self) -> None:
         for container in self._containers.values():
             with contextlib.suppress(Exception):
-                container.remove(force=True, v=True)
+                docker_engine.remove_container(container)
         if self._network is not None:
             with contextlib.suppress(Exception):
                 self._network.remove()

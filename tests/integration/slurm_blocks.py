@@ -132,7 +132,7 @@ class Task:
         return self._mark.read_text()
 
     def fate(self, within_s: float = 400.0) -> dict[str, Any]:
-        """How it ended: `error`, `seconds`, and `minute`: `a_minute` of then."""
+        """How it ended: `error`, `seconds`, and `minute`: `a_minute` of that time."""
         fate: dict[str, Any] = self._future.result(timeout=within_s)
         return fate
 
@@ -146,8 +146,9 @@ def tasks(site: SlurmSite) -> Iterator[Callable[..., Task]]:
             words = ("fate", endpoint_id, f"{HOME}/{mark}", str(seconds))
 
             def fate() -> dict[str, Any]:
+                before = a_minute()  # the load's mean may have fallen again at the end
                 told: dict[str, Any] = site.sdk(*words, timeout_s=390.0)
-                return {**told, "minute": a_minute()}
+                return {**told, "minute": max(before, a_minute())}
 
             return Task(site, endpoint_id, mark, pool.submit(fate))
 

@@ -6,7 +6,6 @@ ordinary accounts exist; the first, which owns the endpoints, may use sudo.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
@@ -54,19 +53,48 @@ ExecStartPost=/bin/sh -c 'until {cep} hub env > /dev/null 2>&1; do sleep 0.2; do
 WantedBy=multi-user.target
 """
 
-# ptrace(2): PTRACE_ATTACH is 16; of waitpid(2), __WALL is 0x40000000.
+# ptrace(2): PTRACE_ATTACH is 16, PTRACE_DETACH 17; of waitpid(2), __WALL is 0x40000000.
+# A thread is held where it waits in the kernel: one that is held while it runs Python would keep
+# the interpreter, and the main thread could not tell of it. The numbers are those of Linux's
+# system calls that wait (asm/unistd_64.h, asm-generic/unistd.h).
 _HOLD_THREADS = """
-import ctypes, errno, os, signal, sys
+import ctypes, errno, os, platform, signal, sys, time
 process = int(sys.argv[1])
 signal.alarm(150)
 call = ctypes.CDLL(None, use_errno=True).ptrace
-held = {int(thread) for thread in os.listdir(f"/proc/{process}/task")} - {process}
-for thread in list(held):
-    if call(16, thread, None, None) != 0:
-        assert ctypes.get_errno() == errno.ESRCH, os.strerror(ctypes.get_errno())
-        held.discard(thread)  # it ended after it was listed
-        continue
-    os.waitpid(thread, 0x40000000)
+FUTEX, WAITING = {  # poll, select, accept, epoll_wait, pselect6, ppoll, epoll_pwait, accept4
+    "x86_64": ("202", {7, 23, 43, 232, 270, 271, 281, 288}),
+    "aarch64": ("98", {202, 72, 73, 22, 242}),
+}[platform.machine()]
+
+def hold(thread):
+    while True:
+        if call(16, thread, None, None) != 0:
+            error = ctypes.get_errno()
+            ended = not os.path.exists(f"/proc/{process}/task/{thread}")
+            assert error == errno.ESRCH or ended or dying(thread), os.strerror(error)
+            return False  # it ended after it was listed
+        if not os.WIFSTOPPED(os.waitpid(thread, 0x40000000)[1]):
+            return False
+        with open(f"/proc/{process}/task/{thread}/syscall") as file:
+            number, *arguments = file.read().split()
+        operation = int(arguments[1], 16) if number == FUTEX else -1
+        if number.isdigit() and int(number) in WAITING:
+            return True
+        if number == FUTEX and operation & 0x7f in (0, 9):  # FUTEX_WAIT, FUTEX_WAIT_BITSET
+            return True
+        call(17, thread, None, None)
+        time.sleep(0.001)
+
+def dying(thread):
+    try:
+        with open(f"/proc/{process}/task/{thread}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] in "ZX"
+    except OSError:
+        return True
+
+threads = {int(thread) for thread in os.listdir(f"/proc/{process}/task")} - {process}
+held = {thread for thread in threads if hold(thread)}
 while held:
     thread, status = os.waitpid(-1, 0x40000000)
     if not os.WIFSTOPPED(status):
@@ -213,8 +241,7 @@ class SystemdHost:
 
     def _remove(self) -> None:
         if self._container is not None:
-            with contextlib.suppress(Exception):
-                self._container.remove(force=True, v=True)
+            docker_engine.remove_container(self._container)
         if self._engine is not None:
             self._engine.close()
         shutil.rmtree(self.root, ignore_errors=True)
@@ -368,13 +395,13 @@ class SystemdHost:
         return json.loads(done.stdout.splitlines()[-1])
 
     def pace_s(self, unit: str) -> int:
-        """Restart a service and return three times the seconds that took, 8 to 30.
+        """Restart a service and return three times the seconds that took, 15 to 30.
 
         A measure for limits that a service keeps easily on this machine, as busy as it is now.
         """
         begun = time.monotonic()
         self.systemctl("restart", unit)
-        return min(30, max(8, math.ceil(3 * (time.monotonic() - begun))))
+        return min(30, max(15, math.ceil(3 * (time.monotonic() - begun))))
 
     def hold_threads(self, process: str) -> None:
         """Hold a process's threads but the main one, by a debugger's call, until it ends."""

@@ -109,13 +109,13 @@ def test_a_function_runs_and_a_new_container_on_the_volume_is_the_same_endpoint(
         first.stop(timeout=120)
         assert state(first)["ExitCode"] == 0, "it stops in good order when Docker asks it to"
     finally:
-        first.remove(force=True)
+        docker_engine.remove_container(first)
     second = site.run()
     try:
         assert site.ready(second) == endpoint_id
         second.stop(timeout=120)
     finally:
-        second.remove(force=True)
+        docker_engine.remove_container(second)
 
 
 if LONG:
@@ -127,13 +127,13 @@ if LONG:
             endpoint_id = site.ready(first)
             first.kill()
         finally:
-            first.remove(force=True)
+            docker_engine.remove_container(first)
         second = site.run()
         try:
             assert site.ready(second) == endpoint_id
             second.stop(timeout=120)
         finally:
-            second.remove(force=True)
+            docker_engine.remove_container(second)
 
 
 def run_command(*words: str, options: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:

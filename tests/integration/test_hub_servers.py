@@ -26,7 +26,7 @@ from cep.errors import (
     TemporaryFailure,
     Unavailable,
 )
-from cep.hub import housekeeping, ledger, settlement
+from cep.hub import housekeeping, ledger, locks, settlement
 from cep.hub.ledger import NewSubmit, NewTask
 from cep.hub.postgres import PostgresDatabase, read_database_url
 from cep.hub.rabbitmq import Management, RabbitAddress, check_rabbitmq
@@ -309,6 +309,17 @@ def test_a_submit_of_a_dead_hub_is_taken_over_by_the_other_one(
         thread.join()
     finally:
         rabbitmq.unpause()
+    # A hub is alive as long as PostgreSQL has its session, whose lock has a number of its own.
+    alive = (
+        f"SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = {locks.SPACE} "
+        "AND objid::bigint BETWEEN 1 AND 2147483647 AND objsubid = 2 AND database = "
+        "(SELECT oid FROM pg_database WHERE datname = current_database())"
+    )
+    until(
+        lambda: postgres.query(pair.database, alive) == [(1,)],
+        within_s=60,
+        what="PostgreSQL has seen the end of the hub",
+    )
     (told,) = there.submit(endpoint.id, function_id)["tasks"][function_id]
     assert postgres.query(pair.database, count) == [(2,)], "its repeat is the same submit"
     (another,) = there.submit(endpoint.id, function_id)["tasks"][function_id]

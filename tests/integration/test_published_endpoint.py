@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration import venvs
-from tests.integration.scene import Scene
+from tests.integration.scene import Scene, until
 
 NAME = "old"
 
@@ -41,6 +41,18 @@ def scene(published: Path) -> Iterator[Scene]:
         yield made
 
 
+def stop(scene: Scene, published: Path) -> None:
+    """Have the published program stop its endpoint; it fails when a child ends under its hands."""
+    until(
+        lambda: (
+            scene.command([published, "stop", NAME], check=False).returncode == 0
+            and not (scene.user_dir / NAME / "daemon.pid").exists()
+        ),
+        within_s=60,
+        what="the published endpoint has stopped",
+    )
+
+
 def test_the_published_endpoint_registers_with_the_hub_and_runs_tasks(
     scene: Scene, published: Path
 ) -> None:
@@ -53,7 +65,7 @@ def test_the_published_endpoint_registers_with_the_hub_and_runs_tasks(
         assert "ZeroDivisionError" in scene.sdk("exception", endpoint_id)["text"]
         assert scene.sdk("until-status", endpoint_id, "online", "60")["status"] == "online"
     finally:
-        scene.command([published, "stop", NAME])
+        stop(scene, published)
         # It leaves its blocks to find out by themselves, which takes them minutes.
         scene.network.end_processes(containing=f"/{NAME}/")
         scene.network.end_processes(containing=str(published.parent))

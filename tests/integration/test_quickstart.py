@@ -116,7 +116,7 @@ class OrdinaryUser:
         typed = f'cd "$HOME" && umask 022 && {line}'
         argv = ["unshare", "--mount", "sh", "-c", HIDE, "sh", venvs.PROJECT, *identity]
         return self.scene.command(
-            [*argv, "bash", "-c", typed], env=variables, check=check, timeout_s=280
+            [*argv, "bash", "-c", typed], env=variables, check=check, timeout_s=600
         )
 
     def processes(self) -> list[str]:

@@ -25,6 +25,7 @@ from cep.paths import EndpointPaths
 from tests.integration.agent_rig import FUNCTION, Account, Bench, bench, note
 from tests.integration.hub_rig import HubProcess
 from tests.integration.rabbitmq import RabbitMq
+from tests.integration.scene import until
 
 ENGINES = {
     "threads": "engine: {type: ThreadPoolEngine, max_workers: 2}\n",
@@ -321,7 +322,8 @@ def test_an_audit_that_cannot_be_written_stops_the_intake_until_it_can(
         scene.submit(note, ["a", "b", "c"])
         while call(paths, {"do": "status"}, 60.0)["holds"] != ["audit log not writable"]:
             assert agent.poll() is None
-        assert "cannot be written" in scene.log()
+        # The line is written by a thread of its own.
+        until(lambda: "cannot be written" in scene.log(), within_s=60, what="the log says why")
         while scene.queued() < 3:
             assert agent.poll() is None
         audit.rmdir()

@@ -281,7 +281,8 @@ def test_an_address_that_nodes_cannot_reach_pauses_with_the_cause(
     slow: dict[str, Task],
 ) -> None:
     fate = slow["deaf"].fate()
-    assert fate["seconds"] < fate["minute"]
+    # Three blocks, one after the other, of which each tries for 8 s.
+    assert fate["seconds"] < 1.5 * fate["minute"]
     assert "BLOCKS_PAUSED" in fate["error"]
     assert "cannot be reached from node c2 at 127.0.0.1" in fate["error"]
     assert "Set engine.address" in fate["error"]

@@ -279,9 +279,11 @@ def test_a_thread_that_stands_still_is_named_and_the_process_ended_and_started_a
     host: SystemdHost, site: str
 ) -> None:
     process = host.wait_active(UNIT)
+    life = host.show(UNIT, "InvocationID")
     host.hold_threads(process)
     host.wait_active(UNIT, other_than=process)
-    said = host.sudo("journalctl", "-u", UNIT, "--no-pager").stdout
+    of_it = (f"_SYSTEMD_INVOCATION_ID={life}", "+", f"INVOCATION_ID={life}")  # its words, systemd's
+    said = host.sudo("journalctl", "--no-pager", *of_it).stdout
     named = said.index("stuck: the AMQP thread and the engine did not come round")
     assert said.index("Watchdog timeout (limit ") > named
     assert host.sdk("many", site, "1")["right"]

@@ -155,13 +155,13 @@ def test_a_request_reaches_the_mailbox_and_its_answer_comes_back(
     paths: EndpointPaths, server: Mailbox
 ) -> None:
     def answer() -> None:
-        (event,) = server.gather(10)
+        (event,) = server.gather(60)
         assert isinstance(event, ControlRequest)
         event.reply({"got": event.request})
 
     thread = threading.Thread(target=answer)
     thread.start()
-    assert control.call(paths, {"do": "status"}) == {"got": {"do": "status"}}
+    assert control.call(paths, {"do": "status"}, 60) == {"got": {"do": "status"}}
     thread.join()
 
 
@@ -193,7 +193,7 @@ def test_who_waits_for_a_reload_holds_up_nobody_and_only_so_many_may(
 
 def test_a_refusal_of_the_agent_is_an_error_here(paths: EndpointPaths, server: Mailbox) -> None:
     def answer() -> None:
-        (event,) = server.gather(10)
+        (event,) = server.gather(60)
         assert isinstance(event, ControlRequest)
         event.reply({"error": "The agent knows no request 'dance'."})
 
@@ -206,7 +206,7 @@ def test_a_refusal_of_the_agent_is_an_error_here(paths: EndpointPaths, server: M
 
 def test_without_an_agent_the_call_says_so(paths: EndpointPaths) -> None:
     with pytest.raises(Unavailable, match="cannot be reached"):
-        control.call(paths, {"do": "status"})
+        control.call(paths, {"do": "status"}, 60)
 
 
 def test_a_socket_directory_open_to_others_is_refused(paths: EndpointPaths) -> None:
@@ -326,6 +326,7 @@ logging.getLogger("cep.x").warning("a warning")
 def test_a_reload_changes_the_level_and_the_bounds_of_the_log_in_use(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("cep.agent.log_writer.FLUSH_S", 60.0)
     path = tmp_path / "endpoint.log"
     file = logs.LogFile(path, LogSettings(), take_output=False)
     writer = LogWriter(file)

@@ -223,10 +223,17 @@ def test_with_a_terminal_sighup_is_its_end_unless_it_was_to_be_ignored(
     ignored: bool, says: str
 ) -> None:
     action = "SIG_IGN" if ignored else "SIG_DFL"
-    program = f"import signal; signal.signal(signal.SIGHUP, signal.{action})\n{PROGRAM}"
-    pid, terminal = pty.fork()
-    if pid == 0:
-        os.execv(sys.executable, [sys.executable, "-c", program])
+    taken = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)"
+    before = f"import signal; signal.signal(signal.SIGHUP, signal.{action})"
+    terminal, its = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", f"{taken}\n{before}\n{PROGRAM}"],
+        stdin=its,
+        stdout=its,
+        stderr=its,
+        start_new_session=True,
+    )
+    os.close(its)
     said = b""
     while True:
         try:
@@ -236,6 +243,6 @@ def test_with_a_terminal_sighup_is_its_end_unless_it_was_to_be_ignored(
         if not piece:
             break
         said += piece
-    os.waitpid(pid, 0)
+    process.wait()
     os.close(terminal)
     assert said.decode().strip() == says

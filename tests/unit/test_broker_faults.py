@@ -118,7 +118,7 @@ def test_garbage_never_harms_the_broker(tmp_path: Path, caplog: pytest.LogCaptur
 
 def test_a_peer_that_does_not_log_in_is_dropped(tmp_path: Path) -> None:
     async def scenario() -> None:
-        limits = Limits(handshake_s=0.2)
+        limits = Limits(handshake_s=1.0)
         async with running(tmp_path, limits=limits) as (broker, port):
             silent, half = await connect(port), await connect(port)
             half.writer.write(PROTOCOL_HEADER)

@@ -64,7 +64,7 @@ def test_a_client_publishes_and_gets_over_tls_and_plain_text_gets_nowhere(tmp_pa
             return got
 
     async def scenario() -> None:
-        async with running(tmp_path / "state", ssl_context=context, host="localhost") as (_b, port):
+        async with running(tmp_path / "state", ssl_context=context, host="127.0.0.1") as (_b, port):
             assert await asyncio.to_thread(talk, port) == body
             plain = pika.URLParameters(f"amqp://u:right@localhost:{port}/")
             with pytest.raises(pika.exceptions.AMQPConnectionError):

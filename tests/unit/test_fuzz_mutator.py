@@ -75,7 +75,7 @@ def test_a_target_runs_where_atheris_is_not_installed(tmp_path: Path) -> None:
     program = (
         "import sys, pathlib; sys.modules['atheris'] = None\n"
         "from tests.fuzz import child\n"
-        "child.main('wire', 1, 1, pathlib.Path(sys.argv[1]))"
+        "child.main('wire', 5, 1, pathlib.Path(sys.argv[1]))"
     )
     done = _python(program, tmp_path)
     assert done.returncode == 0, done.stderr

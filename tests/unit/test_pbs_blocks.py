@@ -107,6 +107,7 @@ def test_a_command_that_hangs_is_given_up_and_its_job_looked_for(
     made.cmd_timeout = 1
     with pytest.raises(SchedulerSilent, match="qsub did not answer within 1 s"):
         made.submit("run", 1, "parsl.L.block-0")
+    made.cmd_timeout = 60
     pbs.answer("qselect", "13.server\n")
     full = "Job Id: 13.server\n    Job_Name = cep.e1.life2.0\n    job_state = Q\n"
     pro = listed("13.server", "cep.e1.life2.0", "Q")
