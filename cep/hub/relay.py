@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cep.errors import CepError, WireError
+from cep.errors import CepError, TemporaryFailure, WireError
 from cep.hub import ledger, settlement, topology
 from cep.hub.directory import Directory, Heartbeat
 from cep.hub.records import Endpoint
@@ -81,6 +81,8 @@ class Relay:
         self._results: Consumer | None = None
         self._heartbeats: Consumer | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        #: By task: whether the relay of its result, which is under way, has come to its end.
+        self._under_way: dict[str, asyncio.Future[bool]] = {}
 
     def start(self) -> None:
         """Begin to consume; the queues must be declared."""
@@ -215,13 +217,34 @@ class Relay:
     async def relay(self, due: Sequence[RelayDue]) -> None:
         """Publish stored results to their task groups' queues and note it.
 
-        A queue that is gone (its group was never used again) is no loss: the result is stored.
+        A queue that is gone (its group was never used again) is no loss: the result is stored. What
+        is being published already, for a message that came before, is only waited for: a repeat
+        that is faster than our note of it must not reach the client.
 
         Raises:
             TemporaryFailure: The broker did not confirm in time.
         """
-        if not due:
-            return
+        others = {self._under_way[one.task_id] for one in due if one.task_id in self._under_way}
+        own = [one for one in due if one.task_id not in self._under_way]
+        if own:
+            await self._relay_own(own)
+        for other in others:
+            if not await asyncio.shield(other):
+                raise TemporaryFailure("The broker did not confirm a result that came twice.")
+
+    async def _relay_own(self, due: Sequence[RelayDue]) -> None:
+        done = asyncio.get_running_loop().create_future()
+        self._under_way.update((one.task_id, done) for one in due)
+        relayed = False
+        try:
+            await self._publish(due)
+            relayed = True
+        finally:
+            for one in due:
+                self._under_way.pop(one.task_id)
+            done.set_result(relayed)
+
+    async def _publish(self, due: Sequence[RelayDue]) -> None:
         groups: dict[tuple[str, str], list[bytes]] = {}
         for one in due:
             groups.setdefault((one.owner, one.task_group_id), []).append(one.body)

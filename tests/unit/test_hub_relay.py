@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from cep.hub import housekeeping, settlement
+from cep.hub import housekeeping, settlement, topology
+from cep.model import Delivery
 from cep.wire.result import error_result, pack_result, unpack_result
 from cep.wire.status import pack_status_report
 from tests.unit.hub_rig import Hub, run, submit_body
@@ -96,6 +99,46 @@ def test_a_stored_result_that_was_never_relayed_is_relayed_when_it_comes_again(
         await hub.settled()
         assert [body for _, body in hub.messaging.queues[queue]] == [result]
         assert consumer.acked == [again]
+
+    run(work, tmp_path)
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_a_result_that_comes_again_while_it_is_relayed_waits_for_that(
+    tmp_path: Path, broken: bool
+) -> None:
+    async def work(hub: Hub) -> None:
+        endpoint_id, queue, (task_id,) = await submitted(hub)
+        published, may = asyncio.Event(), asyncio.Event()
+        publish = hub.messaging.publish
+
+        async def slow(outgoing: Sequence[topology.Outgoing]) -> object:
+            published.set()
+            await may.wait()
+            return await publish(outgoing)
+
+        hub.messaging.publish = slow  # type: ignore[method-assign,assignment]
+        result = pack_result(task_id, "00\nYQ==\n")
+        first = hub.messaging.arrive("results", f"{endpoint_id}.results", result)
+        await published.wait()
+        settled = asyncio.Event()
+        settle = hub.services.relay._settle
+
+        async def noted(batch: Sequence[Delivery]) -> None:
+            await settle(batch)
+            settled.set()
+
+        hub.services.relay._settle = noted  # type: ignore[method-assign]
+        again = hub.messaging.arrive("results", f"{endpoint_id}.results", result)
+        await settled.wait()
+        consumer = hub.messaging.consumers["results"][0]
+        assert consumer.acked == []
+        hub.messaging.broken = broken
+        may.set()
+        await hub.settled()
+        settled_as = consumer.given_back if broken else consumer.acked
+        assert sorted(settled_as) == sorted([first, again])
+        assert [body for _, body in hub.messaging.queues[queue]] == ([] if broken else [result])
 
     run(work, tmp_path)
 
