@@ -199,12 +199,19 @@ class Submitter:
         self._remember(attempt)
         return attempt
 
-    def orphan(self, attempt: Attempt) -> None:
-        """The client's connection is gone or it was told of a passing failure: it may repeat."""
+    def orphan(self, attempt: Attempt) -> asyncio.Task[None] | None:
+        """The client's connection is gone or it is told of a passing failure: it may repeat.
+
+        Returns:
+            What notes it for other hubs, where there are any: before, they would take the repeat
+            for a new submit.
+        """
         if not attempt.orphaned:
             attempt.orphaned = True
             if self._hub is not None and attempt.submit_id is not None:
-                self._note(self._store.call(open_submits.orphan, attempt.submit_id, self._hub))
+                work = self._store.call(open_submits.orphan, attempt.submit_id, self._hub)
+                return self._note(work)
+        return None
 
     def refuse(self, attempt: Attempt) -> None:
         """The client was told that this will not do; a repeat is a new submit."""
@@ -221,10 +228,11 @@ class Submitter:
         if self._hub is not None:
             open_submits.close(connection, submit_id)
 
-    def _note(self, work: Coroutine[Any, Any, None]) -> None:
+    def _note(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self._background.add(task)
         task.add_done_callback(self._noted)
+        return task
 
     def _noted(self, task: asyncio.Task[None]) -> None:
         self._background.discard(task)

@@ -158,6 +158,10 @@ async def _checked_submit(
     return checked, body
 
 
+#: A client hears of a passing failure no later, whatever becomes of the note for other hubs.
+_NOTED_S = 10.0
+
+
 class _SubmitAnswer(JSONResponse):
     """An answer that tells the submitter whether the client was still there to get it."""
 
@@ -203,7 +207,9 @@ async def _submit(request: Request) -> Response:
         if isinstance(exc, CepError) and not isinstance(exc, TemporaryFailure):
             submitter.refuse(attempt)
         else:
-            submitter.orphan(attempt)
+            noted = submitter.orphan(attempt)
+            if noted is not None and isinstance(exc, CepError):
+                await asyncio.wait({noted}, timeout=_NOTED_S)
         raise
     functions = (function_id for function_id, _ in checked.payloads)
     pairs = list(zip(accepted.task_ids, functions, strict=True))
