@@ -31,6 +31,8 @@ class BlockWatch:
         ask: Asks about jobs, all at once.
         ended: Takes the end of a block, which is in `blocks` no more.
         explain: Takes a lost block's number and how it ended, which may be empty.
+        end_workers: Takes the job of a block without managers; from then on none of its workers
+            begins a task, where the provider can see to that.
         period_s: Time between questions while something changes.
         watched: Ends of blocks are told, so nobody need be asked.
         clock: Seconds, monotonic.
@@ -48,6 +50,7 @@ class BlockWatch:
         ask: Callable[[Sequence[str]], Sequence[JobWord]],
         ended: Callable[[Block, BlockEnd], None],
         explain: Callable[[str, str], None],
+        end_workers: Callable[[str], None],
         period_s: float,
         watched: bool,
         clock: Callable[[], float],
@@ -56,6 +59,7 @@ class BlockWatch:
         self._ask = ask
         self._ended = ended
         self._explain = explain
+        self._end_workers = end_workers
         self._period_s = period_s
         self._watched = watched
         self._clock = clock
@@ -178,6 +182,8 @@ class BlockWatch:
                 self.look([block])
                 end = self.ends.get(name)
             del self._wanted[name]
+            if block is not None and not block.managers:
+                self._end_workers(block.job)
             self._explain(name, "" if end is None else end.word.end_with_advice(end.job))
 
     def _reason_until(self, name: str) -> float:

@@ -125,6 +125,7 @@ class Session:
                 request=self._request,
                 refuse=self._refuse,
                 explain=self._explain,
+                end_workers=getattr(self._provider, "end_workers", _nothing),
                 failed=self._break,
             ),
             watched=watched,

@@ -6,8 +6,8 @@ end is noticed at once, cancelling reaches all of its processes and waits until 
 its environment carries the mark of this endpoint. A container is no child of its block's command,
 so those of a block that is cancelled are removed by their labels.
 
-`submit`, `status` and `cancel` belong to the block thread; each script has a thread that waits for
-its end and calls `ended`.
+`submit`, `status`, `cancel` and `end_workers` belong to the block thread; each script has a thread
+that waits for its end, ends what it has left, and calls `ended`.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ from cep.errors import EngineError
 log = logging.getLogger(__name__)
 
 CANCEL_TERM_S = 5.0  # time between SIGTERM and SIGKILL
+WORKERS_END_S = 5.0  # until what was killed is gone; the kernel takes longer only when it waits
+_PROC = Path("/proc")
 
 
 @dataclass(slots=True)
@@ -118,8 +120,21 @@ class LocalBlocks(LocalProvider):  # type: ignore[misc]
         return f"{self.worker_init}\nexport JOBNAME={name}\n{launched}"
 
     def _wait(self, job: str, process: subprocess.Popen[bytes]) -> None:
+        # While its end is not collected nobody else gets its number, which is that of the group.
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        _end_members(process.pid)
         process.wait()
         self.ended(job)
+
+    def end_workers(self, job: str) -> None:
+        """Kill what the script of a block has started, and wait until it is gone.
+
+        For a block that has lost its pool: its workers end by themselves, but a moment later, in
+        which one could begin another task after somebody has looked which have begun.
+        """
+        script = self._scripts.get(job)
+        if script is not None and script.process.returncode is None:
+            _end_members(script.process.pid)
 
     def status(self, job_ids: Sequence[str]) -> list[JobStatus]:
         """The states of these jobs, without asking anybody."""
@@ -196,7 +211,47 @@ def _nothing(job: str) -> None:
     del job
 
 
+def _end_members(group: int) -> None:
+    """Kill the processes of a group but its leader, and wait until they are gone."""
+    until = time.monotonic() + WORKERS_END_S
+    # Again until none is found: one may have started another while it was looked for.
+    while members := _members(group):
+        for pid in members:
+            _end(pid, group, until)
+        if time.monotonic() > until:
+            log.warning("processes of block job %s do not end: %s", group, members)
+            return
+
+
+def _members(group: int) -> list[int]:
+    pids = [int(entry.name) for entry in _PROC.iterdir() if entry.name.isdigit()]
+    return [pid for pid in pids if pid != group and _runs_in(pid, group)]
+
+
+def _runs_in(pid: int, group: int) -> bool:
+    """Whether it is of the group and no zombie (proc(5), `stat`)."""
+    try:
+        state, _parent, its = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()[:3]
+    except OSError:
+        return False
+    return state not in "ZX" and int(its) == group
+
+
+def _end(pid: int, group: int, until: float) -> None:
+    try:
+        handle = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        if _runs_in(pid, group):  # the number may have passed to another process before
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                signal.pidfd_send_signal(handle, signal.SIGKILL)
+            _over(handle, until - time.monotonic())
+    finally:
+        os.close(handle)
+
+
 def _over(life: int, timeout_s: float) -> bool:
-    """Whether nobody holds the other end of the pipe any more, waiting for it."""
+    """Whether nobody holds the pipe's other end any more, or the process has ended; waits."""
     ready, _, _ = select.select([life], [], [], max(0.0, timeout_s))
     return bool(ready)

@@ -71,6 +71,7 @@ class Wires:
         request: Asks the interchange for something, asynchronously.
         refuse: Takes the reason for which waiting tasks have no hope; an empty one: they have.
         explain: Takes a lost block's number and how it ended, which may be empty.
+        end_workers: As `cep.engines.block_watch` has it.
         failed: Takes a sentence when the thread itself fails.
     """
 
@@ -79,6 +80,7 @@ class Wires:
     request: Callable[..., None]
     refuse: Callable[[str], None]
     explain: Callable[[str, str], None]
+    end_workers: Callable[[str], None]
     failed: Callable[[str], None]
 
 
@@ -118,6 +120,7 @@ class Scaler:
             ask=source.job_words,
             ended=self._ended,
             explain=wires.explain,
+            end_workers=wires.end_workers,
             period_s=rules.period_s,
             watched=watched,
             clock=clock,

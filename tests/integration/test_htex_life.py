@@ -191,6 +191,20 @@ def test_workers_end_with_their_manager(
     worker.wait(timeout=60)
 
 
+def test_a_lost_task_is_told_when_no_worker_of_its_block_can_begin_another(
+    rig_for: Callable[[HtexSettings], Rig], tmp_path: Path
+) -> None:
+    rig = rig_for(settings(workers=2)).start()
+    lost = rig.add(touch_and_wait, str(tmp_path / "started"), str(tmp_path / "gate"))
+    worker = psutil.Process(int(rig.wait_for_file(tmp_path / "started")))
+    (manager,) = processes(rig, "cep.engines.pool_main")
+    worker.suspend()  # as one that gets no processor, so it does not see the end of its pool
+    manager.kill()
+    assert rig.wait_for([lost])[0].kind is OutcomeKind.LOST
+    with contextlib.suppress(psutil.NoSuchProcess):
+        assert worker.status() == psutil.STATUS_ZOMBIE
+
+
 def test_a_killed_idle_worker_is_replaced_and_the_others_go_on(
     rig_for: Callable[[HtexSettings], Rig], tmp_path: Path
 ) -> None:

@@ -105,6 +105,7 @@ def make(site: Site) -> Make:
                 request=site.request,
                 refuse=site.refused.append,
                 explain=site.explain,
+                end_workers=lambda job: site.explained.append((job, "its workers are ended")),
                 failed=pytest.fail,
             ),
             watched=watched,
@@ -498,6 +499,21 @@ def test_the_reason_is_awaited_longer_while_the_batch_system_clears_away(
     site.now += REASON_EVERY_S
     scaler._step()
     assert site.explained == [("0", "CANCELLED after 00:01:00 in job job-0")]
+
+
+def test_the_workers_of_a_block_are_ended_before_its_loss_is_told_unless_others_need_them(
+    make: Make, site: Site
+) -> None:
+    scaler = make(watched=True, init_blocks=1)
+    for manager in ("m", "n"):
+        note(scaler, "registered", (manager, "0", 1))
+    note(scaler, "gone", "m")
+    note(scaler, "lost", "0")
+    assert site.explained == [("0", "")], "another manager has workers there"
+    site.explained.clear()
+    note(scaler, "gone", "n")
+    note(scaler, "lost", "0")
+    assert site.explained == [("job-0", "its workers are ended"), ("0", "")]
 
 
 def test_a_batch_system_that_clears_away_for_ever_is_not_awaited(make: Make, site: Site) -> None:
