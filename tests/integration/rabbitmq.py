@@ -19,6 +19,7 @@ from urllib.parse import quote
 
 import pika
 from pika.adapters.blocking_connection import BlockingChannel
+from pika.adapters.utils.connection_workflow import AMQPConnectorException
 
 from cep.amqp.loop import quieten_pika
 from tests.integration.docker_engine import (
@@ -172,7 +173,7 @@ class RabbitMq:
 
         try:
             self._call(connect)
-        except pika.exceptions.AMQPError as exc:
+        except (pika.exceptions.AMQPError, AMQPConnectorException) as exc:
             raise RuntimeError(f"RabbitMQ does not answer ({exc!r}):\n{self.logs()}") from exc
 
     # --- what tests need of a broker --------------------------------------------------------------

@@ -50,8 +50,14 @@ def test_kill_9_of_the_hub_in_a_stream_of_results_loses_and_repeats_none(scene: 
     # every 0.5 s, and it sends them into the old channel); so the hub's own books are looked at.
     tasks = 400
     with Witness(scene.root / "w") as witness, scene.endpoint("site", "threads") as endpoint_id:
-        client = scene.sdk_popen("witnessed", endpoint_id, str(tasks), str(witness.path), "0.01")
+        client = scene.sdk_popen("witnessed", endpoint_id, str(tasks), str(witness.path), "0.04")
+        until(
+            lambda: sum(scene.task_states().values()) == tasks,
+            within_s=60,
+            what="every task is submitted",
+        )
         witness.wait_for(tasks // 4, within_s=60)
+        assert len(witness.heard) < tasks, "the stream flows"
         kill_and_restart(scene)
         until(
             lambda: scene.task_states() == {"success": tasks},

@@ -15,13 +15,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pika
+from pika.adapters.utils.connection_workflow import AMQPConnectorException
 
 from cep.wire.result import unpack_result
 from tests.integration.faults.books import Books
 from tests.integration.rabbitmq import RabbitMq
 
 AGAIN_S = 0.05
-LOST = (pika.exceptions.AMQPError, OSError)
+# The last: a handshake takes too long.
+LOST = (pika.exceptions.AMQPError, OSError, AMQPConnectorException)
 STATUS_REPORT = b'"message_type":"ep_status_report"'
 
 

@@ -7,11 +7,11 @@ reads its task group's queue, as the official SDK does. The proxy stands between
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import queue
 import threading
 import time
-import urllib.error
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -134,7 +134,7 @@ class HubClient:
     def _post(self, content: dict[str, Any]) -> list[str]:
         """Submit until the hub answers; the same bytes again are the same submit."""
         while True:
-            with contextlib.suppress(urllib.error.URLError, OSError, ValueError):
+            with contextlib.suppress(http.client.HTTPException, OSError, ValueError):
                 path = f"/v3/endpoints/{self._endpoint_id}/submit"
                 status, answer = self._rest.send("POST", path, content)
                 if status == 200:
@@ -144,7 +144,7 @@ class HubClient:
 
     def _read_all(self) -> None:
         while not self._ended.wait(AGAIN_S):
-            with contextlib.suppress(*LOST, urllib.error.URLError, ValueError):
+            with contextlib.suppress(*LOST, http.client.HTTPException, ValueError):
                 self._read()
 
     def _read(self) -> None:
