@@ -8,7 +8,7 @@ removed (logind does so with `$XDG_RUNTIME_DIR` when the account logs out) it go
 
 from __future__ import annotations
 
-import shutil
+import contextlib
 import socket as sockets
 from collections.abc import Iterable
 from pathlib import Path
@@ -43,8 +43,11 @@ def bind(socket: Any, door: str) -> None:
 
 
 def remove(door: str) -> None:
-    """Remove it with its directory; who has come by it stays connected."""
-    shutil.rmtree(Path(door.removeprefix(_SCHEME)).parent, ignore_errors=True)
+    """Remove it, and its directory when nothing else is there; who has come by stays connected."""
+    path = Path(door.removeprefix(_SCHEME))
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
+        path.parent.rmdir()
 
 
 def open_one(urls: Iterable[str]) -> str | None:
