@@ -191,7 +191,11 @@ def _one_burst(
 
 
 def measure_idle(endpoints: Sequence[Endpoint], url: str, home: Path, sizes: Sizes) -> list[float]:
-    """CPU seconds each uses while all are idle, in the same seconds; after 100 tasks each."""
+    """CPU seconds each uses while all are idle, in the same seconds; after 100 tasks each.
+
+    Raises:
+        AnswersMissing: One did not answer all; the text has the end of its log.
+    """
     with ExitStack() as stack:
         places = []
         for number, endpoint in enumerate(endpoints):
@@ -199,9 +203,12 @@ def measure_idle(endpoints: Sequence[Endpoint], url: str, home: Path, sizes: Siz
             first = tasks.messages(where.client, tasks.no_op(), 1)
             stack.enter_context(Started(endpoint, where, first))
             places.append(where)
-        for where in places:
-            where.client.take(1)
-            where.client.burst(tasks.messages(where.client, tasks.no_op(), WARM_UP))
+        for endpoint, where in zip(endpoints, places, strict=True):
+            try:
+                where.client.take(1)
+                where.client.burst(tasks.messages(where.client, tasks.no_op(), WARM_UP))
+            except AnswersMissing as exc:
+                raise AnswersMissing(f"{endpoint.name}: {exc}\n{log_of(where)}") from exc
         time.sleep(sizes.settle_s)
         before = [measure.cpu_s(where.directory) for where in places]
         time.sleep(sizes.idle_s)
