@@ -21,7 +21,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ class _Script:
     block: str
     path: Path
     life: int
-    waiter: threading.Thread
+    waiter: threading.Thread = field(init=False)
     cancelled: bool = False
 
 
@@ -57,6 +57,9 @@ class LocalBlocks(LocalProvider):  # type: ignore[misc]
         mark: Environment variables for the scripts.
         run_dir: The directory that they run in.
         containers: The containers that the scripts may start, or None.
+        workers_note: The workers are processes of this host that note what they begin, so none may
+            be left when it is judged what has begun. (Of a container something may have to clean
+            up, and nobody knows what its workers have begun.)
         arguments: What LocalProvider takes.
     """
 
@@ -66,12 +69,14 @@ class LocalBlocks(LocalProvider):  # type: ignore[misc]
         mark: Mapping[str, str],
         run_dir: Path,
         containers: Containers | None = None,
+        workers_note: bool = False,
         **arguments: Any,
     ) -> None:
         super().__init__(**arguments)
         self._mark = mark
         self._run_dir = run_dir
         self._containers = containers
+        self._workers_note = workers_note
         self._scripts: dict[str, _Script] = {}
         self.ended: Callable[[str], None] = _nothing
 
@@ -103,9 +108,10 @@ class LocalBlocks(LocalProvider):  # type: ignore[misc]
         finally:
             os.close(theirs)
         job = str(process.pid)
-        waiter = threading.Thread(target=self._wait, args=(job, process), name=f"block-{job}")
-        self._scripts[job] = _Script(process, _block_of(job_name), path, life, waiter)
-        waiter.start()
+        script = _Script(process, _block_of(job_name), path, life)
+        script.waiter = threading.Thread(target=self._wait, args=(job, script), name=f"block-{job}")
+        self._scripts[job] = script
+        script.waiter.start()
         return job
 
     def script(self, command: str, tasks_per_node: int, name: str) -> str:
@@ -119,11 +125,12 @@ class LocalBlocks(LocalProvider):  # type: ignore[misc]
         launched = self.launcher(command, tasks_per_node, self.nodes_per_block, self.script_dir)
         return f"{self.worker_init}\nexport JOBNAME={name}\n{launched}"
 
-    def _wait(self, job: str, process: subprocess.Popen[bytes]) -> None:
+    def _wait(self, job: str, script: _Script) -> None:
         # While its end is not collected nobody else gets its number, which is that of the group.
-        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-        _end_members(process.pid)
-        process.wait()
+        os.waitid(os.P_PID, script.process.pid, os.WEXITED | os.WNOWAIT)
+        if self._workers_note and not script.cancelled:  # `cancel` gives them time
+            _end_members(script.process.pid)
+        script.process.wait()
         self.ended(job)
 
     def end_workers(self, job: str) -> None:
@@ -133,7 +140,7 @@ class LocalBlocks(LocalProvider):  # type: ignore[misc]
         which one could begin another task after somebody has looked which have begun.
         """
         script = self._scripts.get(job)
-        if script is not None and script.process.returncode is None:
+        if self._workers_note and script is not None and script.process.returncode is None:
             _end_members(script.process.pid)
 
     def status(self, job_ids: Sequence[str]) -> list[JobStatus]:

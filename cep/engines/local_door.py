@@ -40,6 +40,7 @@ def bind(socket: Any, door: str) -> None:
     """
     unencrypted(socket)
     socket.bind(door)
+    Path(door.removeprefix(_SCHEME)).chmod(0o600)  # whatever the umask
 
 
 def remove(door: str) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 from cep.config.settings import ComponentSettings, HtexSettings
 from cep.engines.addresses import own_address
 from cep.engines.batch_queues import PBS_PRO, SLURM, TORQUE
+from cep.engines.begun import workers_are_local
 from cep.engines.container_leftovers import containers_of
 from cep.engines.containers import Container, container_of
 from cep.engines.scheduler_command import bound_parsl_commands
@@ -66,6 +67,7 @@ def provider_of(
             mark=mark,
             run_dir=run_dir,
             containers=containers_of(settings, tag),
+            workers_note=workers_are_local(settings),
         )
     elif component.type in (SLURM, PBS_PRO, TORQUE):
         kind = _batch_blocks(component.type)

@@ -262,7 +262,9 @@ def test_a_pool_goes_by_the_door_where_somebody_listens_and_else_by_the_network(
 
 def test_an_interchange_without_its_agent_removes_the_door(with_door: Stage) -> None:
     assert with_door.link.door is not None
-    directory = Path(with_door.link.door.removeprefix("ipc://")).parent
+    door = Path(with_door.link.door.removeprefix("ipc://"))
+    directory = door.parent
+    assert door.stat().st_mode & 0o777 == 0o600
     with_door.link._shut()  # as the agent does once it is connected
     assert [place.name for place in directory.iterdir()] == ["m"]
     with_door.interchange._farewell()

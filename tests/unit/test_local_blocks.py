@@ -18,7 +18,7 @@ DEADLINE_S = 60.0
 
 @pytest.fixture
 def blocks(tmp_path: Path) -> Iterator[LocalBlocks]:
-    made = LocalBlocks(mark={}, run_dir=tmp_path)
+    made = LocalBlocks(mark={}, run_dir=tmp_path, workers_note=True)
     made.script_dir = str(tmp_path)
     yield made
     made.close()
@@ -60,6 +60,28 @@ def test_the_workers_of_a_running_script_are_ended_and_the_script_goes_on(
     blocks.end_workers(job)
     assert is_over(worker)
     wait_until((tmp_path / "after").exists)
+
+
+def test_a_cancelled_block_has_time_to_end_by_itself(blocks: LocalBlocks, tmp_path: Path) -> None:
+    ended: queue.SimpleQueue[str] = queue.SimpleQueue()
+    blocks.ended = ended.put
+    ends = "trap 'sleep 0.5; touch cleaned; exit' TERM; touch ready; while :; do sleep 0.01; done"
+    job = blocks.submit(f"({ends}) & wait", 1)
+    wait_until((tmp_path / "ready").exists)
+    blocks.cancel([job])
+    assert ended.get(timeout=DEADLINE_S) == job
+    assert (tmp_path / "cleaned").exists()
+
+
+def test_what_cleans_up_after_a_container_is_left_alone(tmp_path: Path) -> None:
+    blocks = LocalBlocks(mark={}, run_dir=tmp_path)
+    blocks.script_dir = str(tmp_path)
+    ended: queue.SimpleQueue[str] = queue.SimpleQueue()
+    blocks.ended = ended.put
+    job = blocks.submit("(touch ready; sleep 0.5; touch cleaned) & exit 0", 1)
+    assert ended.get(timeout=DEADLINE_S) == job
+    wait_until((tmp_path / "cleaned").exists)
+    blocks.close()
 
 
 def test_workers_of_a_script_that_is_over_are_no_matter(blocks: LocalBlocks) -> None:
