@@ -395,13 +395,13 @@ class SystemdHost:
         return json.loads(done.stdout.splitlines()[-1])
 
     def pace_s(self, unit: str) -> int:
-        """Restart a service and return three times the seconds that took, 15 to 30.
+        """Restart a service and return three times the seconds that took, 10 to 30.
 
         A measure for limits that a service keeps easily on this machine, as busy as it is now.
         """
         begun = time.monotonic()
         self.systemctl("restart", unit)
-        return min(30, max(15, math.ceil(3 * (time.monotonic() - begun))))
+        return min(30, max(10, math.ceil(3 * (time.monotonic() - begun))))
 
     def hold_threads(self, process: str) -> None:
         """Hold a process's threads but the main one, by a debugger's call, until it ends."""
