@@ -30,7 +30,7 @@ from tests.integration.agent_rig import stand_in_service
 
 PROJECT = Path(__file__).resolve().parents[2]
 NAME = "bench"
-GRACE_S = 3.0  # nothing is measured any more
+GRACE_S = 1.0  # nothing is measured any more
 ENGINES = ("threads", "processes", "gce")
 _CONFIGURATIONS = {
     "threads": "engine: {type: ThreadPoolEngine, max_workers: WORKERS}\n",

@@ -49,7 +49,7 @@ class Sizes:
     worker_counts: tuple[int, ...] = ()
 
 
-# Fits into 20 minutes. Figures that hardly move are measured in the first round only.
+# Takes half an hour. Figures that hardly move are measured in the first round only.
 FULL = Sizes(
     rounds=2,
     turns=2,
@@ -75,11 +75,11 @@ QUICK = Sizes(
     rounds=1,
     turns=1,
     burst=3_000,
-    bursts=2,
+    bursts=1,
     backlog=0,
     published_backlog=0,
     singles=100,
-    slow_singles=4,
+    slow_singles=2,
     large=10,
     naps=100,
     settle_s=1.0,
